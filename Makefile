@@ -1,0 +1,81 @@
+# Each way in makes .venv and installs what it needs on its first call; a later call starts at once.
+#   make demo LAB_ARGS=...   arguments for JupyterLab       make test PYTHON=python3.12   the Python to make .venv with
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo lab test sync notebooks clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+LAB_ARGS ?=
+NOTEBOOKS ?=
+BIN := .venv/bin
+METADATA := settings.ini constraints.txt setup.py pyproject.toml
+
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(BIN)/ready-demo  ## Segment a real microscopy image with the bundled weights; pictures and numbers go to out/
+	@$(BIN)/sdfdiff demo --out out/ --force
+
+lab: $(BIN)/ready-lab  ## Open the notebooks in JupyterLab (LAB_ARGS="--no-browser --port 8899" for more)
+	@cd nbs && PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+		../$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+# One thread per process: small tensor operations are slower with two, and two processes share the machine.
+test notebooks: export OMP_NUM_THREADS := 1
+test notebooks: export MKL_NUM_THREADS := 1
+test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test: $(BIN)/ready-test  ## Check everything: notebooks clean and exported, ruff, each notebook, pytest
+	@echo "== are the notebooks clean?" && python tests/in_sync.py clean
+	@echo "== is sdfdiff/ what they export?" && python tests/in_sync.py export
+	@echo "== ruff" && ruff check sdfdiff tests setup.py
+	@echo "== each notebook" && nbdev_test --n_workers 2 --timing --do_print
+	@echo "== pytest" && python -m pytest -n 2 --dist loadgroup
+
+sync: $(BIN)/ready-test  ## Clean the notebooks and export them to sdfdiff/
+	@nbdev_clean && nbdev_export && echo "The notebooks are clean and sdfdiff/ is what they export."
+
+notebooks: $(BIN)/ready-test  ## Execute the notebooks in place, then clean them (NOTEBOOKS="nbs/02_distance.ipynb" for some)
+	@python tests/run_notebooks.py $(NOTEBOOKS) && nbdev_clean
+
+clean:  ## Remove .venv, caches and what builds left behind (out/ and runs/ stay)
+	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
+	@find sdfdiff tests nbs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What each way in installs, and which others are served by it too.
+WHAT_demo := .
+WHAT_lab  := .[lab]
+WHAT_test := .[dev,lab]
+SERVES_demo := demo
+SERVES_lab  := lab demo
+SERVES_test := test lab demo
+
+# A .venv that was moved or copied along with the checkout would still run the code of the old place.
+ifneq ($(wildcard .venv/bin/activate),)
+ifneq ($(shell grep -cF '$(CURDIR)/.venv' .venv/bin/activate),0)
+HERE := yes
+endif
+endif
+
+$(BIN)/ready-%: $(METADATA) $(if $(HERE),,elsewhere)
+	@set -o pipefail; \
+	if [ -z "$(HERE)" ] || ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+		if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+			found="$$($(PYTHON) --version 2> /dev/null || echo not found)"; \
+			echo "sdfdiff needs Python 3.11 or newer, but $(PYTHON) is $$found: install one and name it, as in \`make $* PYTHON=python3.11\`." >&2; exit 1; \
+		fi; \
+		echo "Making .venv ($$($(PYTHON) --version))"; \
+		$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }; \
+	fi; \
+	printf 'Installing %s into .venv: a minute or two, only when requirements change ' '$(WHAT_$*)'; \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '$(WHAT_$*)' 2> >(grep -v 'WARNING: Location' >&2) \
+	| while read -r word rest; do case "$$word $$rest" in \
+		Collecting*) printf . ;; \
+		Downloading*\(???.?\ MB\)*|Downloading*GB\)*) printf ' %s ' "$${rest##*/}" ;; \
+		Installing\ collected*) printf ' unpacking' ;; \
+	esac; done; \
+	status=$$?; echo; [ $$status = 0 ] && touch $(SERVES_$*:%=$(BIN)/ready-%)
+
+.PHONY: elsewhere
+elsewhere:
