@@ -1,4 +1,4 @@
-"Used by `make lab`: a notebook is saved the way `nbdev_clean` writes it, so that saving changes nothing but what was edited."
+"For `make lab`: save a notebook the way `nbdev_clean` writes it, so that only what was edited changes."
 
 from nbdev.clean import clean_jupyter
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# %% ../nbs/51_command.ipynb #51_command-04
+# %% ../nbs/51_command.ipynb #51_command-05
 def _add_sampling(parser: argparse.ArgumentParser, members: int):
     "Options that every command that draws masks has."
     names = "paper, score_sde, authors, euler_maruyama, ancestral, heun, dpm, dpm_sde"
@@ -42,7 +42,7 @@ def _sampling(arguments: argparse.Namespace):
         sampling = replace(PAPER_NUCLEI, sampler=arguments.sampler)
     return replace(sampling, steps=arguments.steps) if arguments.steps else sampling
 
-# %% ../nbs/51_command.ipynb #51_command-05
+# %% ../nbs/51_command.ipynb #51_command-06
 def parser() -> argparse.ArgumentParser:
     "All commands and their options."
     top = argparse.ArgumentParser(prog="sdfdiff", description="Image in, masks and a map of doubt out: score-based segmentation with signed distance functions.")
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--force", action="store_true", help="replace results that are there")
     return top
 
-# %% ../nbs/51_command.ipynb #51_command-06
+# %% ../nbs/51_command.ipynb #51_command-07
 def _prepare_threads():
     "One thread on a processor: two are slower when anything else runs. OMP_NUM_THREADS decides otherwise."
     import torch
@@ -123,7 +123,7 @@ def segment(arguments: argparse.Namespace) -> None:
         inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
         print(f"{path.name}: {100 * inside:.1f} % object, mean doubt {float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}")
 
-# %% ../nbs/51_command.ipynb #51_command-07
+# %% ../nbs/51_command.ipynb #51_command-08
 def demo(arguments: argparse.Namespace) -> None:
     "Segment a real microscopy image (colon, immunohistochemistry, from scikit-image) and draw what the ensemble knows."
     import numpy as np
@@ -158,7 +158,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
 DEMO_SCALE = 1.0
 
-# %% ../nbs/51_command.ipynb #51_command-08
+# %% ../nbs/51_command.ipynb #51_command-09
 def evaluate(arguments: argparse.Namespace) -> None:
     "Measure F1 and IoU on a data set under every convention; prints a table and writes the numbers."
     from sdfdiff.evaluation import evaluate as evaluate_dataset
@@ -188,7 +188,7 @@ def train(arguments: argparse.Namespace) -> None:
     model = fit(arguments.dataset, arguments.root, arguments.out, arguments.steps, arguments.minutes, arguments.seed, arguments.resume, arguments.force)
     print(f"{arguments.out}: {model.about['recipe']['steps']} steps in {model.about['training_seconds']} s")
 
-# %% ../nbs/51_command.ipynb #51_command-09
+# %% ../nbs/51_command.ipynb #51_command-10
 COMMANDS: dict[str, Callable] = {"demo": demo, "segment": segment, "evaluate": evaluate, "train": train}
 
 

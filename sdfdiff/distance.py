@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
-# %% ../nbs/02_distance.ipynb #02_distance-04
+# %% ../nbs/02_distance.ipynb #02_distance-05
 BOUNDARIES = ("inner", "half_pixel")
 
 
@@ -31,10 +31,11 @@ def _distance_to(source: np.ndarray) -> np.ndarray:
         return np.full(source.shape, np.inf)
     return ndimage.distance_transform_edt(~source)
 
-# %% ../nbs/02_distance.ipynb #02_distance-05
+# %% ../nbs/02_distance.ipynb #02_distance-06
 def _inner(labels: np.ndarray) -> np.ndarray:
     mask, edge = _object_and_edge(labels)
-    return np.where(mask, -1.0, 1.0) * _distance_to(edge)
+    distance = _distance_to(edge)
+    return np.where(mask & ~edge, -distance, distance)
 
 
 def _half_pixel(labels: np.ndarray) -> np.ndarray:
@@ -64,7 +65,7 @@ def signed_distance(
         distance = np.clip(distance, -truncation, truncation)
     return distance.astype(np.float32)
 
-# %% ../nbs/02_distance.ipynb #02_distance-06
+# %% ../nbs/02_distance.ipynb #02_distance-12
 def to_mask(
     distance: np.ndarray,  # Signed distance, any unit
     threshold: float = 0.0,  # Same unit; a pixel at the threshold belongs to the object
@@ -101,7 +102,7 @@ def threshold(
         raise ValueError(f'threshold rule "{rule}" is unknown: use "zero", "paper" or "half_pixel".')
     return rules[rule]
 
-# %% ../nbs/02_distance.ipynb #02_distance-07
+# %% ../nbs/02_distance.ipynb #02_distance-24
 def _nearest_squared(source, reach: int):
     "Squared distance to the nearest true pixel along rows, then columns, within a window; separable and exact (torch)."
     import torch

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGE', 'MASK', 'LABELS', 'DISTANCE', 'SPREAD', 'PROBABILITY', 'NOISE', 'ERROR', 'QUANTITIES', 'Quantity',
            'colour_map', 'panels', 'png', 'line_style', 'limits', 'draw', 'colour_bar', 'draw_outline', 'pixel_edges',
-           'draw_image', 'draw_mask', 'draw_labels', 'draw_distance', 'draw_spread', 'draw_probability', 'draw_noise',
-           'error_codes', 'draw_error', 'strip']
+           'draw_image', 'draw_mask', 'draw_labels', 'draw_distance', 'draw_spread', 'draw_probability', 'error_codes',
+           'draw_error', 'strip']
 
 # %% ../nbs/00_drawing.ipynb #00_drawing-02
 from dataclasses import dataclass
@@ -89,11 +89,13 @@ def png(
     picture = np.asarray(figure.canvas.buffer_rgba())[..., :3] // 4 * 4 + 3
     different = Image.fromarray(np.unique(picture.reshape(-1, 3), axis=0)[None])
     palette = different.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    stored = np.array(Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE))
     values = np.array(palette.getpalette()).reshape(-1, 3)
-    values[values.sum(1).argmax()] = 255  # the paper stays white
-    palette.putpalette(values.ravel().tolist())
-    file = BytesIO()
-    Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE).save(file, "png", optimize=True)
+    white = values.sum(1).argmax()
+    values[white], stored[(picture == 255).all(-1)] = 255, white  # the paper stays white
+    file, image = BytesIO(), Image.fromarray(stored)
+    image.putpalette(values.astype(np.uint8).tobytes())
+    image.save(file, "png", optimize=True)
     return file.getvalue()
 
 # %% ../nbs/00_drawing.ipynb #00_drawing-14
@@ -179,7 +181,7 @@ def draw_outline(
         raise ValueError(f"Cannot outline an array of shape {outlined.shape}: it must be (row, column).")
     stroke = [Stroke(linewidth=width + 1.2, foreground="#101010"), Normal()]
     if outlined.dtype.kind == "f":
-        if outlined.min() <= level < outlined.max():
+        if outlined.min() <= level < outlined.max() and min(outlined.shape) > 1:
             lowest = level if outlined.min() < level else level + 1e-3
             axes.contour(outlined, [lowest], colors=[colour], linewidths=width).set(path_effects=stroke)
         return
@@ -200,7 +202,14 @@ def pixel_edges(
     return np.concatenate([across, down])
 
 # %% ../nbs/00_drawing.ipynb #00_drawing-26
-def draw_image(axes, image, title="", outline=None, colour="#ffe14d", width=1.2):
+def draw_image(
+    axes,  # matplotlib Axes to draw on
+    image: np.ndarray,  # Grey (row, column) or RGB (row, column, 3), in [0, 1]
+    title: str = "",  # What is to be seen
+    outline: np.ndarray | None = None,  # Mask, labels or distance to outline
+    colour: str = "#ffe14d",  # Colour of the outline
+    width: float = 1.2,  # Width of the outline, points
+):  # The drawn image
     "A grey or RGB image in [0, 1], with the outline of a mask, labels or distance if one is given."
     drawn = draw(axes, image, IMAGE, title, bar=False)
     if outline is not None:
@@ -238,11 +247,6 @@ def draw_probability(axes, probability, title="", bar=True):
     "A probability per pixel, always on the scale from 0 to 1."
     return draw(axes, probability, PROBABILITY, title, bar=bar)
 
-
-def draw_noise(axes, noise, title="", limit=None, bar=True, unit=None):
-    "A noise or score field on a symmetric scale."
-    return draw(axes, noise, NOISE, title, limit, bar, unit)
-
 # %% ../nbs/00_drawing.ipynb #00_drawing-28
 def error_codes(
     predicted: np.ndarray,  # Mask or labels, shape (row, column)
@@ -273,15 +277,13 @@ def strip(
     "A row of fields: one shared scale and one colour bar for each quantity in it. Raises ValueError."
     quantities = [quantities] * len(fields) if isinstance(quantities, Quantity) else list(quantities)
     titles = list(titles) or [""] * len(fields)
-    if not len(fields) == len(quantities) == len(titles) or not len(fields):
-        raise ValueError(f"A strip needs one quantity and one title for each field, got {len(fields)} fields, "
-                         f"{len(quantities)} quantities and {len(titles)} titles.")
+    if not 0 < len(fields) == len(quantities) == len(titles):
+        raise ValueError(f"Fields, quantities, titles: {len(fields)}, {len(quantities)}, {len(titles)}; they must be as many.")
     bars = [quantity for quantity in dict.fromkeys(quantities) if quantity not in (IMAGE, MASK, LABELS)]
     figure, axes = panels(len(fields), size=(size, size + 0.75 * len(bars) / len(fields)), title=title)
     for quantity in dict.fromkeys(quantities):
         members = [index for index, one in enumerate(quantities) if one == quantity]
-        end = limit if quantity == DISTANCE else None
-        end = limits([fields[index] for index in members], quantity, end)[1]
+        end = limits([fields[index] for index in members], quantity, limit if quantity == DISTANCE else None)[1]
         for index in members:
             drawn = draw(axes[index], fields[index], quantity, titles[index], end, bar=False)
             if quantity == DISTANCE:

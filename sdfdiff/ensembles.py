@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_NUCLEI', 'PAPER_GLANDS', 'UNITS', 'tile_windows', 'Denoiser', 'Sampling', 'draw_members', 'Running',
-           'batch_size', 'sample_batches', 'source_pixels', 'ensemble', 'label', 'masks', 'summary_figure']
+           'batch_size', 'sample_batches', 'source_pixels', 'ensemble', 'label', 'masks', 'busiest', 'summary_figure']
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-02
 import math
@@ -39,7 +39,7 @@ def tile_windows(
         weight[start:start + size] = np.minimum(np.minimum(before, after), overlap)
     return [slice(s, s + size) for s in starts], weights / weights.sum(axis=0)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-06
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-08
 class Denoiser:
     "A model that has read one image: call it with noisy maps of the image's (padded) size."
 
@@ -78,7 +78,7 @@ class Denoiser:
             total[:, :, r, c] += weight * self.network(noisy[:, :, r, c].contiguous(), noise_level, features)
         return total
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-07
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-09
 @dataclass(frozen=True)
 class Sampling:
     "How members are drawn; stored with the ensemble."
@@ -107,7 +107,7 @@ class Sampling:
 PAPER_NUCLEI = Sampling("paper", 500, "geometric", start="zero", final=False, corrections=2, ratio=0.35)
 PAPER_GLANDS = Sampling("paper", 200, "geometric", start="zero", final=False, corrections=1, ratio=0.15)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-08
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-11
 def draw_members(
     denoiser: Denoiser,  # A model that has read an image
     model: Model,  # Its model
@@ -125,7 +125,7 @@ def draw_members(
     options = {"corrections": sampling.corrections, "ratio": sampling.ratio} if sampling.sampler in ("paper", "score_sde", "authors") else {}
     return SAMPLERS[sampling.sampler](denoiser, start + levels[0] * noise, levels, generators, final=sampling.final, **options)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-10
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-13
 class Running:
     "Mean, spread and occupancy of distance maps that arrive in batches; memory does not grow with their number."
 
@@ -151,7 +151,7 @@ class Running:
     def probability(self) -> np.ndarray:  # Fraction of members for which a pixel is object
         return self.inside / self.count
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-11
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-15
 def batch_size(
     denoiser: Denoiser,  # A model that has read an image
     members: int,  # Members wanted
@@ -187,7 +187,7 @@ def sample_batches(
             pixels = model.to_pixels(state[:, 0, :rows, :columns]).clamp(-model.truncation, model.truncation)
             yield pixels.cpu().numpy()
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-12
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-16
 UNITS = {  # variable: (unit, meaning)
     "image": ("1", "image as the network saw it"), "distance": ("px", "signed distance of each kept member"),
     "mean": ("px", "mean signed distance over the members"), "std": ("px", "standard deviation of the signed distance over the members"),
@@ -202,7 +202,7 @@ def source_pixels(count: int, source: int) -> np.ndarray:  # Where `count` resam
     "Centres of resampled pixels, in pixels of the source image."
     return (np.arange(count) + 0.5) * (source / count) - 0.5
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-13
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-17
 def ensemble(
     model: Model,  # The model
     image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
@@ -239,7 +239,7 @@ def ensemble(
     provenance = {"seed": seed, "members": members, "calls_per_member": sampling.calls, "threshold_rule": rule, "threshold_px": threshold}
     return label(fields, model, provenance | asdict(sampling), source_shape or shape)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-14
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-18
 def label(
     fields: dict,  # Arrays (row, column), or pairs of dimension names and array, by name
     model: Model,  # What made them
@@ -264,35 +264,65 @@ def label(
                   for key, value in (about | provenance).items()}
     return xr.Dataset(data, coordinates, {"title": "sdfdiff ensemble", **attributes})
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-15
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-25
 def masks(
     dataset: xr.Dataset,  # An ensemble
 ) -> dict[str, np.ndarray]:  # Boolean masks, shape (row, column)
     "Two ways to one mask: `mmse` thresholds the mean distance (the paper's), `majority` asks for P(mask) >= 1/2. They differ."
     return {"mmse": dataset["mean"].values <= dataset.attrs["threshold_px"], "majority": dataset["probability"].values >= 0.5}
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-16
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-34
+def busiest(
+    field: np.ndarray,  # Any non-negative field, shape (row, column)
+    size: int,  # Rows and columns of the window wanted
+) -> tuple[slice, slice]:  # The window that holds most of the field, on a grid of a quarter of its size
+    "Where to look closer."
+    size = tuple(min(size, n) for n in field.shape)
+    total = np.pad(field.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    corners = [(r, c) for r in range(0, field.shape[0] - size[0] + 1, max(size[0] // 4, 1))
+               for c in range(0, field.shape[1] - size[1] + 1, max(size[1] // 4, 1))]
+
+    def inside(corner):
+        (r, c), (down, right) = corner, size
+        return total[r + down, c + right] - total[r, c + right] - total[r + down, c] + total[r, c]
+
+    r, c = max(corners, key=inside)
+    return slice(r, r + size[0]), slice(c, c + size[1])
+
+
 def summary_figure(
     dataset: xr.Dataset,  # An ensemble
-    members: int = 3,  # Members to show
+    members: int = 3,  # Members to outline, at most 4
+    detail: int = 160,  # Rows and columns of the close-up, where members disagree most
     title: str = "",  # Finding above the picture
 ):  # matplotlib Figure
-    "Image with outline, members, mean distance and the maps of doubt (paper, figure 6)."
+    "The whole image with its mask and doubt, and a close-up with single members (paper, figure 6)."
     image = np.moveaxis(dataset["image"].values, 0, -1)
     image = image[..., 0] if image.shape[-1] == 1 else image
-    mask, shift = masks(dataset)["mmse"], dataset.attrs["threshold_px"]
-    members = min(members, dataset.sizes["member"])
-    figure, axes = drawing.panels(4, 2, size=3.0, title=title)
-    first, second = axes
+    mask, shift, window = masks(dataset)["mmse"], dataset.attrs["threshold_px"], busiest(dataset["mask_std"].values, detail)
+    figure, (first, second) = drawing.panels(4, 2, size=3.0, title=title)
     drawing.draw_image(first[0], image, "image")
-    drawing.draw_image(first[1], image, "mask of the mean, outlined", outline=mask)
-    drawing.draw_image(first[2], image, f"{members} of {dataset.attrs['members']} members")
+    drawing.draw_image(first[1], image, "mask of the mean distance", outline=mask, width=0.9)
+    drawing.draw_probability(first[2], dataset["probability"].values, f"P(object): share of {dataset.attrs['members']} members")
+    drawing.draw_spread(first[3], dataset["mask_std"].values, "doubt: std of the mask", limit=0.5, unit="1")
+    _frame(first, window, image.shape)
+    members = min(members, dataset.sizes["member"])
+    drawing.draw_image(second[0], image[window], f"close-up with {members} members")
     for k, colour in zip(range(members), ("#ffe14d", "#7ce0ff", "#ff9ecb", "#c8ff9e")):
-        drawing.draw_outline(first[2], dataset["distance"].values[k] <= shift, colour, 1.0)
-    drawing.draw_distance(first[3], dataset["mean"].values, "mean signed distance")
-    drawing.draw_spread(second[0], dataset["std"].values, "doubt in px: std of the distance")
-    drawing.draw_spread(second[1], dataset["mask_std"].values, "doubt in the mask: its std", limit=0.5, unit="1")
-    drawing.draw_probability(second[2], dataset["probability"].values, "P(object)")
-    drawing.draw_image(second[3], image, "where members disagree most")
-    drawing.draw_outline(second[3], dataset["mask_std"].values > 0.4, "#ff8c42", 1.0)
+        drawing.draw_outline(second[0], dataset["distance"].values[k][window] - shift, colour, 1.0)
+    for k in range(2):
+        last = dataset["distance"].values[min(k, members - 1)] if k == 0 else dataset["mean"].values
+        drawing.draw_distance(second[1 + k], last[window], ("one member", "mean of all")[k], limit=dataset.attrs["truncation_px"], bar=bool(k))
+    drawing.draw_spread(second[3], dataset["std"].values[window], "doubt: std of the distance")
     return figure
+
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-35
+def _frame(panels, window: tuple[slice, slice], shape: tuple[int, ...]) -> None:
+    "Mark the close-up in panels that show the whole image, unless it is the whole image."
+    from matplotlib.patches import Rectangle
+
+    rows, columns = window
+    if (rows.stop - rows.start, columns.stop - columns.start) != tuple(shape[:2]):
+        for panel, colour in zip(panels, ("black", "black", "white", "white")):
+            corner = (columns.start - 0.5, rows.start - 0.5)
+            panel.add_patch(Rectangle(corner, columns.stop - columns.start, rows.stop - rows.start, fill=False, edgecolor=colour, linewidth=1.6))

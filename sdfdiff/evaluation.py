@@ -22,7 +22,7 @@ from .metrics import ZERO_HIT_RULES, counts, scores_from_counts
 from .network import Model
 from .segmenting import write_dataset
 
-# %% ../nbs/26_evaluation.ipynb #26_evaluation-03
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-05
 ESTIMATORS = ("one_sample", "mmse", "majority", "prior")
 THRESHOLDS = ("paper", "half_pixel")
 COUNTS = ("true_positive", "false_positive", "false_negative")
@@ -37,7 +37,7 @@ def estimates(
     return np.stack([inside[0], dataset["mean"].values <= threshold, inside.mean(axis=0) >= 0.5,
                      dataset["prior"].values <= threshold])
 
-# %% ../nbs/26_evaluation.ipynb #26_evaluation-04
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-07
 def evaluate_case(
     case,  # From read_case
     model: Model,  # The model
@@ -53,7 +53,7 @@ def evaluate_case(
     return np.stack(table, axis=1), {"seconds": time.perf_counter() - start, "doubt": float(dataset["mask_std"].mean()),
                                      "object_fraction": float(truth.mean())}
 
-# %% ../nbs/26_evaluation.ipynb #26_evaluation-05
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-08
 def find_split(
     dataset: str,  # "monuseg", "glas" or "folder"
     root: str | os.PathLike,  # Its folder
@@ -99,7 +99,7 @@ def evaluate(
             bar.update()
     return result
 
-# %% ../nbs/26_evaluation.ipynb #26_evaluation-06
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-09
 def _row(paths, outcome: tuple[np.ndarray, dict[str, float]], held_out: set[str]) -> xr.Dataset:
     "One case as a dataset: counts, and scores under both rules for images without a hit."
     table, about = outcome
@@ -126,7 +126,7 @@ def _resumed(out: str | os.PathLike, settings: dict) -> xr.Dataset:
         raise ValueError(f"{out} was made with other settings ({', '.join(other)}): use those, or another file.")
     return result
 
-# %% ../nbs/26_evaluation.ipynb #26_evaluation-07
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-15
 def summary(
     result: xr.Dataset,  # From `evaluate`
 ) -> str:  # A table to print

@@ -146,6 +146,13 @@ def read_labels(
     return pixels.astype(np.int32)
 
 # %% ../nbs/00_files.ipynb #00_files-28
+def _umask() -> int:
+    "The permissions that new files of this process do not get."
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
 @contextlib.contextmanager
 def writing(
     path: str | Path,  # Final place of the file (or folder)
@@ -161,6 +168,8 @@ def writing(
         yield temporary
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
+        elif temporary.is_file():
+            temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner may read
         os.replace(temporary, path)
     finally:
         if temporary.is_dir():

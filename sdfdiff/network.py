@@ -268,7 +268,7 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode() + str(tuple(tensors[name].shape)).encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -279,7 +279,7 @@ def save_weights(
     force: bool = False,  # Replace a file that is there
 ) -> None:
     "Write a model as one safetensors file; raises FileExistsError without `force`."
-    tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in model.network.state_dict().items()}
+    tensors = {k: v.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format) for k, v in model.network.state_dict().items()}
     description = {
         "architecture": asdict(model.network.architecture), "schedule": asdict(model.schedule),
         "truncation": model.truncation, "data_scale": model.data_scale, "boundary": model.boundary,

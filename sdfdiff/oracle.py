@@ -36,9 +36,15 @@ class _Oracle:
         return level.reshape(-1, 1, 1, 1).to(noisy.dtype)
 
 # %% ../nbs/11_oracle.ipynb #11_oracle-07
+def _frequency(shape):
+    "Length of each mode's frequency in cycles per pixel, float64, shape (row, column)."
+    row, column = (torch.fft.fftfreq(size, dtype=torch.float64) for size in shape)
+    return torch.hypot(row[:, None], column[None])
+
+
 @dataclass(frozen=True)
-class GaussianField(_Oracle):
-    "Stationary Gaussian field on a torus with a known (Matern) spectrum. Calling it denoises, exactly."
+class _Field(_Oracle):
+    "A stationary Gaussian field by its spectrum."
 
     shape: tuple[int, int] = (32, 32)  # (row, column), pixels
     deviation: float = 0.15  # Standard deviation of every pixel, model units
@@ -54,10 +60,13 @@ class GaussianField(_Oracle):
 
     @cached_property
     def spectrum(self):  # Variance of each Fourier mode, float64, shape (row, column)
-        angular = (2 * math.pi * _frequency(self.shape) * self.length) ** 2
-        nu = self.smoothness
+        angular, nu = (2 * math.pi * _frequency(self.shape) * self.length) ** 2, self.smoothness
         shape = torch.exp(-angular / 2) if nu == math.inf else (1 + angular / (2 * nu)) ** -(nu + 1)
         return self.deviation**2 * shape / shape.mean()
+
+# %% ../nbs/11_oracle.ipynb #11_oracle-08
+class _FieldDenoiser(_Field):
+    "The exact denoiser and density of a noisy Gaussian field."
 
     def __call__(
         self,
@@ -66,29 +75,9 @@ class GaussianField(_Oracle):
     ) -> torch.Tensor:  # E[clean | noisy], same shape and dtype
         "Wiener filter, mode by mode."
         level = self._level(noisy, noise_level)
-        variance = self._half_spectrum.to(level)
+        variance = self.spectrum[:, : self.shape[1] // 2 + 1].to(level)  # the half that a real transform keeps
         modes = torch.fft.rfft2(noisy - self.mean) * (variance / (variance + level**2))
         return self.mean + torch.fft.irfft2(modes, s=self.shape)
-
-    def sample(
-        self,
-        count: int,  # Number of fields
-        generator: torch.Generator | None = None,  # Source of the noise; None uses torch's own
-    ) -> torch.Tensor:  # Exact samples, float32, shape (count, 1, row, column)
-        "Draw fields: white noise, each mode scaled to its standard deviation."
-        device = None if generator is None else generator.device
-        white = torch.randn((count, 1, *self.shape), generator=generator, device=device)
-        modes = torch.fft.rfft2(white) * self._half_spectrum.sqrt().to(white)
-        return self.mean + torch.fft.irfft2(modes, s=self.shape)
-
-    def power(
-        self,
-        noise_level: float = 0.0,  # sigma of the noise on top of the field, model units
-    ) -> torch.Tensor:  # Expected |Fourier mode|^2 / pixels, float64, shape (row, column)
-        "Expected power of each mode of the noisy field."
-        power = self.spectrum + noise_level**2
-        power[0, 0] += self.mean**2 * power.numel()
-        return power
 
     def log_density(
         self,
@@ -100,20 +89,36 @@ class GaussianField(_Oracle):
         power = torch.fft.fft2((noisy - self.mean)[:, 0]).abs() ** 2 / variance[0].numel()
         return -0.5 * (power / variance + torch.log(2 * math.pi * variance)).sum((-2, -1))
 
-    @cached_property
-    def _half_spectrum(self):  # the part that a real field's Fourier transform keeps
-        return self.spectrum[:, : self.shape[1] // 2 + 1]
+# %% ../nbs/11_oracle.ipynb #11_oracle-09
+class GaussianField(_FieldDenoiser):
+    """Stationary Gaussian field on a torus with a known (Matern) spectrum. Calling it denoises, exactly.
 
+    Made from shape (row, column), deviation and mean (model units), correlation length (px) and smoothness.
+    """
 
-def _frequency(shape):
-    "Length of each mode's frequency in cycles per pixel, float64, shape (row, column)."
-    row, column = (torch.fft.fftfreq(size, dtype=torch.float64) for size in shape)
-    return torch.hypot(row[:, None], column[None])
+    def sample(
+        self,
+        count: int,  # Number of fields
+        generator: torch.Generator | None = None,  # Source of the noise; None uses torch's own
+    ) -> torch.Tensor:  # Exact samples, float32, shape (count, 1, row, column)
+        "Draw fields: white noise, each mode scaled to its standard deviation."
+        device = None if generator is None else generator.device
+        white = torch.randn((count, 1, *self.shape), generator=generator, device=device)
+        return self.mean + torch.fft.ifft2(torch.fft.fft2(white) * self.spectrum.sqrt().to(white)).real
 
-# %% ../nbs/11_oracle.ipynb #11_oracle-16
+    def power(
+        self,
+        noise_level: float = 0.0,  # sigma of the noise on top of the field, model units
+    ) -> torch.Tensor:  # Expected |Fourier mode|^2 / pixels, float64, shape (row, column)
+        "Expected power of each mode of the noisy field."
+        power = self.spectrum + noise_level**2
+        power[0, 0] += self.mean**2 * power.numel()
+        return power
+
+# %% ../nbs/11_oracle.ipynb #11_oracle-18
 @dataclass(frozen=True, eq=False)
-class FiniteMasks(_Oracle):
-    "A finite set of signed distances with weights. Calling it denoises, exactly."
+class _Masks(_Oracle):
+    "Signed distances with weights, their mean and their standard deviation."
 
     distances: torch.Tensor  # Signed distances, model units, shape (mask, row, column)
     weights: torch.Tensor | None = None  # Positive, scaled to sum 1; None: all the same
@@ -128,10 +133,7 @@ class FiniteMasks(_Oracle):
             raise ValueError(f"The weights are {weights.tolist()}: one positive number per mask is needed.")
         object.__setattr__(self, "distances", distances)
         object.__setattr__(self, "weights", weights / weights.sum())
-
-    @property
-    def shape(self):  # (row, column), pixels
-        return tuple(self.distances.shape[1:])
+        object.__setattr__(self, "shape", tuple(distances.shape[1:]))
 
     @property
     def mean(self):  # Mean of every pixel, model units, float64, shape (row, column)
@@ -140,6 +142,10 @@ class FiniteMasks(_Oracle):
     @property
     def deviation(self):  # Standard deviation of every pixel, model units, float64, shape (row, column)
         return torch.tensordot(self.weights, (self.distances - self.mean) ** 2, 1).sqrt()
+
+# %% ../nbs/11_oracle.ipynb #11_oracle-19
+class _MasksDenoiser(_Masks):
+    "The exact denoiser of a noisy mask from a finite set."
 
     def posterior(
         self,
@@ -155,48 +161,41 @@ class FiniteMasks(_Oracle):
         noise_level: float | torch.Tensor,  # sigma > 0, model units: one, or one per batch element
     ) -> torch.Tensor:  # E[clean | noisy], same shape and dtype
         "Average of the masks under their posterior probabilities."
-        probability = self.posterior(noisy, noise_level)
-        return (probability @ self._rows(noisy)).reshape(noisy.shape).to(noisy.dtype)
+        rows = self.distances.to(noisy.device).flatten(1)
+        return (self.posterior(noisy, noise_level) @ rows).reshape(noisy.shape).to(noisy.dtype)
 
-    def sample(
-        self,
-        count: int,  # Number of fields
-        generator: torch.Generator | None = None,  # Source of the choices; None uses torch's own
-    ) -> torch.Tensor:  # Exact samples, float32, shape (count, 1, row, column)
-        "Draw masks with their weights."
+    def _exponents(self, noisy, noise_level):
+        "log(weight) - |noisy - distance|^2 / (2 sigma^2), without the part that all masks share."
+        level, rows = self._level(noisy, noise_level), self.distances.to(noisy.device).flatten(1)
+        match = noisy.flatten(1).double() @ rows.T - (rows**2).sum(1) / 2
+        return self.weights.log().to(noisy.device) + match / level.double().reshape(-1, 1) ** 2
+
+# %% ../nbs/11_oracle.ipynb #11_oracle-20
+class FiniteMasks(_MasksDenoiser):
+    """A finite set of signed distances with weights. Calling it denoises, exactly.
+
+    Made from distances (mask, row, column), model units, and their weights (mask,), scaled to sum 1.
+    """
+
+    def sample(self, count, generator=None):
+        "Draw masks with their weights, float32, shape (count, 1, row, column); None uses torch's own generator."
         device = None if generator is None else generator.device
         index = torch.multinomial(self.weights.to(device), count, replacement=True, generator=generator)
         return self.distances.to(index.device)[index, None].float()
 
-    def power(
-        self,
-        noise_level: float = 0.0,  # sigma of the noise on top of the masks, model units
-    ) -> torch.Tensor:  # Expected |Fourier mode|^2 / pixels, float64, shape (row, column)
-        "Expected power of each mode of the noisy masks."
+    def power(self, noise_level=0.0):
+        "Expected |Fourier mode|^2 / pixels of the masks with noise, float64, shape (row, column)."
         power = torch.fft.fft2(self.distances).abs() ** 2 / self.distances[0].numel()
         return torch.tensordot(self.weights, power, 1) + noise_level**2
 
-    def log_density(
-        self,
-        noisy: torch.Tensor,  # Noisy fields, model units, shape (batch, 1, row, column)
-        noise_level: float | torch.Tensor,  # sigma > 0, model units: one, or one per batch element
-    ) -> torch.Tensor:  # log p_sigma, float64, shape (batch,); differentiable
-        "Logarithm of the density of noisy fields."
+    def log_density(self, noisy, noise_level):
+        "Logarithm of the density of noisy fields (batch, 1, row, column), float64, shape (batch,); differentiable."
         level = self._level(noisy, noise_level).double().flatten()
         flat = noisy.flatten(1).double()
         norm = (flat**2).sum(1) / (2 * level**2) + flat.shape[1] / 2 * torch.log(2 * math.pi * level**2)
         return torch.logsumexp(self._exponents(noisy, noise_level), 1) - norm
 
-    def _rows(self, noisy):
-        return self.distances.to(noisy.device).flatten(1)
-
-    def _exponents(self, noisy, noise_level):
-        "log(weight) - |noisy - distance|^2 / (2 sigma^2), without the part that all masks share."
-        level, rows = self._level(noisy, noise_level).double().reshape(-1, 1), self._rows(noisy)
-        match = noisy.flatten(1).double() @ rows.T - (rows**2).sum(1) / 2
-        return self.weights.log().to(noisy.device) + match / level**2
-
-# %% ../nbs/11_oracle.ipynb #11_oracle-26
+# %% ../nbs/11_oracle.ipynb #11_oracle-30
 def high_frequency_power(
     fields: torch.Tensor,  # Fields to judge, shape (member, 1, row, column)
     reference: torch.Tensor,  # Fields that are right, same layout, or their `.power(noise_level)`, shape (row, column)

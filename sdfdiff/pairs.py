@@ -16,7 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from .distance import signed_distance
 from .tissue import tissue
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-04
+# %% ../nbs/05_pairs.ipynb #05_pairs-05
 @dataclass(frozen=True)
 class Augmentation:
     "What may change between two views of the same crop. Geometry moves image and distance; tone changes the image only."
@@ -38,7 +38,7 @@ class Augmentation:
 PAPER = Augmentation()
 STRONG = Augmentation(quarter_turns=True, turn=45.0, zoom=1.25, contrast=0.2, brightness=0.08, gamma=0.25, colour=0.08)
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-05
+# %% ../nbs/05_pairs.ipynb #05_pairs-06
 def _between(generator: torch.Generator, low: float, high: float, *shape: int) -> torch.Tensor:
     return low + (high - low) * torch.rand(*shape, generator=generator)
 
@@ -59,7 +59,7 @@ def change_tone(
     middle = image.mean(dim=(2, 3), keepdim=True)
     return (middle + gain * (image - middle) + shift).clamp(0, 1) ** power
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-06
+# %% ../nbs/05_pairs.ipynb #05_pairs-08
 @dataclass
 class Pairs:
     "Images with the distance maps of their masks, from which crops are drawn."
@@ -88,7 +88,7 @@ class Pairs:
         return cls([torch.from_numpy(np.ascontiguousarray(i, np.float32)) for i in images],
                    [torch.from_numpy(m) for m in maps], crop, augmentation)
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-07
+# %% ../nbs/05_pairs.ipynb #05_pairs-09
 def _placed(self, index: int, generator: torch.Generator) -> tuple[torch.Tensor, float]:
     "A random place, orientation and size of a crop in one image: the map from crop to image, and the zoom."
     a, free = self.augmentation, torch.rand((), generator=generator) < 0.5  # half of the crops stay on the pixel grid
@@ -128,7 +128,7 @@ def draw(
 
 Pairs._placed, Pairs.draw = _placed, draw
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-08
+# %% ../nbs/05_pairs.ipynb #05_pairs-17
 def moments(
     pairs: Pairs,  # Training pairs
     truncation: float,  # Pixels
@@ -138,7 +138,7 @@ def moments(
     values = torch.cat([d.clamp(-truncation, truncation).flatten() for d in pairs.distances]) * (data_scale / truncation)
     return values.mean().item(), values.std().item()
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-09
+# %% ../nbs/05_pairs.ipynb #05_pairs-20
 @dataclass(frozen=True)
 class Scenes:
     "Synthetic tissue as training pairs: a fresh scene and one simulated rater for every crop, none twice."

@@ -15,7 +15,7 @@ from skimage.color import rgb2gray, separate_stains
 from skimage.color.colorconv import hed_from_rgb
 from skimage.transform import resize
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-03
+# %% ../nbs/03_preparation.ipynb #03_preparation-05
 def optical_density(
     image: np.ndarray,  # Intensities in [0, 1], any shape
 ) -> np.ndarray:  # float32, same shape: 0 for white, 5.5 for black
@@ -29,7 +29,7 @@ def is_tissue(
     "Where a mean optical density above 0.15 tells tissue from the white glass."
     return density.sum(axis=-1) > 0.45
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-04
+# %% ../nbs/03_preparation.ipynb #03_preparation-11
 def amounts(
     density: np.ndarray,  # Optical density, shape (pixel, 3)
     matrix: np.ndarray,  # Colours of the two stains: unit rows, shape (2, 3)
@@ -39,11 +39,14 @@ def amounts(
     matrix = np.asarray(matrix, dtype=density.dtype)
     gain = density @ matrix.T - density.dtype.type(sparsity)
     overlap = matrix[0] @ matrix[1]
-    both = (gain - overlap * gain[:, ::-1]) / max(1 - overlap**2, 1e-6)
-    single = np.maximum(gain, 0) * (gain >= gain[:, ::-1])  # on an edge, the stain that explains more
-    return np.where((both > 0).all(axis=1, keepdims=True), both, single)
+    determinant = 1 - overlap**2
+    both = (gain - overlap * gain[:, ::-1]) / max(determinant, 1e-6)
+    first = gain[:, :1] >= gain[:, 1:]  # on an edge, the stain that explains more
+    single = np.maximum(gain, 0) * np.concatenate([first, ~first], axis=1)
+    inside = (both > 0).all(axis=1, keepdims=True) & (determinant > 1e-6)  # two stains of one colour count as one
+    return np.where(inside, both, single)
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-05
+# %% ../nbs/03_preparation.ipynb #03_preparation-17
 @dataclass(frozen=True)
 class Stain:
     "Colour and strength of the two stains of a slide."
@@ -66,7 +69,7 @@ def update_colours(
                 matrix[k] = row / np.linalg.norm(row)
     return matrix
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-06
+# %% ../nbs/03_preparation.ipynb #03_preparation-18
 def fit_stain(
     image: np.ndarray,  # Intensities in [0, 1], shape (row, column, 3)
     sparsity: float = 0.1,  # lambda: price of a unit of stain
@@ -90,11 +93,11 @@ def fit_stain(
     strength = np.percentile(amounts(tissue, matrix), 99, axis=0)
     return Stain(tuple(map(tuple, matrix.tolist())), tuple(strength.tolist()))
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-07
+# %% ../nbs/03_preparation.ipynb #03_preparation-23
 # Fitted with fit_stain on the MoNuSeg training image TCGA-AR-A1AS-01Z-00-DX1, the one nearest to the median of all 30
 REFERENCE_STAIN = Stain(((0.5122, 0.7574, 0.4049), (0.2794, 0.8158, 0.5064)), (3.1241, 1.4040))
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-08
+# %% ../nbs/03_preparation.ipynb #03_preparation-24
 def normalise_stain(
     image: np.ndarray,  # Intensities in [0, 1], shape (row, column, 3)
     reference: Stain = REFERENCE_STAIN,  # Stain to show the image in
@@ -111,7 +114,7 @@ def normalise_stain(
     density = (found * scale.astype(np.float32)) @ np.array(reference.matrix, dtype=np.float32)
     return np.exp(-density).reshape(image.shape)
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-09
+# %% ../nbs/03_preparation.ipynb #03_preparation-29
 def haematoxylin(
     image: np.ndarray,  # Brown-stained slide (haematoxylin and DAB), intensities in [0, 1], shape (row, column, 3)
     reference: Stain = REFERENCE_STAIN,  # Its haematoxylin gives colour and strength
@@ -124,7 +127,7 @@ def haematoxylin(
     scale = reference.strength[0] / strength if strength > 0.05 else 1.0
     return np.exp(-scale * found[..., None] * np.array(reference.matrix[0])).astype(np.float32)
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-10
+# %% ../nbs/03_preparation.ipynb #03_preparation-33
 def _checked_size(
     size: tuple[int, int],  # Rows and columns
 ) -> tuple[int, int]:  # The same, as Python integers
@@ -136,7 +139,7 @@ def _checked_size(
 
 _CHOICES = {"stain": ("vahadane", "haematoxylin", "none"), "colour": ("grey", "rgb")}
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-11
+# %% ../nbs/03_preparation.ipynb #03_preparation-34
 @dataclass(frozen=True)
 class Preparation:
     "How an image is made ready for a network; kept with the network's weights as plain JSON."
@@ -166,12 +169,12 @@ class Preparation:
             raise ValueError(f"unknown entries {sorted(unknown)}; a preparation has stain, colour, scale and size.")
         return cls(**values)
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-12
+# %% ../nbs/03_preparation.ipynb #03_preparation-37
 NUCLEI = Preparation("vahadane", "grey", 0.5)  # MoNuSeg in the paper: 1000 x 1000 to 500 x 500
 GLANDS = Preparation("vahadane", "rgb", size=(128, 128))  # GlaS in the paper
 TISSUE = Preparation("none", "rgb")  # The synthetic tissue of notebook 03
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-13
+# %% ../nbs/03_preparation.ipynb #03_preparation-38
 def prepared_shape(
     shape: tuple[int, int],  # Rows and columns of the original
     preparation: Preparation,  # Its size, else its scale, decides
@@ -182,7 +185,7 @@ def prepared_shape(
         return _checked_size(size)
     return preparation.size or tuple(max(1, round(number * preparation.scale)) for number in shape[:2])
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-14
+# %% ../nbs/03_preparation.ipynb #03_preparation-40
 def prepare_image(
     image: np.ndarray,  # Intensities in [0, 1], shape (row, column) or (row, column, 3)
     preparation: Preparation,  # Stain, colour and size
@@ -207,7 +210,7 @@ def prepare_image(
         image = resize(image, wanted, order=1, mode="reflect", anti_aliasing=True)
     return np.ascontiguousarray(np.clip(image, 0, 1).transpose(2, 0, 1), dtype=np.float32)
 
-# %% ../nbs/03_preparation.ipynb #03_preparation-15
+# %% ../nbs/03_preparation.ipynb #03_preparation-41
 def prepare_labels(
     labels: np.ndarray,  # Integers, shape (row, column)
     preparation: Preparation,  # The one of the image

@@ -21,7 +21,7 @@ from .files import read_image, write_png, writing
 from .histology import prepare_image
 from .network import Model
 
-# %% ../nbs/25_segmenting.ipynb #25_segmenting-03
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-05
 SMALLEST, LARGEST = 32, 4096  # Pixels per side
 OUTPUTS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 
@@ -49,7 +49,7 @@ def segment(
     dataset = ensemble(model, prepared, members, sampling, seed, rule, keep, source_shape=shape, progress=progress)
     return dataset.assign_attrs(scale=preparation.scale, stain=preparation.stain)
 
-# %% ../nbs/25_segmenting.ipynb #25_segmenting-04
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-09
 def at_source(
     dataset: xr.Dataset,  # An ensemble
     field: np.ndarray,  # One of its fields, shape (row, column)
@@ -76,7 +76,7 @@ def overlay(
     picture[mask & ~binary_erosion(mask, border_value=1)] = (1.0, 0.88, 0.30)
     return picture
 
-# %% ../nbs/25_segmenting.ipynb #25_segmenting-05
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-13
 def output_paths(
     image: str | os.PathLike,  # An image file
     folder: str | os.PathLike,  # Where its results go
@@ -103,12 +103,11 @@ def segment_file(
     force: bool = False,  # Replace results that are there
     **options,  # See `segment`
 ) -> xr.Dataset:
-    "Segment an image file and write mask, overlay, uncertainty and dataset; raises FileExistsError before any work is done."
-    outputs = output_paths(path, folder)
+    "Segment an image file and write mask, overlay, uncertainty and dataset; raises FileExistsError before any sampling."
+    image, outputs = read_image(path), output_paths(path, folder)
     for output in outputs:
         if output.exists() and not force:
             raise FileExistsError(f"{output} exists: pass --force to overwrite it, or --resume to skip images that are done.")
-    image = read_image(path)
     try:
         dataset = segment(image, model, **options).assign_attrs(source=Path(path).name)
     except ValueError as error:

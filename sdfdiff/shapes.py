@@ -84,7 +84,7 @@ def ring(
     rho = np.hypot(row - centre[0], column - centre[1])
     return np.maximum(inner - rho, rho - outer).astype(np.float32)
 
-
+# %% ../nbs/01_shapes.ipynb #01_shapes-13
 def segment_distance(row, column, start, end):
     "Distance of points (row, column) to the line segment from `start` to `end`, all in px, float64."
     start, along = np.asarray(start, float), np.subtract(end, start).astype(float)
@@ -102,7 +102,7 @@ def capsule(
     "Exact signed distance to a capsule; raises ValueError unless the radius is positive."
     return (segment_distance(*grid(shape), start, end) - positive(radius, "radius")).astype(np.float32)
 
-# %% ../nbs/01_shapes.ipynb #01_shapes-14
+# %% ../nbs/01_shapes.ipynb #01_shapes-15
 def polygon(
     shape: tuple[int, int],  # Rows and columns of the image
     corners: list[tuple[float, float]],  # (row, column) of at least three corners in order, px; sides must not cross
@@ -120,7 +120,7 @@ def polygon(
             inside ^= ((start[0] > row) != (end[0] > row)) & (column < crossing)
     return np.where(inside, -distance, distance).astype(np.float32)
 
-# %% ../nbs/01_shapes.ipynb #01_shapes-17
+# %% ../nbs/01_shapes.ipynb #01_shapes-18
 def distance_to_points(
     shape: tuple[int, int],  # Rows and columns of the image
     points: np.ndarray,  # Points on an outline, shape (point, 2), row and column, px
@@ -136,14 +136,14 @@ def distance_to_points(
         nearest = np.minimum(nearest, squared.min(-1))
     return np.sqrt(nearest).astype(np.float32)
 
-# %% ../nbs/01_shapes.ipynb #01_shapes-21
+# %% ../nbs/01_shapes.ipynb #01_shapes-22
 def slope(
     distance: np.ndarray,  # Signed distance, shape (row, column), at least 2 x 2, px
 ) -> np.ndarray:  # Length of its gradient, same shape, no unit
     "Length of the gradient by central differences: 1 wherever a distance has no crease."
     return np.hypot(*np.gradient(np.asarray(distance, float)))
 
-# %% ../nbs/01_shapes.ipynb #01_shapes-27
+# %% ../nbs/01_shapes.ipynb #01_shapes-28
 def union(
     *distances: np.ndarray,  # Signed distances of the parts, equal shapes, px
 ) -> np.ndarray:  # Signed distance: exact outside; inside exact if the parts do not meet, otherwise |value| is a lower bound

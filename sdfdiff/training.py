@@ -25,7 +25,7 @@ from .files import writing
 from .network import Features, ScoreNetwork, fast_dtype, scalings
 from .pairs import Pairs
 
-# %% ../nbs/13_training.ipynb #13_training-03
+# %% ../nbs/13_training.ipynb #13_training-05
 @dataclass(frozen=True)
 class Recipe:
     "How a network is trained; stored with its weights."
@@ -44,7 +44,7 @@ class Recipe:
     data_scale: float = 0.2  # Model units of a distance of `truncation`
     seed: int = 0  # Of everything random
 
-# %% ../nbs/13_training.ipynb #13_training-04
+# %% ../nbs/13_training.ipynb #13_training-07
 def draw_noise_levels(
     number: int,  # How many
     recipe: Recipe,  # Which law
@@ -63,7 +63,7 @@ def draw_noise_levels(
     level = deviation * recipe.noise_centre * torch.exp(recipe.noise_spread * normal)
     return level.clamp(schedule.sigma_min, schedule.sigma_max).float()
 
-# %% ../nbs/13_training.ipynb #13_training-05
+# %% ../nbs/13_training.ipynb #13_training-10
 def denoising_loss(
     network: ScoreNetwork,  # The network
     images: torch.Tensor,  # Shape (image, channel, row, column)
@@ -81,7 +81,7 @@ def denoising_loss(
     out = scalings(noise_levels, a.deviation, a.parametrisation)[1][:, None, None, None]
     return ((denoised - clean_repeated) / out).square().mean(), ((features.prior - clean) / a.deviation).square().mean()
 
-# %% ../nbs/13_training.ipynb #13_training-06
+# %% ../nbs/13_training.ipynb #13_training-13
 class Step(NamedTuple):
     "What one training step reports."
 
@@ -97,7 +97,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
     warm = max(20, steps // 50)
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
 
-# %% ../nbs/13_training.ipynb #13_training-07
+# %% ../nbs/13_training.ipynb #13_training-14
 def _description(checkpoint: str | Path) -> dict:
     "What a checkpoint says of itself; ValueError when the file is no checkpoint."
     try:
@@ -141,14 +141,14 @@ class _State:
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds = about["step"], about["seconds"]
 
-# %% ../nbs/13_training.ipynb #13_training-08
+# %% ../nbs/13_training.ipynb #13_training-15
 def stored_recipe(
     checkpoint: str | Path,  # A file that `train` wrote
 ) -> Recipe:
     "The recipe of a training that was interrupted."
     return Recipe(**_description(checkpoint)["recipe"])
 
-# %% ../nbs/13_training.ipynb #13_training-09
+# %% ../nbs/13_training.ipynb #13_training-17
 def train(
     network: ScoreNetwork,  # Changed in place; a fresh one, also when resuming
     pairs: Pairs,  # Training pairs
@@ -180,7 +180,7 @@ def train(
             state.save(checkpoint, recipe)
         raise
 
-# %% ../nbs/13_training.ipynb #13_training-10
+# %% ../nbs/13_training.ipynb #13_training-18
 def _advance(state: _State, pairs: Pairs, recipe: Recipe, schedule: VE, device, dtype: torch.dtype) -> Step:
     "One optimiser step and one step of the moving average."
     start = time.perf_counter()

@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.MULTILINE)
 
@@ -29,7 +30,8 @@ def execute(path: Path, every_cell: bool = False) -> bool:
             cell.source = ""
     place = {"metadata": {"path": str(path.parent)}}
     try:
-        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=place).execute()
+        settings = Config(KernelManager={"transport": "ipc"})
+        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=place, config=settings).execute()
     except CellExecutionError as error:
         print(f"{path.name} raised and was left as it was:\n{error}", file=sys.stderr)
         return False

@@ -124,6 +124,7 @@ def test_large_stacks_do_not_overflow():
     (lambda: counts(np.zeros((4, 4)), np.zeros((4, 5))), "same image"),
     (lambda: counts(np.zeros(4), np.zeros(4)), "row and a column"),
     (lambda: counts(np.full((4, 4), np.nan), np.zeros((4, 4))), "NaN"),
+    (lambda: counts(np.zeros((4, 4)), np.full((4, 4), -1.5)), "signed distance"),
     (lambda: counts(np.zeros((2, 4, 4)), np.zeros((3, 4, 4))), "do not broadcast"),
     (lambda: scores(np.zeros((4, 4)), np.zeros((4, 4)), "half"), "zero, one"),
     (lambda: scores_from_counts([1, 2]), r"\(..., 3\)"),

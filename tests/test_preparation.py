@@ -1,0 +1,250 @@
+"Stains: amounts against independent solvers, colours against known dyes; preparation: geometry and degenerate images."
+import json
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import center_of_mass
+from scipy.optimize import nnls
+from skimage.color import rgb2gray
+from skimage.data import immunohistochemistry
+from skimage.transform import resize
+
+from sdfdiff.preparation import (
+    GLANDS,
+    NUCLEI,
+    REFERENCE_STAIN,
+    TISSUE,
+    Preparation,
+    Stain,
+    amounts,
+    fit_stain,
+    haematoxylin,
+    normalise_stain,
+    optical_density,
+    prepare_image,
+    prepare_labels,
+    prepared_shape,
+)
+
+RUIFROK = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+OTHER = np.array([[0.50, 0.76, 0.42], [0.25, 0.82, 0.51]])
+
+
+def unit(matrix):
+    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+
+def slide(matrix, strength=1.0, seed=0, shape=(150, 150)):
+    "Blobs of one dye between streaks of the other, and their known amounts."
+    generator = np.random.default_rng(seed)
+    rows, columns = np.indices(shape)
+    blue = np.zeros(shape)
+    for row, column, radius in generator.uniform([0, 0, 4], [*shape, 9], (40, 3)):
+        blue = np.maximum(blue, (np.hypot(rows - row, columns - column) < radius) * generator.uniform(0.7, 1.4))
+    pink = (0.5 + 0.3 * np.sin(rows / 4 + columns / 9)) * (1 - 0.8 * np.clip(blue, 0, 1))
+    dyes = strength * np.stack([blue, pink], axis=2)
+    noisy = np.exp(-dyes @ unit(matrix)) + 0.01 * generator.normal(size=(*shape, 3))
+    return (np.clip(np.round(255 * noisy), 0, 255) / 255).astype(np.float32), dyes
+
+
+def angle(first, second):
+    return np.degrees(np.arccos(np.clip((np.array(first) * np.array(second)).sum(axis=1), -1, 1)))
+
+
+colour_rows = st.lists(st.floats(0.02, 1), min_size=6, max_size=6).map(lambda row: unit(np.reshape(row, (2, 3))))
+densities = st.lists(st.lists(st.floats(0, 5), min_size=3, max_size=3), min_size=1, max_size=8).map(np.array)
+
+
+@settings(max_examples=150, deadline=None)
+@given(colour_rows, densities, st.floats(0, 0.5))
+def test_amounts_equal_an_active_set_solver(matrix, density, sparsity):
+    "The lasso with h >= 0 is least squares with one more row: |D - hW|^2/2 + s sum(h), by scipy's nnls."
+    if matrix[0] @ matrix[1] > 0.99:
+        return  # nearly one colour: the amounts are not unique
+    overlap = np.linalg.cholesky(matrix @ matrix.T)  # L L' = W W'
+    for pixel, found in zip(density, amounts(density, matrix, sparsity), strict=True):
+        known, _ = nnls(overlap.T, np.linalg.solve(overlap, matrix @ pixel - sparsity))
+        assert np.allclose(found, known, atol=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(colour_rows, densities, st.floats(0, 0.5), st.integers(0, 2**32 - 1))
+def test_nothing_is_cheaper_than_the_amounts(matrix, density, sparsity, seed):
+    def cost(dyes):
+        return 0.5 * ((density - dyes @ matrix) ** 2).sum(axis=-1) + sparsity * dyes.sum(axis=-1)
+
+    ours = amounts(density, matrix, sparsity)
+    assert (ours >= 0).all()
+    generator = np.random.default_rng(seed)
+    for width in (1, 0.1, 0.01):
+        assert (cost(ours) <= cost(np.abs(ours + width * generator.normal(size=(50, *ours.shape)))) + 1e-6).all()
+
+
+def test_density_adds_and_ends():
+    assert optical_density(np.ones(3)).max() == 0 and np.isclose(optical_density(np.zeros(1))[0], np.log(255))
+    assert np.allclose(optical_density(np.array([0.5 * 0.4])), optical_density(np.array([0.5, 0.4])).sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("matrix", "strength"), [(RUIFROK, 1.0), (OTHER, 1.6), (RUIFROK, 0.7)])
+def test_known_dyes_are_found(matrix, strength):
+    image, dyes = slide(matrix, strength)
+    stain = fit_stain(image)
+    assert (angle(stain.matrix, unit(matrix)) < 4).all()
+    assert np.allclose(stain.strength, np.percentile(dyes.reshape(-1, 2), 99, axis=0), rtol=0.15)
+
+
+def test_fit_is_deterministic_and_blind_to_glass():
+    image, _ = slide(OTHER, 1.5)
+    assert fit_stain(image) == fit_stain(image.copy())
+    with_glass = np.concatenate([image, np.full((600, 150, 3), 0.96, np.float32)])
+    first, second = fit_stain(image), fit_stain(with_glass)
+    assert (angle(first.matrix, second.matrix) < 0.5).all() and np.allclose(first.strength, second.strength, rtol=0.02)
+
+
+def test_turned_and_mirrored_slides_have_the_same_dyes():
+    image, _ = slide(OTHER, 1.5, shape=(120, 120))  # fewer pixels than the sample: all are used
+    for turned in (image[::-1], image.transpose(1, 0, 2)):
+        assert np.allclose(fit_stain(image).matrix, fit_stain(turned).matrix, atol=1e-4)
+
+
+def test_two_stainings_become_alike():
+    first, second = slide(RUIFROK)[0], slide(OTHER, 1.6)[0]
+    before, after = np.abs(first - second).mean(), np.abs(normalise_stain(first) - normalise_stain(second)).mean()
+    assert after < before / 8
+
+
+def test_a_slide_in_the_reference_stain_hardly_changes():
+    reference = Stain(tuple(map(tuple, unit(OTHER))), (1.4, 0.75))
+    image, dyes = slide(OTHER)
+    own = Stain(reference.matrix, tuple(np.percentile(dyes.reshape(-1, 2), 99, axis=0)))
+    assert np.abs(normalise_stain(image, own, own) - image).mean() < 0.015  # noise off the plane of the two dyes
+
+
+@pytest.mark.parametrize("value", [1.0, 0.97, 0.9])
+def test_blank_images_come_back_unchanged(value):
+    blank = np.full((40, 40, 3), value, np.float32)
+    assert fit_stain(blank) is None and (normalise_stain(blank) == blank).all()
+
+
+@pytest.mark.parametrize("image", [
+    np.zeros((30, 30, 3)), np.full((30, 30, 3), 0.4), np.full((30, 30, 3), [0.5, 0.3, 0.6]),
+    np.random.default_rng(0).random((30, 30, 3)), np.full((1, 1, 3), 0.3), np.eye(30)[..., None] * np.ones(3),
+])
+@pytest.mark.parametrize("stain", ["vahadane", "haematoxylin", "none"])
+def test_odd_images_stay_images(image, stain):
+    prepared = prepare_image(image, Preparation(stain, "rgb"))
+    assert prepared.shape == (3, *image.shape[:2]) and prepared.dtype == np.float32
+    assert np.isfinite(prepared).all() and prepared.min() >= 0 and prepared.max() <= 1
+
+
+def test_an_absent_dye_is_not_blown_up():
+    dyes = slide(RUIFROK)[1] * [0, 1]
+    density = optical_density(normalise_stain(np.exp(-dyes @ unit(RUIFROK)).astype(np.float32)))
+    known = REFERENCE_STAIN.strength[1] * np.array(REFERENCE_STAIN.matrix[1])
+    assert np.allclose(np.percentile(density.reshape(-1, 3), 99, axis=0), known, rtol=0.1)
+
+
+def test_brown_disappears_and_nuclei_stay():
+    blue, brown = np.array([0.65, 0.70, 0.29]), np.array([0.27, 0.57, 0.78])
+    dyes = np.zeros((60, 60, 2))
+    dyes[10:30, 10:30, 0], dyes[20:50, 20:50, 1] = 1.0, 1.5
+    grey = rgb2gray(haematoxylin(np.exp(-dyes @ np.stack([blue, brown])).astype(np.float32)))
+    assert grey[12, 12] < 0.3 and grey[22, 22] < 0.3 and grey[40, 40] > 0.9 and grey[55, 55] > 0.9
+
+
+def test_the_bundled_slide_can_be_prepared():
+    image = immunohistochemistry().astype(np.float32) / 255
+    prepared = prepare_image(image, Preparation("haematoxylin", "grey", 0.5))
+    assert prepared.shape == (1, 256, 256) and prepared.min() < 0.3 and prepared.max() > 0.9
+
+
+def test_grey_images_have_no_stain():
+    grey = np.random.default_rng(1).random((20, 30)).astype(np.float32)
+    for stain in ("vahadane", "haematoxylin", "none"):
+        assert (prepare_image(grey, Preparation(stain, "grey"))[0] == grey).all()
+        assert (prepare_image(grey, Preparation(stain, "rgb")) == grey).all()
+        equal = prepare_image(np.repeat(grey[..., None], 3, 2), Preparation(stain, "grey"))
+        assert np.allclose(equal[0], grey, atol=1e-6)
+
+
+def test_presets_are_the_paper_s():
+    assert prepared_shape((1000, 1000), NUCLEI) == (500, 500)
+    assert prepared_shape((522, 775), GLANDS) == (128, 128)
+    assert prepared_shape((64, 48), TISSUE) == (64, 48)
+    assert (NUCLEI.colour, GLANDS.colour, TISSUE.stain) == ("grey", "rgb", "none")
+
+
+@pytest.mark.parametrize("preparation", [NUCLEI, GLANDS, TISSUE, Preparation("haematoxylin", "grey", 0.25, (7, 9))])
+def test_preparations_are_plain_json(preparation):
+    assert Preparation.from_dict(json.loads(json.dumps(preparation.to_dict()))) == preparation
+
+
+@pytest.mark.parametrize("entries", [{"stain": "x"}, {"colour": "x"}, {"scale": 0}, {"scale": -1}, {"zoom": 1},
+                                     {"size": (0, 4)}, {"size": (1, 2, 3)}, {"size": (1.5, 2)},
+                                     {"scale": float("nan")}])
+def test_unknown_preparations_are_refused(entries):
+    with pytest.raises(ValueError, match="stain|colour|scale|size"):
+        Preparation.from_dict(entries)
+
+
+@pytest.mark.parametrize("image", [
+    np.zeros((4, 4, 4)), np.zeros((4, 4, 2)), np.zeros(4), np.zeros((0, 4)), np.full((4, 4), 2.0),
+    np.full((4, 4), -0.1), np.full((4, 4), np.nan), np.zeros((4, 4), np.uint8), np.zeros((2, 4, 4, 3)),
+])
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(ValueError, match="image has"):
+        prepare_image(image, TISSUE)
+
+
+def test_size_overrides_and_the_order_is_stain_then_size():
+    image, _ = slide(RUIFROK, shape=(60, 80))
+    assert prepare_image(image, GLANDS, size=(33, 21)).shape == (3, 33, 21)
+    assert prepare_labels(np.zeros((60, 80), int), GLANDS, size=(33, 21)).shape == (33, 21)
+    known = resize(rgb2gray(normalise_stain(image)), (30, 40), order=1, mode="reflect", anti_aliasing=True)
+    assert np.allclose(prepare_image(image, NUCLEI)[0], known, atol=1e-6)
+
+
+def test_nothing_happens_to_an_image_that_is_ready():
+    image = np.random.default_rng(2).random((20, 30, 3)).astype(np.float32)
+    assert (prepare_image(image, TISSUE) == image.transpose(2, 0, 1)).all()
+    labels = np.random.default_rng(3).integers(0, 9, (20, 30))
+    assert (prepare_labels(labels, TISSUE) == labels).all()
+
+
+@pytest.mark.parametrize(("old", "new"), [((30, 45), (10, 15)), ((10, 15), (30, 45)), ((50, 70), (10, 14)),
+                                          ((21, 35), (3, 5))])
+def test_labels_resize_as_scikit_image_s_nearest_neighbour(old, new):
+    labels = np.random.default_rng(4).integers(0, 7, old)
+    ours = prepare_labels(labels, TISSUE, size=new)
+    known = resize(labels, new, order=0, preserve_range=True, anti_aliasing=False)
+    assert ours.dtype == np.int32 and (ours == known).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 90), st.integers(1, 90))
+def test_resized_labels_invent_nothing(rows, columns, new_rows, new_columns):
+    labels = np.arange(rows * columns).reshape(rows, columns)
+    ours = prepare_labels(labels, TISSUE, size=(new_rows, new_columns))
+    assert set(ours.ravel()) <= set(labels.ravel()) and (np.diff(ours, axis=0) >= 0).all()
+    assert len(set(ours.ravel())) == min(rows, new_rows) * min(columns, new_columns)
+
+
+def test_image_and_labels_stay_in_register():
+    rows, columns = np.indices((150, 90))
+    labels = (np.hypot(rows - 90.2, columns - 40.7) < 25).astype(int)
+    for size in ((50, 30), (61, 47), (300, 180)):
+        image = prepare_image(labels.astype(float), Preparation("none", "grey"), size)[0]
+        small = prepare_labels(labels, TISSUE, size)
+        assert ((image > 0.5) != (small > 0)).mean() < 0.01
+        assert np.allclose(center_of_mass(image), center_of_mass(small), atol=0.26)  # nearest: a quarter pixel
+
+
+def test_a_large_image_is_quick():
+    image = np.tile(slide(OTHER)[0], (7, 7, 1))[:1000, :1000]
+    prepare_image(image[:64, :64], NUCLEI)
+    start = time.process_time()
+    prepare_image(image, NUCLEI)
+    assert time.process_time() - start < 3  # 0.2 s on a quiet core; the rest is patience with a busy one
