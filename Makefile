@@ -30,7 +30,7 @@ test: $(BIN)/ready-test  ## Check everything: notebooks clean and exported, ruff
 	@echo "== is sdfdiff/ what they export?" && python tests/in_sync.py export
 	@echo "== ruff" && ruff check sdfdiff tests setup.py
 	@echo "== each notebook" && nbdev_test --n_workers 2 --timing --do_print
-	@echo "== pytest" && python -m pytest -n 2 --dist loadgroup
+	@echo "== pytest" && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 sync: $(BIN)/ready-test  ## Clean the notebooks and export them to sdfdiff/
 	@nbdev_clean && nbdev_export && echo "The notebooks are clean and sdfdiff/ is what they export."

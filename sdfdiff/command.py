@@ -43,36 +43,31 @@ def _sampling(arguments: argparse.Namespace):
     return replace(sampling, steps=arguments.steps) if arguments.steps else sampling
 
 # %% ../nbs/51_command.ipynb #51_command-06
-def parser() -> argparse.ArgumentParser:
-    "All commands and their options."
-    top = argparse.ArgumentParser(prog="sdfdiff", description="Image in, masks and a map of doubt out: score-based segmentation with signed distance functions.")
-    top.add_argument("--version", action="store_true", help="print the version")
-    top.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = top.add_subparsers(dest="command", metavar="demo | segment | evaluate | train")
-
-    one = commands.add_parser("demo", help="segment a real microscopy image that comes with scikit-image", description=demo.__doc__)
-    one.add_argument("--out", type=Path, default=Path("out"), help="folder for demo.png and demo.nc (default out)")
-    _add_sampling(one, 32)
-
+def _add_segment(commands):
     one = commands.add_parser("segment", help="segment images", description=segment.__doc__)
     one.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them")
     one.add_argument("--out", type=Path, required=True, help="folder for the results")
     one.add_argument("--weights", default="nuclei", help="nuclei, glands, tissue, or a .safetensors file (default nuclei)")
-    one.add_argument("--scale", type=float, help="network pixels per image pixel (default: as trained; nuclei 0.5 for 40x slides)")
+    one.add_argument("--scale", type=float, help="network pixels per image pixel (default: as trained; nuclei 0.5, for 40x slides)")
     one.add_argument("--stain", choices=("vahadane", "haematoxylin", "none"), help="how stains are treated (default: as trained)")
     one.add_argument("--resume", action="store_true", help="skip images whose results are there")
     _add_sampling(one, 16)
 
+
+def _add_evaluate(commands):
     one = commands.add_parser("evaluate", help="measure on a data set", description=evaluate.__doc__)
     one.add_argument("dataset", choices=("monuseg", "glas", "folder"))
     one.add_argument("--root", type=Path, required=True, help="folder of the data set")
-    one.add_argument("--split", choices=("train", "test", "validation"), default="test", help="validation: the part of train held out (default test)")
+    one.add_argument("--split", choices=("train", "test", "validation"), default="test",
+                     help="validation: the part of train held out (default test)")
     one.add_argument("--weights", help="default: nuclei for monuseg, glands for glas")
     one.add_argument("--limit", type=_positive, help="only so many images")
     one.add_argument("--out", type=Path, help="write the numbers to this .nc file, image by image")
     one.add_argument("--resume", action="store_true", help="continue with the images that are not in --out yet")
     _add_sampling(one, 16)
 
+# %% ../nbs/51_command.ipynb #51_command-07
+def _add_train(commands):
     one = commands.add_parser("train", help="train weights", description=train.__doc__)
     one.add_argument("dataset", choices=("monuseg", "glas", "folder", "tissue"))
     one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
@@ -81,11 +76,25 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--steps", type=_positive, help="training steps (default: as the shipped weights)")
     one.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     one.add_argument("--resume", action="store_true", help="continue a training that was stopped")
+
+
+def parser() -> argparse.ArgumentParser:
+    "All commands and their options."
+    top = argparse.ArgumentParser(prog="sdfdiff", description="Image in, masks and a map of doubt out: "
+                                  "score-based segmentation with signed distance functions.")
+    top.add_argument("--version", action="store_true", help="print the version")
+    top.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = top.add_subparsers(dest="command", metavar="demo | segment | evaluate | train")
+    one = commands.add_parser("demo", help="segment a real slide that comes with scikit-image", description=demo.__doc__)
+    one.add_argument("--out", type=Path, default=Path("out"), help="folder for demo.png and demo.nc (default out)")
+    _add_sampling(one, 32)
+    for add in (_add_segment, _add_evaluate, _add_train):
+        add(commands)
     for one in commands.choices.values():
         one.add_argument("--force", action="store_true", help="replace results that are there")
     return top
 
-# %% ../nbs/51_command.ipynb #51_command-07
+# %% ../nbs/51_command.ipynb #51_command-08
 def _prepare_threads():
     "One thread on a processor: two are slower when anything else runs. OMP_NUM_THREADS decides otherwise."
     import torch
@@ -93,7 +102,7 @@ def _prepare_threads():
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
-
+# %% ../nbs/51_command.ipynb #51_command-09
 def segment(arguments: argparse.Namespace) -> None:
     "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
     from sdfdiff.files import IMAGE_SUFFIXES
@@ -123,13 +132,13 @@ def segment(arguments: argparse.Namespace) -> None:
         inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
         print(f"{path.name}: {100 * inside:.1f} % object, mean doubt {float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}")
 
-# %% ../nbs/51_command.ipynb #51_command-08
+# %% ../nbs/51_command.ipynb #51_command-10
 def demo(arguments: argparse.Namespace) -> None:
     "Segment a real microscopy image (colon, immunohistochemistry, from scikit-image) and draw what the ensemble knows."
     import numpy as np
     from skimage.data import immunohistochemistry
 
-    from sdfdiff.ensembles import summary_figure
+    from sdfdiff.figures import summary_figure
     from sdfdiff.files import writing
     from sdfdiff.network import load_weights
     from sdfdiff.segmenting import segment as segment_image
@@ -147,18 +156,25 @@ def demo(arguments: argparse.Namespace) -> None:
     write_dataset(dataset, numbers, force=arguments.force)
     with writing(picture, force=arguments.force) as temporary:
         summary_figure(dataset, title="Nuclei found in a slide the network never saw, and where it is in doubt").savefig(temporary, dpi=110)
-    area, total = dataset["area"].values, dataset["mean"].size
-    rows = [("image", f"{image.shape[0]} x {image.shape[1]} px, haematoxylin channel of an immunohistochemistry slide"),
-            ("members", f"{arguments.members}, {dataset.attrs['calls_per_member']} network calls each ({dataset.attrs['sampler']})"),
-            ("time", f"{seconds:.1f} s"), ("object area", f"{100 * area.mean() / total:.1f} % of the image, from {100 * area.min() / total:.1f} to {100 * area.max() / total:.1f} % over the members"),
-            ("doubt", f"{float(dataset['std'].mean()):.2f} px on average; {100 * float((dataset['mask_std'] > 0.4).mean()):.1f} % of the pixels are nearly even odds"),
-            ("picture", str(picture)), ("numbers", str(numbers))]
-    print("\n".join(f"{name:<12}{value}" for name, value in rows))
+    print(_demo_table(dataset, seconds, picture, numbers))
 
 
-DEMO_SCALE = 1.0
+DEMO_SCALE = 1.0  # The nuclei of that slide have the size that the network knows
 
-# %% ../nbs/51_command.ipynb #51_command-09
+# %% ../nbs/51_command.ipynb #51_command-11
+def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
+    "What the demo found and where it is."
+    area, about, pixels = dataset["area"].values, dataset.attrs, dataset["mean"].size
+    disputed = float((dataset["mask_std"] > 0.4).mean())
+    rows = [("image", f"{about['source_rows']} x {about['source_columns']} px, haematoxylin of an immunohistochemistry slide"),
+            ("members", f"{about['members']}, {about['calls_per_member']} network calls each ({about['sampler']})"),
+            ("time", f"{seconds:.1f} s"),
+            ("object area", f"{100 * area.mean() / pixels:.1f} % of the image; single members {100 * area.min() / pixels:.1f} to {100 * area.max() / pixels:.1f} %"),
+            ("doubt", f"{float(dataset['std'].mean()):.2f} px on average; {100 * disputed:.1f} % of the pixels are nearly even odds"),
+            ("picture", picture), ("numbers", numbers)]
+    return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+# %% ../nbs/51_command.ipynb #51_command-12
 def evaluate(arguments: argparse.Namespace) -> None:
     "Measure F1 and IoU on a data set under every convention; prints a table and writes the numbers."
     from sdfdiff.evaluation import evaluate as evaluate_dataset
@@ -188,7 +204,7 @@ def train(arguments: argparse.Namespace) -> None:
     model = fit(arguments.dataset, arguments.root, arguments.out, arguments.steps, arguments.minutes, arguments.seed, arguments.resume, arguments.force)
     print(f"{arguments.out}: {model.about['recipe']['steps']} steps in {model.about['training_seconds']} s")
 
-# %% ../nbs/51_command.ipynb #51_command-10
+# %% ../nbs/51_command.ipynb #51_command-13
 COMMANDS: dict[str, Callable] = {"demo": demo, "segment": segment, "evaluate": evaluate, "train": train}
 
 
@@ -213,7 +229,7 @@ def main(words: list[str] | None = None) -> int:  # Exit code: 0, 1 for an error
         print(f"sdfdiff: {_sentence(error)}", file=sys.stderr)
         return 1
 
-
+# %% ../nbs/51_command.ipynb #51_command-14
 def _sentence(error: Exception) -> str:
     "What went wrong; the system's own errors name their file."
     if isinstance(error, OSError) and error.strerror:

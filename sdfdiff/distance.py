@@ -49,7 +49,7 @@ def _half_pixel(labels: np.ndarray) -> np.ndarray:
             distance[window][same] = 0.5 - _distance_to(~same)[same]
     return distance
 
-
+# %% ../nbs/02_distance.ipynb #02_distance-07
 def signed_distance(
     mask: np.ndarray,  # Boolean mask, or integer instances with 0 as background, shape (row, column)
     truncation: float | None = None,  # Clip |distance| at this many pixels; None keeps all
@@ -65,7 +65,7 @@ def signed_distance(
         distance = np.clip(distance, -truncation, truncation)
     return distance.astype(np.float32)
 
-# %% ../nbs/02_distance.ipynb #02_distance-12
+# %% ../nbs/02_distance.ipynb #02_distance-13
 def to_mask(
     distance: np.ndarray,  # Signed distance, any unit
     threshold: float = 0.0,  # Same unit; a pixel at the threshold belongs to the object
@@ -87,7 +87,7 @@ def denormalise(field: np.ndarray, truncation: float, data_scale: float = 1.0) -
     "Model units to pixels."
     return field * (truncation / data_scale)
 
-
+# %% ../nbs/02_distance.ipynb #02_distance-14
 def threshold(
     rule: str,  # "zero", "paper" (three times the smallest noise level) or "half_pixel"
     boundary: str = "inner",  # Convention of the distance
@@ -102,7 +102,7 @@ def threshold(
         raise ValueError(f'threshold rule "{rule}" is unknown: use "zero", "paper" or "half_pixel".')
     return rules[rule]
 
-# %% ../nbs/02_distance.ipynb #02_distance-24
+# %% ../nbs/02_distance.ipynb #02_distance-26
 def _nearest_squared(source, reach: int):
     "Squared distance to the nearest true pixel along rows, then columns, within a window; separable and exact (torch)."
     import torch
@@ -118,7 +118,7 @@ def _nearest_squared(source, reach: int):
                 best = torch.minimum(best, padded.narrow(dim, start, size) + step**2)
     return best
 
-
+# %% ../nbs/02_distance.ipynb #02_distance-27
 def signed_distance_batch(
     labels,  # Tensor of masks or instances, shape (batch, row, column)
     truncation: float,  # Pixels

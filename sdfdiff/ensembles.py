@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['PAPER_NUCLEI', 'PAPER_GLANDS', 'UNITS', 'tile_windows', 'Denoiser', 'Sampling', 'draw_members', 'Running',
-           'batch_size', 'sample_batches', 'source_pixels', 'ensemble', 'label', 'masks', 'busiest', 'summary_figure']
+           'batch_size', 'sample_batches', 'source_pixels', 'collect', 'ensemble', 'plain', 'described', 'label',
+           'masks']
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-02
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from . import __version__, drawing
+from . import __version__
 from .network import Model
 from .sampling import SAMPLERS, calls, gaussian, geometric_levels, karras_levels, member_generators
 
@@ -41,33 +43,26 @@ def tile_windows(
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-08
 class Denoiser:
-    "A model that has read one image: call it with noisy maps of the image's (padded) size."
+    """A model that has read one image: call it with noisy maps of the image's (padded) size.
 
-    def __init__(
-        self,
-        model: Model,  # The model
-        image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
-        tile: int = 288,  # Largest tile, pixels
-        overlap: int = 32,  # Overlap of neighbouring tiles, pixels
-    ):
+    The image has shape (channel, row, column) in [0, 1]; tiles have at most `tile` pixels a side and overlap by `overlap`.
+    """
+
+    def __init__(self, model: Model, image: np.ndarray, tile: int = 288, overlap: int = 32):
         if image.ndim != 3 or not np.isfinite(image).all():
             raise ValueError(f"The image has shape {image.shape}: finite values of shape (channel, row, column) are needed.")
-        network = self.network = model.network
-        self.shape, multiple = image.shape[1:], network.architecture.multiple
+        self.network, self.shape, multiple = model.network, image.shape[1:], model.network.architecture.multiple
         self.canvas = tuple(max(64, math.ceil(n / multiple) * multiple) for n in self.shape)
         padding = [(0, 0)] + [(0, c - n) for c, n in zip(self.canvas, self.shape)]
-        device = network.read.weight.device
-        image = torch.from_numpy(np.pad(image, padding, mode="symmetric").astype(np.float32))[None].to(device)
+        image = torch.from_numpy(np.pad(image, padding, mode="symmetric").astype(np.float32))[None].to(model.device)
         (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in self.canvas)
-        self.tiles = []
-        with torch.inference_mode():
-            self.prior = torch.zeros((1, 1, *self.canvas), device=device)
-            for r, row_weight in zip(rows, down):
-                for c, column_weight in zip(columns, right):
-                    features = network.encode(image[:, :, r, c])
-                    weight = torch.from_numpy(np.outer(row_weight[r], column_weight[c])).float().to(device)
-                    self.prior[:, :, r, c] += weight * features.prior
-                    self.tiles.append((r, c, weight, features))
+        self.tiles, self.prior = [], torch.zeros((1, 1, *self.canvas), device=model.device)
+        for (r, row_weight), (c, column_weight) in product(zip(rows, down), zip(columns, right)):
+            with torch.inference_mode():
+                features = self.network.encode(image[:, :, r, c])
+            weight = torch.from_numpy(np.outer(row_weight[r], column_weight[c])).float().to(model.device)
+            self.prior[:, :, r, c] += weight * features.prior
+            self.tiles.append((r, c, weight, features))
 
     def __call__(self, noisy: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
         "E[clean | noisy, image], model units, float32, (member, 1, row, column)."
@@ -79,6 +74,11 @@ class Denoiser:
         return total
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-09
+def _pixels(model: Model, field: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
+    "Model units on the padded canvas to pixels on the image, clipped at the truncation, (member, row, column)."
+    return model.to_pixels(field[:, 0, :shape[0], :shape[1]]).clamp(-model.truncation, model.truncation).cpu().numpy()
+
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-10
 @dataclass(frozen=True)
 class Sampling:
     "How members are drawn; stored with the ensemble."
@@ -107,7 +107,7 @@ class Sampling:
 PAPER_NUCLEI = Sampling("paper", 500, "geometric", start="zero", final=False, corrections=2, ratio=0.35)
 PAPER_GLANDS = Sampling("paper", 200, "geometric", start="zero", final=False, corrections=1, ratio=0.15)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-11
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-12
 def draw_members(
     denoiser: Denoiser,  # A model that has read an image
     model: Model,  # Its model
@@ -116,7 +116,7 @@ def draw_members(
     seed: int = 0,  # Seed of the whole ensemble
 ) -> Iterator[torch.Tensor]:  # The state after each step, model units, (member, 1, row, column) of the padded canvas
     "Sample some members together. A member depends on seed and number only, not on its batch."
-    device = denoiser.prior.device
+    device = model.device
     levels = {"karras": karras_levels, "geometric": geometric_levels}[sampling.spacing](
         sampling.lowest or model.schedule.sigma_min, sampling.highest or model.schedule.sigma_max, sampling.steps)
     generators = member_generators(seed, members)
@@ -125,7 +125,7 @@ def draw_members(
     options = {"corrections": sampling.corrections, "ratio": sampling.ratio} if sampling.sampler in ("paper", "score_sde", "authors") else {}
     return SAMPLERS[sampling.sampler](denoiser, start + levels[0] * noise, levels, generators, final=sampling.final, **options)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-13
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-14
 class Running:
     "Mean, spread and occupancy of distance maps that arrive in batches; memory does not grow with their number."
 
@@ -151,7 +151,12 @@ class Running:
     def probability(self) -> np.ndarray:  # Fraction of members for which a pixel is object
         return self.inside / self.count
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-15
+    def fields(self) -> dict[str, np.ndarray]:
+        "All statistics by name."
+        p = self.probability
+        return {"mean": self.mean, "std": self.std, "probability": p, "mask_std": np.sqrt(p * (1 - p))}
+
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-16
 def batch_size(
     denoiser: Denoiser,  # A model that has read an image
     members: int,  # Members wanted
@@ -162,7 +167,7 @@ def batch_size(
     tile = max(weight.numel() for _, _, weight, _ in denoiser.tiles)
     return max(1, min(members, tile_pixels // tile, canvas_pixels // math.prod(denoiser.canvas)))
 
-
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-17
 def sample_batches(
     denoiser: Denoiser,  # A model that has read an image
     model: Model,  # Its model
@@ -174,20 +179,18 @@ def sample_batches(
 ) -> Iterator[np.ndarray]:  # Distances in pixels, float32, shape (member, row, column)
     "Draw an ensemble batch by batch."
     batch = batch or batch_size(denoiser, members)
-    rows, columns = denoiser.shape
     with tqdm(total=members, unit="member", disable=not progress, leave=False) as bar:
         for first in range(0, members, batch):
             numbers = range(first, min(first + batch, members))
             states = draw_members(denoiser, model, sampling, numbers, seed)
             with torch.inference_mode():
-                for step, state in enumerate(states, start=1):
+                for step, state in enumerate(states, start=1):  # noqa: B007
                     bar.set_postfix_str(f"step {step}", refresh=False)
                     bar.update(0)
             bar.update(len(numbers))
-            pixels = model.to_pixels(state[:, 0, :rows, :columns]).clamp(-model.truncation, model.truncation)
-            yield pixels.cpu().numpy()
+            yield _pixels(model, state, denoiser.shape)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-16
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-18
 UNITS = {  # variable: (unit, meaning)
     "image": ("1", "image as the network saw it"), "distance": ("px", "signed distance of each kept member"),
     "mean": ("px", "mean signed distance over the members"), "std": ("px", "standard deviation of the signed distance over the members"),
@@ -202,7 +205,23 @@ def source_pixels(count: int, source: int) -> np.ndarray:  # Where `count` resam
     "Centres of resampled pixels, in pixels of the source image."
     return (np.arange(count) + 0.5) * (source / count) - 0.5
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-17
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-19
+def collect(
+    batches: Iterator[np.ndarray],  # Distances in pixels, each (member, row, column)
+    shape: tuple[int, int],  # Rows and columns
+    threshold: float,  # Pixels
+    keep: int,  # Members to store whole
+) -> dict:  # Statistics, areas and the kept members, by name
+    "Sum up members as they come."
+    running, kept, areas = Running(shape, threshold), np.empty((keep, *shape), np.float32), []
+    for distances in batches:
+        fits = distances[:max(0, keep - running.count)]
+        kept[running.count:running.count + len(fits)] = fits
+        areas += (distances <= threshold).sum(axis=(1, 2)).tolist()
+        running.add(distances)
+    return {"distance": (("member", "row", "column"), kept), "area": (("every_member",), np.array(areas))} | running.fields()
+
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-20
 def ensemble(
     model: Model,  # The model
     image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
@@ -210,7 +229,7 @@ def ensemble(
     sampling: Sampling = Sampling(),  # How
     seed: int = 0,  # Of the whole ensemble
     rule: str = "half_pixel",  # Threshold rule: "half_pixel", "paper" or "zero"
-    keep: int | None = None,  # Members whose distance map is stored; None: all, up to 256 MB
+    keep: int | None = None,  # Members to store whole; None: all, up to 256 MB
     truth: np.ndarray | None = None,  # True mask, shape (row, column), stored beside the rest
     source_shape: tuple[int, int] | None = None,  # Rows and columns before the image was resized; None: as the image
     batch: int | None = None,  # Members per batch; None: chosen. The result does not depend on it
@@ -220,26 +239,34 @@ def ensemble(
     "Draw many plausible masks of one image and say where they disagree (paper, sections 3.4 and 3.6)."
     if members < 1:
         raise ValueError(f"{members} members: at least one is needed.")
-    denoiser = Denoiser(model, image, **tiling)
-    shape, threshold = denoiser.shape, model.threshold(rule)
-    keep = min(members, max(1, 2**26 // math.prod(shape))) if keep is None else min(keep, members)
-    running, kept, areas = Running(shape, threshold), np.empty((keep, *shape), np.float32), []
-    for distances in sample_batches(denoiser, model, sampling, members, seed, batch, progress):
-        fits = distances[:max(0, keep - running.count)]
-        kept[running.count:running.count + len(fits)] = fits
-        areas += (distances <= threshold).sum(axis=(1, 2)).tolist()
-        running.add(distances)
-    prior = model.to_pixels(denoiser.prior[0, 0, :shape[0], :shape[1]]).clamp(-model.truncation, model.truncation)
-    fields = {"image": (("channel", "row", "column"), np.asarray(image, np.float32)),
-              "distance": (("member", "row", "column"), kept), "area": (("every_member",), np.array(areas)),
-              "mean": running.mean, "std": running.std, "probability": running.probability,
-              "mask_std": np.sqrt(running.probability * (1 - running.probability)), "prior": prior.cpu().numpy()}
+    denoiser, threshold = Denoiser(model, image, **tiling), model.threshold(rule)
+    shape = denoiser.shape
+    keep = min(members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
+    batches = sample_batches(denoiser, model, sampling, members, seed, batch, progress)
+    fields = {"image": (("channel", "row", "column"), np.asarray(image, np.float32)), "prior": _pixels(model, denoiser.prior, shape)[0]}
+    fields |= collect(batches, shape, threshold, keep)
     if truth is not None:
         fields["truth"] = np.asarray(truth) > 0
-    provenance = {"seed": seed, "members": members, "calls_per_member": sampling.calls, "threshold_rule": rule, "threshold_px": threshold}
-    return label(fields, model, provenance | asdict(sampling), source_shape or shape)
+    settings = {"seed": seed, "members": members, "calls_per_member": sampling.calls, "threshold_rule": rule, "threshold_px": threshold}
+    return label(fields, model, settings | asdict(sampling), source_shape or shape)
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-18
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-21
+def plain(
+    settings: dict,  # Any simple values
+) -> dict:  # The same without None and True, which netCDF attributes cannot hold
+    "Settings as attributes."
+    return {key: "default" if value is None else int(value) if isinstance(value, bool) else value for key, value in settings.items()}
+
+
+def described(
+    model: Model,  # A model
+) -> dict:  # Attributes
+    "What of a model goes into every result: which weights, which units."
+    return {"weights": model.about.get("name", "unnamed"), "weights_checksum": model.about.get("checksum", "none"),
+            "boundary": model.boundary, "truncation_px": model.truncation, "data_scale": model.data_scale,
+            "sigma_min": model.schedule.sigma_min, "sigma_max": model.schedule.sigma_max}
+
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-22
 def label(
     fields: dict,  # Arrays (row, column), or pairs of dimension names and array, by name
     model: Model,  # What made them
@@ -256,73 +283,14 @@ def label(
     coordinates = {name: (name, source_pixels(count, source), {"units": UNITS[name][0], "long_name": UNITS[name][1]})
                    for name, count, source in zip(("row", "column"), shape, source_shape)}
     coordinates |= {"member": np.arange(data["distance"][1].shape[0]), "every_member": np.arange(len(data["area"][1]))}
-    about = {"weights": model.about.get("name", "unnamed"), "weights_checksum": model.about.get("checksum", "none"),
-             "boundary": model.boundary, "truncation_px": model.truncation, "data_scale": model.data_scale,
-             "sigma_min": model.schedule.sigma_min, "sigma_max": model.schedule.sigma_max, "source_rows": source_shape[0],
-             "source_columns": source_shape[1], "sdfdiff_version": __version__, "torch_version": str(torch.__version__)}
-    attributes = {key: "default" if value is None else int(value) if isinstance(value, bool) else value
-                  for key, value in (about | provenance).items()}
+    about = described(model) | {"source_rows": source_shape[0], "source_columns": source_shape[1],
+                                "sdfdiff_version": __version__, "torch_version": str(torch.__version__)}
+    attributes = about | plain(provenance)
     return xr.Dataset(data, coordinates, {"title": "sdfdiff ensemble", **attributes})
 
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-25
+# %% ../nbs/20_ensembles.ipynb #20_ensembles-29
 def masks(
     dataset: xr.Dataset,  # An ensemble
 ) -> dict[str, np.ndarray]:  # Boolean masks, shape (row, column)
     "Two ways to one mask: `mmse` thresholds the mean distance (the paper's), `majority` asks for P(mask) >= 1/2. They differ."
     return {"mmse": dataset["mean"].values <= dataset.attrs["threshold_px"], "majority": dataset["probability"].values >= 0.5}
-
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-34
-def busiest(
-    field: np.ndarray,  # Any non-negative field, shape (row, column)
-    size: int,  # Rows and columns of the window wanted
-) -> tuple[slice, slice]:  # The window that holds most of the field, on a grid of a quarter of its size
-    "Where to look closer."
-    size = tuple(min(size, n) for n in field.shape)
-    total = np.pad(field.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    corners = [(r, c) for r in range(0, field.shape[0] - size[0] + 1, max(size[0] // 4, 1))
-               for c in range(0, field.shape[1] - size[1] + 1, max(size[1] // 4, 1))]
-
-    def inside(corner):
-        (r, c), (down, right) = corner, size
-        return total[r + down, c + right] - total[r, c + right] - total[r + down, c] + total[r, c]
-
-    r, c = max(corners, key=inside)
-    return slice(r, r + size[0]), slice(c, c + size[1])
-
-
-def summary_figure(
-    dataset: xr.Dataset,  # An ensemble
-    members: int = 3,  # Members to outline, at most 4
-    detail: int = 160,  # Rows and columns of the close-up, where members disagree most
-    title: str = "",  # Finding above the picture
-):  # matplotlib Figure
-    "The whole image with its mask and doubt, and a close-up with single members (paper, figure 6)."
-    image = np.moveaxis(dataset["image"].values, 0, -1)
-    image = image[..., 0] if image.shape[-1] == 1 else image
-    mask, shift, window = masks(dataset)["mmse"], dataset.attrs["threshold_px"], busiest(dataset["mask_std"].values, detail)
-    figure, (first, second) = drawing.panels(4, 2, size=3.0, title=title)
-    drawing.draw_image(first[0], image, "image")
-    drawing.draw_image(first[1], image, "mask of the mean distance", outline=mask, width=0.9)
-    drawing.draw_probability(first[2], dataset["probability"].values, f"P(object): share of {dataset.attrs['members']} members")
-    drawing.draw_spread(first[3], dataset["mask_std"].values, "doubt: std of the mask", limit=0.5, unit="1")
-    _frame(first, window, image.shape)
-    members = min(members, dataset.sizes["member"])
-    drawing.draw_image(second[0], image[window], f"close-up with {members} members")
-    for k, colour in zip(range(members), ("#ffe14d", "#7ce0ff", "#ff9ecb", "#c8ff9e")):
-        drawing.draw_outline(second[0], dataset["distance"].values[k][window] - shift, colour, 1.0)
-    for k in range(2):
-        last = dataset["distance"].values[min(k, members - 1)] if k == 0 else dataset["mean"].values
-        drawing.draw_distance(second[1 + k], last[window], ("one member", "mean of all")[k], limit=dataset.attrs["truncation_px"], bar=bool(k))
-    drawing.draw_spread(second[3], dataset["std"].values[window], "doubt: std of the distance")
-    return figure
-
-# %% ../nbs/20_ensembles.ipynb #20_ensembles-35
-def _frame(panels, window: tuple[slice, slice], shape: tuple[int, ...]) -> None:
-    "Mark the close-up in panels that show the whole image, unless it is the whole image."
-    from matplotlib.patches import Rectangle
-
-    rows, columns = window
-    if (rows.stop - rows.start, columns.stop - columns.start) != tuple(shape[:2]):
-        for panel, colour in zip(panels, ("black", "black", "white", "white")):
-            corner = (columns.start - 0.5, rows.start - 0.5)
-            panel.add_patch(Rectangle(corner, columns.stop - columns.start, rows.stop - rows.start, fill=False, edgecolor=colour, linewidth=1.6))

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
-from .ensembles import Sampling, ensemble
+from .ensembles import Sampling, described, ensemble, plain
 from .fitting import training_split
 from .histology import find_cases, prepare_image, prepare_labels, read_case
 from .metrics import ZERO_HIT_RULES, counts, scores_from_counts
@@ -64,15 +64,14 @@ def find_split(
         return training_split(find_cases(dataset, root, "train"))[1]
     return find_cases(dataset, root, split)
 
-
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-09
 def evaluate(
     dataset: str,  # "monuseg", "glas" or "folder"
     root: str | os.PathLike,  # Its folder
     split: str,  # "train", "test" or "validation"
     model: Model,  # The model
     members: int = 16,  # Masks per image
-    sampling: Sampling = Sampling(),  # How
-    seed: int = 0,  # Of every ensemble
+    sampling: Sampling = Sampling(), seed: int = 0,  # How they are drawn
     limit: int | None = None,  # Only so many cases
     out: str | os.PathLike | None = None,  # Write here after every case; resume from it
     resume: bool = False,  # Continue with the cases that are not in `out` yet
@@ -83,23 +82,20 @@ def evaluate(
     if out is not None and Path(out).exists() and not (resume or force):
         raise FileExistsError(f"{out} exists: pass --force to overwrite it, or --resume to continue it.")
     cases = find_split(dataset, root, split)[:limit]
-    settings = {"dataset": dataset, "split": split, "weights": model.about.get("name", "unnamed"),
-                "weights_checksum": model.about.get("checksum", "none"), "members": members, "seed": seed} | {
-                    key: "default" if value is None else int(value) if isinstance(value, bool) else value for key, value in asdict(sampling).items()}
+    settings = {"dataset": dataset, "split": split, "members": members, "seed": seed} | described(model) | plain(asdict(sampling))
     result = _resumed(out, settings) if resume and out is not None and Path(out).exists() else None
-    done = set() if result is None else set(result["case"].values.tolist())
-    held_out = set(model.about.get("held_out", []))
+    done, held_out = set() if result is None else set(result["case"].values.tolist()), set(model.about.get("held_out", []))
     with tqdm(total=len(cases), unit="image", disable=not progress) as bar:
         for paths in cases:
             if paths.name not in done:
-                new = _row(paths, evaluate_case(read_case(paths), model, members, sampling, seed), held_out).assign_attrs(settings)
-                result = new if result is None else xr.concat([result, new], "case", combine_attrs="override")
+                new = _row(paths, evaluate_case(read_case(paths), model, members, sampling, seed), held_out)
+                result = new.assign_attrs(settings) if result is None else xr.concat([result, new], "case", combine_attrs="override")
                 if out is not None:
                     write_dataset(result, out, force=True)
             bar.update()
     return result
 
-# %% ../nbs/26_evaluation.ipynb #26_evaluation-09
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-10
 def _row(paths, outcome: tuple[np.ndarray, dict[str, float]], held_out: set[str]) -> xr.Dataset:
     "One case as a dataset: counts, and scores under both rules for images without a hit."
     table, about = outcome
@@ -126,7 +122,7 @@ def _resumed(out: str | os.PathLike, settings: dict) -> xr.Dataset:
         raise ValueError(f"{out} was made with other settings ({', '.join(other)}): use those, or another file.")
     return result
 
-# %% ../nbs/26_evaluation.ipynb #26_evaluation-15
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-16
 def summary(
     result: xr.Dataset,  # From `evaluate`
 ) -> str:  # A table to print

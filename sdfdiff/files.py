@@ -152,7 +152,7 @@ def _umask() -> int:
     os.umask(current)
     return current
 
-
+# %% ../nbs/00_files.ipynb #00_files-29
 @contextlib.contextmanager
 def writing(
     path: str | Path,  # Final place of the file (or folder)
@@ -177,7 +177,7 @@ def writing(
         else:
             temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_files.ipynb #00_files-33
+# %% ../nbs/00_files.ipynb #00_files-34
 def write_png(
     path: str | Path,  # Where to; the folder is made when missing
     array: np.ndarray,  # uint8, uint16 (grey), bool, or float in [0, 1]; (row, column) or (row, column, 3 or 4)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEEP', 'RECIPE', 'SETTINGS', 'VALIDATION_FRACTION', 'SPLIT_SEED', 'Setting', 'training_split', 'load_pairs',
-           'new_network', 'steps_in', 'fit', 'watch']
+           'new_network', 'steps_in', 'fit', 'setting_of', 'watch']
 
 # %% ../nbs/15_fitting.ipynb #15_fitting-02
 import copy
@@ -116,15 +116,8 @@ def fit(
     progress: bool = True,  # Show progress bars
 ) -> Model:  # The trained model; it is also written to `out`
     "Train on a data set's training images but for the patients held out. A checkpoint beside `out` survives interruption."
-    out, checkpoint = Path(out), Path(out).with_suffix(".checkpoint.safetensors")
-    if dataset not in SETTINGS:
-        raise ValueError(f'No data set "{dataset}": choose one of {", ".join(SETTINGS)}.')
-    for path in (out, checkpoint):
-        if path.exists() and not force and not (resume and path == checkpoint):
-            raise FileExistsError(f"{path} exists: pass --force to replace it{', --resume to continue' * (path == checkpoint)}.")
-    if checkpoint.exists() and not resume:
-        checkpoint.unlink()
-    setting = setting or SETTINGS[dataset]
+    setting = setting or setting_of(dataset)
+    checkpoint = _free(Path(out), resume, force)
     pairs, held_out = load_pairs(dataset, root, setting, progress)
     recipe = replace(setting.recipe, seed=seed, steps=steps or setting.recipe.steps)
     network = new_network(setting.architecture, pairs, recipe)
@@ -133,15 +126,33 @@ def fit(
     elif minutes is not None:
         recipe = replace(recipe, steps=steps_in(minutes, network, pairs, recipe))
     step = watch(train(network, pairs, recipe, VE(), checkpoint), recipe.steps, progress)
-    about = {"data": dataset, "licence": setting.licence, "held_out": held_out, "recipe": asdict(recipe), "crop": setting.crop,
-             "augmentation": asdict(setting.augmentation), "training_seconds": round(step.seconds), "sdfdiff_version": __version__,
-             "name": out.stem}
+    about = {"name": Path(out).stem, "data": dataset, "licence": setting.licence, "held_out": held_out, "recipe": asdict(recipe),
+             "crop": setting.crop, "augmentation": asdict(setting.augmentation), "training_seconds": round(step.seconds), "sdfdiff_version": __version__}
     model = Model(step.average, VE(), recipe.truncation, recipe.data_scale, "inner", setting.preparation, about)
     save_weights(out, model, force=force)
     checkpoint.unlink(missing_ok=True)
     return model
 
 # %% ../nbs/15_fitting.ipynb #15_fitting-15
+def setting_of(dataset: str) -> Setting:
+    "The setting of a data set; ValueError for an unknown name."
+    if dataset not in SETTINGS:
+        raise ValueError(f'No data set "{dataset}": choose one of {", ".join(SETTINGS)}.')
+    return SETTINGS[dataset]
+
+
+def _free(out: Path, resume: bool, force: bool) -> Path:
+    "The checkpoint's place, once it is clear that nothing of the user's is in the way."
+    checkpoint = out.with_suffix(".checkpoint.safetensors")
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists: pass --force to replace it.")
+    if checkpoint.exists() and not resume:
+        if not force:
+            raise FileExistsError(f"{checkpoint} exists: pass --resume to continue that training, or --force to start anew.")
+        checkpoint.unlink()
+    return checkpoint
+
+# %% ../nbs/15_fitting.ipynb #15_fitting-16
 def watch(
     steps,  # From `train`
     total: int,  # How many steps there will be

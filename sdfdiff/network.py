@@ -113,7 +113,7 @@ class Architecture:
     def multiple(self) -> int:  # Rows and columns must be multiples of this
         return self.unshuffle * 2 ** (len(self.multipliers) - 1)
 
-
+# %% ../nbs/12_network.ipynb #12_network-11
 def scalings(
     noise_level: torch.Tensor,  # sigma, model units, any shape
     deviation: float,  # Standard deviation of the data, model units
@@ -127,7 +127,7 @@ def scalings(
     total = noise_level**2 + deviation**2
     return deviation**2 / total, noise_level * deviation / total.sqrt(), 1 / total.sqrt()
 
-# %% ../nbs/12_network.ipynb #12_network-15
+# %% ../nbs/12_network.ipynb #12_network-16
 class NoiseEmbedding(nn.Module):
     "Noise level -> vector, by sines and cosines of ln(sigma) / 4 and two linear layers."
 
@@ -143,7 +143,7 @@ class NoiseEmbedding(nn.Module):
     def forward(self, noise_level: torch.Tensor) -> torch.Tensor:
         return self.layers(self.waves(noise_level).to(self.layers[0].weight.dtype))
 
-# %% ../nbs/12_network.ipynb #12_network-18
+# %% ../nbs/12_network.ipynb #12_network-19
 class Features(NamedTuple):
     "What the encoder leaves of an image."
 
@@ -169,7 +169,7 @@ class ScoreNetwork(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-# %% ../nbs/12_network.ipynb #12_network-19
+# %% ../nbs/12_network.ipynb #12_network-20
 def _check(self, field: torch.Tensor, channels: int, what: str):
     multiple = self.architecture.multiple
     if field.ndim != 4 or field.shape[1] != channels or field.shape[2] % multiple or field.shape[3] % multiple:
@@ -188,7 +188,7 @@ def encode(
     prior = F.pixel_shuffle(self.guess(hidden), a.unshuffle).float()
     return Features(self.condition(hidden), a.mean + a.deviation * prior)
 
-
+# %% ../nbs/12_network.ipynb #12_network-21
 def forward(
     self,
     noisy: torch.Tensor,  # Noisy distance map, model units, float32, (member, 1, row, column)
@@ -209,7 +209,7 @@ def forward(
 
 ScoreNetwork._check, ScoreNetwork.encode, ScoreNetwork.forward = _check, encode, forward
 
-# %% ../nbs/12_network.ipynb #12_network-23
+# %% ../nbs/12_network.ipynb #12_network-25
 def multiply_adds(
     network: ScoreNetwork,  # Any network
     shape: tuple[int, int] = (128, 128),  # Rows and columns of the image
@@ -232,7 +232,7 @@ def multiply_adds(
             hook.remove()
     return {"encode": encoding, "call": total[0] - encoding}
 
-# %% ../nbs/12_network.ipynb #12_network-26
+# %% ../nbs/12_network.ipynb #12_network-28
 def fast_dtype(
     device: torch.device | str = "cpu",  # Where the network will run
 ) -> torch.dtype:  # bfloat16 where matrix units for it exist, else float32
@@ -242,7 +242,7 @@ def fast_dtype(
     # AMX is the only processor feature seen to make bfloat16 faster than float32; torch names it in this private query
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
 
-# %% ../nbs/12_network.ipynb #12_network-28
+# %% ../nbs/12_network.ipynb #12_network-30
 @dataclass(frozen=True)
 class Model:
     "A trained network with its units, its noise and its way of reading images."
@@ -255,6 +255,10 @@ class Model:
     preparation: Preparation = TISSUE  # How an image is prepared
     about: dict = field(default_factory=dict)  # Name, data, licence, recipe, seed: plain JSON values
 
+    @property
+    def device(self) -> torch.device:  # Where the network runs
+        return self.network.read.weight.device
+
     def to_pixels(self, field: torch.Tensor) -> torch.Tensor:  # Distance in pixels
         "Model units to pixels."
         return field * (self.truncation / self.data_scale)
@@ -263,7 +267,7 @@ class Model:
         'Distance at which a map becomes a mask: rule "zero", "paper" or "half_pixel".'
         return threshold(rule, self.boundary, self.truncation, self.data_scale, self.schedule.sigma_min)
 
-# %% ../nbs/12_network.ipynb #12_network-29
+# %% ../nbs/12_network.ipynb #12_network-31
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -287,7 +291,7 @@ def save_weights(
     with writing(path, force=force) as temporary:
         save_file(tensors, temporary, metadata={"sdfdiff": json.dumps(description)})
 
-# %% ../nbs/12_network.ipynb #12_network-30
+# %% ../nbs/12_network.ipynb #12_network-32
 SHIPPED = ("nuclei", "glands", "tissue")  # Weights that come with the package
 
 
@@ -307,7 +311,7 @@ def weights_path(
         raise FileNotFoundError(f'No weights "{name}": give one of {", ".join(SHIPPED)}, or a .safetensors file.')
     return Path(name)
 
-
+# %% ../nbs/12_network.ipynb #12_network-33
 def _read_safetensors(path: Path) -> tuple[dict, dict]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -321,7 +325,7 @@ def _read_safetensors(path: Path) -> tuple[dict, dict]:
         raise ValueError(f"{path} is damaged: its numbers do not match its checksum; download or train it again.")
     return description, tensors
 
-# %% ../nbs/12_network.ipynb #12_network-31
+# %% ../nbs/12_network.ipynb #12_network-34
 def load_weights(
     name: str | os.PathLike,  # One of SHIPPED, or a .safetensors file
     device: torch.device | str = "cpu",  # Where the network shall run

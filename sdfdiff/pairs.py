@@ -107,7 +107,7 @@ def _placed(self, index: int, generator: torch.Generator) -> tuple[torch.Tensor,
     return torch.tensor([[[cosine * right * reach[1], -sine * down * reach[1], centre[1]],
                           [sine * right * reach[0], cosine * down * reach[0], centre[0]]]]), zoom
 
-
+# %% ../nbs/05_pairs.ipynb #05_pairs-10
 def draw(
     self,
     batch: int,  # Number of crops
@@ -128,7 +128,7 @@ def draw(
 
 Pairs._placed, Pairs.draw = _placed, draw
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-17
+# %% ../nbs/05_pairs.ipynb #05_pairs-18
 def moments(
     pairs: Pairs,  # Training pairs
     truncation: float,  # Pixels
@@ -138,7 +138,7 @@ def moments(
     values = torch.cat([d.clamp(-truncation, truncation).flatten() for d in pairs.distances]) * (data_scale / truncation)
     return values.mean().item(), values.std().item()
 
-# %% ../nbs/05_pairs.ipynb #05_pairs-20
+# %% ../nbs/05_pairs.ipynb #05_pairs-21
 @dataclass(frozen=True)
 class Scenes:
     "Synthetic tissue as training pairs: a fresh scene and one simulated rater for every crop, none twice."

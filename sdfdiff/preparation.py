@@ -171,7 +171,7 @@ class Preparation:
 
 # %% ../nbs/03_preparation.ipynb #03_preparation-37
 NUCLEI = Preparation("vahadane", "grey", 0.5)  # MoNuSeg in the paper: 1000 x 1000 to 500 x 500
-GLANDS = Preparation("vahadane", "rgb", size=(128, 128))  # GlaS in the paper
+GLANDS = Preparation("vahadane", "rgb", 0.2, (128, 128))  # GlaS in the paper; 0.2 for images of other sizes
 TISSUE = Preparation("none", "rgb")  # The synthetic tissue of notebook 03
 
 # %% ../nbs/03_preparation.ipynb #03_preparation-38

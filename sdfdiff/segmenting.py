@@ -95,7 +95,7 @@ def write_dataset(
     with writing(path, force=force) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
 
-
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-14
 def segment_file(
     path: str | os.PathLike,  # PNG, TIFF, JPEG or BMP, grey or RGB, 8 or 16 bit
     folder: str | os.PathLike,  # Where the results go; made if missing

@@ -106,7 +106,7 @@ def _description(checkpoint: str | Path) -> dict:
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{checkpoint} is no readable checkpoint ({error}): remove it and start anew.") from None
 
-
+# %% ../nbs/13_training.ipynb #13_training-15
 class _State:
     "Everything that changes during training, so that it can be written down and read back."
 
@@ -116,39 +116,43 @@ class _State:
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.step, self.seconds = 0, 0.0
 
-    def save(self, path: Path, recipe: Recipe):
-        tensors = {f"{part}.{k}": v for part in ("network", "average") for k, v in getattr(self, part).state_dict().items()}
-        for index, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-        tensors["generator"] = self.generator.get_state()
-        about = {"step": self.step, "seconds": self.seconds, "recipe": asdict(recipe)}
-        with writing(path) as temporary:
-            save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata={"training": json.dumps(about)})
+# %% ../nbs/13_training.ipynb #13_training-16
+def _save(state: _State, path: Path, recipe: Recipe) -> None:
+    "Write a checkpoint, whole or not at all."
+    tensors = {f"{part}.{k}": v for part in ("network", "average") for k, v in getattr(state, part).state_dict().items()}
+    for index, moments in state.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    tensors["generator"] = state.generator.get_state()
+    about = {"step": state.step, "seconds": state.seconds, "recipe": asdict(recipe)}
+    with writing(path) as temporary:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata={"training": json.dumps(about)})
 
-    def load(self, path: Path, recipe: Recipe):
-        about = _description(path)
-        if about["recipe"] != asdict(recipe):
-            raise ValueError(f"{path} was written by another recipe: continue with its settings, or start anew without it.")
-        with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-        for part in ("network", "average"):
-            getattr(self, part).load_state_dict({k[len(part) + 1:]: v for k, v in tensors.items() if k.startswith(part + ".")})
-        state = {}
-        for key in (k for k in tensors if k.startswith("optimiser.")):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = tensors[key]
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-        self.generator.set_state(tensors["generator"])
-        self.step, self.seconds = about["step"], about["seconds"]
 
-# %% ../nbs/13_training.ipynb #13_training-15
+def _load(state: _State, path: Path, recipe: Recipe) -> None:
+    "Take over everything from a checkpoint; ValueError when it belongs to another training."
+    about = _description(path)
+    if about["recipe"] != asdict(recipe):
+        raise ValueError(f"{path} was written by another recipe: continue with its settings, or start anew without it.")
+    with safe_open(path, framework="pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}
+    for part in ("network", "average"):
+        getattr(state, part).load_state_dict({k[len(part) + 1:]: v for k, v in tensors.items() if k.startswith(part + ".")})
+    moments = {}
+    for key in (k for k in tensors if k.startswith("optimiser.")):
+        _, index, name = key.split(".")
+        moments.setdefault(int(index), {})[name] = tensors[key]
+    state.optimiser.load_state_dict(state.optimiser.state_dict() | {"state": moments})
+    state.generator.set_state(tensors["generator"])
+    state.step, state.seconds = about["step"], about["seconds"]
+
+# %% ../nbs/13_training.ipynb #13_training-17
 def stored_recipe(
     checkpoint: str | Path,  # A file that `train` wrote
 ) -> Recipe:
     "The recipe of a training that was interrupted."
     return Recipe(**_description(checkpoint)["recipe"])
 
-# %% ../nbs/13_training.ipynb #13_training-17
+# %% ../nbs/13_training.ipynb #13_training-19
 def train(
     network: ScoreNetwork,  # Changed in place; a fresh one, also when resuming
     pairs: Pairs,  # Training pairs
@@ -161,9 +165,8 @@ def train(
     "Train step by step (paper, eq. 4 and section 3.2). Resuming gives the same weights, to the bit, as never having stopped."
     device = network.read.weight.device
     state = _State(network.train().to(memory_format=torch.channels_last), recipe)
-    checkpoint = Path(checkpoint) if checkpoint is not None else None
-    if checkpoint is not None and checkpoint.exists():
-        state.load(checkpoint, recipe)
+    if checkpoint is not None and Path(checkpoint).exists():
+        _load(state, checkpoint, recipe)
     dtype = fast_dtype(device) if dtype is None else dtype
     if state.step >= recipe.steps:  # complete, but perhaps not yet used
         yield Step(state.step, math.nan, math.nan, state.seconds, state.average)
@@ -172,15 +175,15 @@ def train(
         while state.step < recipe.steps:
             step = _advance(state, pairs, recipe, schedule, device, dtype)
             if checkpoint is not None and (time.monotonic() - written > every or state.step == recipe.steps):
-                state.save(checkpoint, recipe)
+                _save(state, checkpoint, recipe)
                 written = time.monotonic()
             yield step
     except GeneratorExit:  # stopped from outside, between two steps
         if checkpoint is not None:
-            state.save(checkpoint, recipe)
+            _save(state, checkpoint, recipe)
         raise
 
-# %% ../nbs/13_training.ipynb #13_training-18
+# %% ../nbs/13_training.ipynb #13_training-20
 def _advance(state: _State, pairs: Pairs, recipe: Recipe, schedule: VE, device, dtype: torch.dtype) -> Step:
     "One optimiser step and one step of the moving average."
     start = time.perf_counter()

@@ -17,7 +17,6 @@ from PIL import Image
 import sdfdiff
 
 ROOT = Path(__file__).resolve().parents[1]
-group = pytest.mark.xdist_group("wheel")
 
 
 def project_files() -> list[Path]:
@@ -139,7 +138,6 @@ def offline(place, wheel):
     return run
 
 
-@group
 def test_wheel_holds_package_and_weights(wheel):
     inside = zipfile.ZipFile(wheel).namelist()
     names = {name for name in inside if name.startswith("sdfdiff/")}
@@ -151,7 +149,6 @@ def test_wheel_holds_package_and_weights(wheel):
     assert wheel.stat().st_size < 16e6
 
 
-@group
 def test_wheel_imports_offline(offline):
     run = offline("python", "-c", "import socket; socket.create_connection(('127.0.0.1', 9))")
     assert "no network" in run.stderr, "the guard against a network does not work"
@@ -164,8 +161,6 @@ def test_wheel_imports_offline(offline):
     assert run.returncode == 0, run.stdout
 
 
-@group
-@pytest.mark.skipif(not (ROOT / "sdfdiff" / "command.py").exists(), reason="there is no command line yet")
 def test_wheel_segments_offline(offline, place):
     run = offline("sdfdiff", "--help")
     assert run.returncode == 0, run.stderr

@@ -1,0 +1,373 @@
+"Image files in, four files out: formats, sizes, resolutions, and nothing half-written."
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import xarray as xr
+from PIL import Image
+from scipy import ndimage
+
+from sdfdiff import segmenting
+from sdfdiff.ensembles import Sampling, source_pixels
+from sdfdiff.files import read_image
+from sdfdiff.network import Architecture, Model, ScoreNetwork
+from sdfdiff.preparation import NUCLEI, Preparation
+from sdfdiff.segmenting import (
+    OUTPUTS,
+    at_source,
+    output_paths,
+    overlay,
+    segment,
+    segment_file,
+    source_mask,
+    write_dataset,
+)
+from sdfdiff.shapes import disc
+from sdfdiff.tissue import tissue
+
+QUICK = {"members": 2, "sampling": Sampling(steps=2), "progress": False}
+PICTURE = tissue(3, (48, 64)).image  # float32 RGB
+PLAIN = Preparation("none", "rgb", 1.0)
+
+
+def tiny(preparation=NUCLEI):
+    "A small network with random weights, in float32: what it finds does not matter here."
+    generator = torch.Generator().manual_seed(0)
+    channels = 3 if preparation.colour == "rgb" else 1
+    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1))
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if weights.ndim > 1:
+                weights.copy_(torch.randn(weights.shape, generator=generator) / weights[0].numel() ** 0.5)
+            else:
+                weights.fill_("norm.weight" in name)
+    return Model(network.eval().requires_grad_(False), preparation=preparation, about={"name": "tiny"})
+
+
+def eight(image):
+    return np.round(image * 255).astype(np.uint8)
+
+
+def sixteen(image):
+    return np.round(image * 65535).astype(np.uint16)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(eight(PICTURE)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def segmented(path, model=None, **options):
+    return segment_file(path, path.parent / f"out-{path.name}", model or tiny(), **QUICK | options)
+
+
+def files(folder):
+    return sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("a.tif", {}), ("b.tiff", {"compression": "tiff_lzw"}), ("c.bmp", {}), ("D.PNG", {}),
+])
+def test_a_lossless_format_changes_nothing(photo, name, options):
+    Image.fromarray(eight(PICTURE)).save(photo.with_name(name), **options)
+    expected, found = segmented(photo), segmented(photo.with_name(name))
+    xr.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
+    assert (found.attrs["source"], expected.attrs["source"]) == (name, "photo.png")
+
+
+def test_jpeg_is_what_its_decoder_says(tmp_path):
+    Image.fromarray(eight(PICTURE)).save(tmp_path / "a.jpg", quality=90)
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "b.png")
+    xr.testing.assert_identical(segmented(tmp_path / "a.jpg").drop_attrs(), segmented(tmp_path / "b.png").drop_attrs())
+
+
+def test_alpha_is_dropped(photo):
+    Image.fromarray(np.dstack([eight(PICTURE), np.full(PICTURE.shape[:2], 128, np.uint8)])).save(photo.with_name("a.png"))
+    xr.testing.assert_identical(segmented(photo.with_name("a.png")).drop_attrs(), segmented(photo).drop_attrs())
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_eight_and_sixteen_bits_show_the_same_picture(tmp_path, colour):
+    image = PICTURE if colour else PICTURE[..., 0]
+    tifffile.imwrite(tmp_path / "exact.tif", eight(image).astype(np.uint16) * 257, photometric="rgb" if colour else "minisblack")
+    tifffile.imwrite(tmp_path / "finer.tif", sixteen(image), photometric="rgb" if colour else "minisblack")
+    Image.fromarray(eight(image)).save(tmp_path / "eight.png")
+    expected, exact, finer = (segmented(tmp_path / name, tiny(PLAIN)) for name in ("eight.png", "exact.tif", "finer.tif"))
+    np.testing.assert_allclose(exact["image"], expected["image"], atol=1e-6)
+    np.testing.assert_allclose(exact["distance"], expected["distance"], atol=0.01)
+    assert 0 < np.abs(finer["image"] - expected["image"]).max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("preparation", [NUCLEI, Preparation("vahadane", "rgb", 1.0)])
+def test_a_grey_picture_stored_as_colour_is_grey(tmp_path, preparation):
+    grey = eight(PICTURE[..., 1])
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(np.dstack([grey] * 3)).save(tmp_path / "colour.png")
+    one, other = (segmented(tmp_path / name, tiny(preparation)) for name in ("grey.png", "colour.png"))
+    np.testing.assert_allclose(one["image"], other["image"], atol=1e-5)
+    np.testing.assert_allclose(one["mean"], other["mean"], atol=0.05)
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (32, 32), (33, 47), (101, 70)])
+@pytest.mark.parametrize("colour", [True, False])
+def test_pictures_have_the_size_of_the_source(tmp_path, shape, colour):
+    image = tissue(1, shape).image
+    Image.fromarray(eight(image if colour else image[..., 0])).save(tmp_path / "photo.png")
+    dataset = segment_file(tmp_path / "photo.png", tmp_path / "new" / "out", tiny(), **QUICK)
+    assert files(tmp_path / "new" / "out") == sorted("photo" + ending for ending in OUTPUTS)
+    modes = {}
+    for path in output_paths("photo.png", tmp_path / "new" / "out")[:3]:
+        with Image.open(path) as picture:
+            assert picture.size == shape[::-1]
+            modes[path.name] = picture.mode
+    assert list(modes.values()) == ["L", "RGB", "RGB"]
+    mask = np.asarray(Image.open(tmp_path / "new" / "out" / "photo_mask.png"))
+    assert set(np.unique(mask)) <= {0, 255} and ((mask > 0) == source_mask(dataset)).all()
+    half = tuple(max(1, round(n / 2)) for n in shape)
+    assert dataset["mean"].shape == half and (dataset.attrs["source_rows"], dataset.attrs["source_columns"]) == shape
+
+
+def test_dataset_on_disk_is_the_dataset(photo):
+    dataset = segmented(photo)
+    xr.testing.assert_identical(xr.load_dataset(photo.parent / "out-photo.png" / "photo.nc", engine="h5netcdf"), dataset)
+    wanted = {"source": "photo.png", "scale": 0.5, "stain": "vahadane", "weights": "tiny", "members": 2}
+    assert {key: dataset.attrs[key] for key in wanted} == wanted
+
+
+def test_names_with_dots_and_spaces(photo):
+    path = photo.rename(photo.with_name("my photo v1.2.png"))
+    assert [output.name for output in output_paths(path, "out")] == ["my photo v1.2" + ending for ending in OUTPUTS]
+    segmented(path)
+    assert files(path.parent / f"out-{path.name}") == sorted("my photo v1.2" + ending for ending in OUTPUTS)
+
+
+def test_uncertainty_picture_is_dark_where_members_agree(photo):
+    dataset = segmented(photo, members=5)
+    doubt = at_source(dataset, dataset["mask_std"].values)
+    light = np.asarray(Image.open(photo.parent / "out-photo.png" / "photo_uncertainty.png").convert("L")).astype(float)
+    assert light[doubt < 0.01].max() < light[doubt > 0.45].min()
+
+
+def test_overlay_marks_the_outline_only():
+    mask = disc((48, 64), (24, 30), 12.0) <= 0
+    for image in (PICTURE, PICTURE[..., 0]):
+        before = image.copy()
+        picture = overlay(image, mask)
+        assert picture.shape == (48, 64, 3) and (image == before).all()
+        colour = before if before.ndim == 3 else np.repeat(before[..., None], 3, axis=2)
+        near = ndimage.binary_dilation(mask) & ~ndimage.binary_erosion(mask)
+        changed = (picture != colour).any(axis=2)
+        assert (changed == near).mean() > 0.999 and not changed[~near].any()
+    for blank in (np.zeros_like(mask), np.ones_like(mask)):
+        assert (overlay(PICTURE, blank) == PICTURE).all()
+
+
+# ---- resolution
+
+
+def field_dataset(source_shape):
+    return xr.Dataset(attrs={"source_rows": source_shape[0], "source_columns": source_shape[1], "threshold_px": 0.0})
+
+
+@pytest.mark.parametrize(("shape", "source"), [((24, 32), (48, 64)), ((30, 30), (75, 90)), ((80, 60), (40, 30))])
+def test_fields_go_back_to_where_they_were(shape, source):
+    "A field that counts the source's rows counts them still, apart from the half pixel at the border."
+    dataset = field_dataset(source)
+    for axis in (0, 1):
+        place = source_pixels(shape[axis], source[axis])
+        field = np.broadcast_to(place[:, None] if axis == 0 else place, shape)
+        found = np.moveaxis(at_source(dataset, field), axis, 0)
+        margin = 1 + source[axis] // shape[axis]
+        inner = slice(margin, source[axis] - margin)
+        assert found.shape == (source[axis], source[1 - axis])
+        np.testing.assert_allclose(found[inner, 5], np.arange(source[axis])[inner], atol=0.01)
+    assert at_source(field_dataset(shape), field) is field
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_mask_is_enlarged_as_a_distance(factor):
+    "Its outline is smooth: closer to the exact disc than a mask whose pixels are repeated."
+    shape = (40 * factor, 50 * factor)
+    exact = disc(shape, (19.3 * factor, 24.1 * factor), 11.2 * factor) <= 0
+    middle = [(c + 0.5) / factor - 0.5 for c in (19.3 * factor, 24.1 * factor)]
+    small = disc((40, 50), middle, 11.2)
+    dataset = field_dataset(shape).assign(mean=(("row", "column"), small.astype(np.float32)))
+    found, blocks = source_mask(dataset), np.kron(small <= 0, np.ones((factor, factor), bool))
+    assert found.dtype == bool and (found != exact).mean() < 0.4 * (blocks != exact).mean()
+
+
+def test_coordinates_are_centres_in_the_source(photo):
+    dataset = segmented(photo)
+    assert dataset["row"].values.tolist() == (2 * np.arange(24) + 0.5).tolist()
+    assert dataset["column"].values.tolist() == (2 * np.arange(32) + 0.5).tolist()
+    other = segment(PICTURE, tiny(), scale=1.5, stain="none", **QUICK)
+    assert other["row"].size == 72 and other["row"].values[0] == pytest.approx(-1 / 6)
+    assert (other.attrs["scale"], other.attrs["stain"]) == (1.5, "none")
+
+
+def test_models_with_a_fixed_size_see_a_photograph_at_its_own():
+    "Glands were trained at 128 x 128; a photograph of any size must not be squeezed into that."
+    model = tiny(Preparation("none", "rgb", size=(16, 16)))
+    assert segment(PICTURE, model, **QUICK)["mean"].shape == (48, 64)
+
+
+def test_options_reach_the_ensemble():
+    dataset = segment(PICTURE, tiny(), seed=5, rule="paper", keep=1, **QUICK)
+    assert (dataset.attrs["seed"], dataset.attrs["threshold_rule"], dataset.sizes["member"]) == (5, "paper", 1)
+    brown = segment(PICTURE, tiny(), stain="haematoxylin", **QUICK)
+    assert np.abs(brown["image"] - dataset["image"]).max() > 0.01
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("shape", [(31, 40), (40, 31), (4097, 33), (1, 1)])
+def test_size_limits_are_named(tmp_path, shape):
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "odd.png")
+    with pytest.raises(ValueError) as problem:
+        segment_file(tmp_path / "odd.png", tmp_path / "out", tiny(), **QUICK)
+    sentence = str(problem.value)
+    assert "odd.png" in sentence and f"{shape[0]} x {shape[1]}" in sentence and "32 to 4096" in sentence
+    assert "\n" not in sentence and not files(tmp_path / "out")
+
+
+def test_a_scale_without_sense_is_refused_before_any_work(monkeypatch):
+    "At 16 times 4096 pixels no memory suffices; below a few pixels nothing can be seen."
+    def no_work(*arguments, **options):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(segmenting, "prepare_image", no_work)
+    for image, scale in ((np.zeros((4096, 4096), np.uint8), 16.0), (PICTURE, 1e-4), (PICTURE, 0.0), (PICTURE, float("nan"))):
+        with pytest.raises(ValueError, match="scale"):
+            segment(image, tiny(), scale=scale, **QUICK)
+
+
+@pytest.mark.parametrize("ending", OUTPUTS)
+def test_results_that_are_there_are_refused_before_any_work(photo, monkeypatch, ending):
+    def no_work(*arguments, **options):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    folder = photo.parent / "out-photo.png"
+    folder.mkdir()
+    (folder / f"photo{ending}").write_text("mine")
+    with pytest.raises(FileExistsError, match=f"photo{ending}.*--force"):
+        segmented(photo)
+    assert files(folder) == [f"photo{ending}"] and (folder / f"photo{ending}").read_text() == "mine"
+
+
+@pytest.mark.parametrize("block", ["file", "folder"])
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(photo, monkeypatch, block):
+    "The results' folder is a file; or a folder stands where a result belongs, which --force must not remove."
+    def no_work(*arguments, **options):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    folder = photo.parent / "out-photo.png"
+    if block == "file":
+        folder.write_text("mine")
+    else:
+        (folder / "photo.nc").mkdir(parents=True)
+    with pytest.raises(OSError) as problem:
+        segmented(photo, force=True)
+    assert ("out-photo.png" if block == "file" else "photo.nc") in str(problem.value)
+    assert ".writing" not in str(problem.value)
+
+
+def test_force_replaces(photo):
+    folder = photo.parent / "out-photo.png"
+    first = segmented(photo)
+    second = segmented(photo, seed=1, force=True)
+    stored = xr.load_dataset(folder / "photo.nc", engine="h5netcdf")
+    xr.testing.assert_identical(stored, second)
+    assert not stored["distance"].equals(first["distance"]) and len(files(folder)) == 4
+
+
+class Disk:
+    "Breaks the `fail`-th writing of a file, half-way, whichever library writes."
+
+    def __init__(self, monkeypatch, fail, problem):
+        self.left, self.problem = fail, problem
+        self.guard(monkeypatch, Image.Image, "save")
+        self.guard(monkeypatch, xr.Dataset, "to_netcdf")
+
+    def guard(self, monkeypatch, owner, name):
+        write = getattr(owner, name)
+
+        def half(source, target, *arguments, **options):
+            self.left -= 1
+            if self.left == 0:
+                if isinstance(target, (str, Path)):
+                    Path(target).write_bytes(b"half")
+                raise self.problem
+            return write(source, target, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, half)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("fail", [1, 2, 3, 4])
+@pytest.mark.parametrize("problem", [FULL, KeyboardInterrupt()])
+def test_all_four_files_or_none(photo, monkeypatch, fail, problem):
+    Disk(monkeypatch, fail, problem)
+    with pytest.raises(type(problem)):
+        segmented(photo)
+    assert files(photo.parent) == ["photo.png"]
+
+
+def test_a_full_disk_is_named_with_the_file(photo, monkeypatch):
+    Disk(monkeypatch, 4, FULL)
+    with pytest.raises(OSError, match="No space left on device.*photo.nc") as problem:
+        segmented(photo)
+    assert problem.value.errno == errno.ENOSPC and ".writing" not in str(problem.value)
+
+
+@pytest.mark.parametrize("fail", [1, 4])
+def test_old_results_survive_a_failure(photo, monkeypatch, fail):
+    segmented(photo)
+    folder = photo.parent / "out-photo.png"
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    Disk(monkeypatch, fail, FULL)
+    with pytest.raises(OSError):
+        segmented(photo, seed=1, force=True)
+    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
+
+
+def test_write_dataset_is_whole_compressed_and_careful(tmp_path):
+    dataset = xr.Dataset({"blank": (("row", "column"), np.zeros((500, 500), np.float32)), "name": ("row", np.arange(500))})
+    path = tmp_path / "new" / "one.nc"
+    write_dataset(dataset, path)
+    assert path.stat().st_size < 100_000 and files(tmp_path) == ["one.nc"]
+    xr.testing.assert_identical(xr.load_dataset(path, engine="h5netcdf"), dataset)
+    with pytest.raises(FileExistsError, match="--force"):
+        write_dataset(dataset, path)
+    write_dataset(dataset + 1, path, force=True)
+    assert xr.load_dataset(path, engine="h5netcdf")["blank"].max() == 1
+
+
+def test_reading_errors_keep_their_sentence(tmp_path):
+    tifffile.imwrite(tmp_path / "nan.tif", np.full((40, 40), np.nan, np.float32))
+    for name, words in (("nan.tif", "NaN"), ("nothing.png", "does not exist")):
+        with pytest.raises((ValueError, OSError), match=words) as problem:
+            segmented(tmp_path / name)
+        assert str(problem.value).count(name) == 1
+    assert files(tmp_path) == ["nan.tif"]
+
+
+def test_source_is_untouched(photo):
+    before = photo.read_bytes()
+    segmented(photo)
+    assert photo.read_bytes() == before and read_image(photo).shape == (48, 64, 3)

@@ -1,0 +1,516 @@
+"The loss by hand, the loop against an independent one, and trainings that are stopped, killed, damaged and continued."
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from scipy import stats
+
+from sdfdiff import shapes
+from sdfdiff import training as module
+from sdfdiff.corruption import VE
+from sdfdiff.network import Architecture, Features, ScoreNetwork, scalings
+from sdfdiff.pairs import Augmentation, Pairs
+from sdfdiff.training import (
+    Recipe,
+    denoising_loss,
+    draw_noise_levels,
+    learning_rate_factor,
+    stored_recipe,
+    train,
+)
+
+TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
+RECIPE = Recipe(steps=8, batch=2, learning_rate=2e-3)
+LONGER = replace(RECIPE, steps=30)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def fresh(architecture=TINY, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ScoreNetwork(architecture)
+
+
+def stirred(architecture=TINY):
+    network, generator = fresh(architecture), seeded(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+def disc_pairs(crop=16, augmentation=Augmentation()):
+    "One grey image that shows its mask, and not much else."
+    distance = shapes.disc((32, 32), (15.0, 17.0), 8.0)
+    image = 0.2 + 0.6 * shapes.mask(distance) + 0.1 * np.random.default_rng(0).random((32, 32))
+    return Pairs.of([image[None]], [shapes.mask(distance)], crop, augmentation)
+
+
+def run(network, recipe, pairs=None, dtype=torch.float32, **options):
+    "The last step of a training."
+    *_, last = train(network, pairs or disc_pairs(), recipe, dtype=dtype, **options)
+    return last
+
+
+def numbers(network):
+    return torch.cat([value.detach().flatten() for value in network.state_dict().values()])
+
+
+# Noise levels --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(number=st.integers(1, 40), seed=st.integers(0, 1000), centre=st.floats(0.2, 5), spread=st.floats(0.2, 3))
+def test_each_slice_of_the_law_gets_exactly_one_level(number, seed, centre, spread):
+    wide, recipe = VE(1e-30, 1e30), Recipe(noise_centre=centre, noise_spread=spread)
+    levels = draw_noise_levels(number, recipe, wide, 0.17, seeded(seed)).double()
+    places = stats.norm.cdf((levels / (0.17 * centre)).log().numpy() / spread) * number
+    assert levels.shape == (number,) and (np.abs(np.sort(places) - np.arange(number) - 0.5) <= 0.5 + 1e-3).all()
+    levels = draw_noise_levels(number, replace(recipe, noise="uniform_time"), VE(), 0.17, seeded(seed))
+    places = VE().time(levels.double()).numpy() * number
+    assert (np.abs(np.sort(places) - np.arange(number) - 0.5) <= 0.5 + 1e-3).all()
+
+
+@pytest.mark.parametrize("recipe, law", [
+    (Recipe(noise_centre=1.5, noise_spread=1.2), stats.norm(math.log(0.1 * 1.5), 1.2)),
+    (Recipe(noise="uniform_time"), stats.uniform(math.log(1e-3), math.log(5e3)))], ids=["log_normal", "uniform_time"])
+def test_levels_follow_their_law(recipe, law):
+    "The logarithm is normal, or uniform; also when a few are drawn at a time, and whichever one of them is looked at."
+    generator = seeded()
+    batches = torch.stack([draw_noise_levels(16, recipe, VE(), 0.1, generator) for _ in range(250)])
+    assert batches.dtype == torch.float32
+    logarithm = batches.double().log().numpy()
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+        assert np.quantile(logarithm, share) == pytest.approx(law.ppf(share), abs=0.05)
+    first = logarithm[:, 0]  # the first image of a batch sees all levels, too: the slices are shuffled
+    assert stats.kstest(first, law.cdf).pvalue > 0.001
+    assert np.abs(np.corrcoef(logarithm.T) - np.eye(16)).max() < 0.35  # -1/15 at best, never 1
+
+
+def test_levels_never_leave_the_schedule_s_range():
+    levels = draw_noise_levels(2000, Recipe(noise_spread=4.0), VE(0.01, 2.0), 0.1, seeded())
+    assert levels.min() == pytest.approx(0.01) and levels.max() == 2.0
+    inner = draw_noise_levels(2000, Recipe(noise="uniform_time"), VE(0.01, 2.0), 0.1, seeded())
+    assert inner.min() >= 0.01 * 0.999 and inner.max() <= 2.0 * 1.001
+
+
+def test_an_unknown_law_is_named():
+    with pytest.raises(ValueError, match='"pink"'):
+        draw_noise_levels(4, Recipe(noise="pink"), VE(), 0.1, seeded())
+
+
+# The loss ------------------------------------------------------------------------------------------------------------
+
+
+def example(images=3, seed=5):
+    generator = seeded(seed)
+    return torch.rand(images, 1, 8, 12, generator=generator), 0.2 * torch.randn(images, 1, 8, 12, generator=generator)
+
+
+@pytest.mark.parametrize("parametrisation", ["preconditioned", "score"])
+def test_the_loss_of_a_fresh_network_by_hand(parametrisation):
+    "F = 0, so D is known in closed form; the noise is drawn again from the same seed."
+    network, (images, clean) = fresh(replace(TINY, parametrisation=parametrisation)), example()
+    levels = torch.tensor([0.01, 0.15, 3.0, 0.4, 0.002, 1.0])  # two levels per image: images in order, once per level
+    loss, prior_loss = denoising_loss(network, images, clean, levels, seeded(7))
+    z = torch.randn(6, 1, 8, 12, generator=seeded(7)).double().numpy()
+    m = np.concatenate([clean.double().numpy()] * 2)
+    if parametrisation == "score":
+        expected = (z**2).mean()  # D = x, so (D - m) / sigma = z
+    else:
+        sigma, s, middle = levels.double().numpy()[:, None, None, None], 0.15, 0.05
+        total = sigma**2 + s**2
+        error = middle + s**2 / total * (m + sigma * z - middle) - m
+        expected = (error**2 * total / (sigma * s) ** 2).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    guess = network.encode(images).prior.detach().double()
+    assert prior_loss.item() == pytest.approx((((guess - clean) / 0.15) ** 2).mean().item(), rel=1e-4)
+
+
+def test_knowing_nothing_costs_one_at_every_level():
+    "For data of the network's own mean and deviation."
+    network, generator = fresh(), seeded()
+    clean = 0.05 + 0.15 * torch.randn(16, 1, 32, 32, generator=generator)
+    for level in (1e-3, 0.05, 0.15, 1.0, 5.0):
+        loss, _ = denoising_loss(network, torch.zeros(16, 1, 32, 32), clean, torch.full((16,), level), generator)
+        assert loss.item() == pytest.approx(1, abs=0.03)
+
+
+def test_the_loss_is_the_squared_error_in_units_of_c_out():
+    "A network that is off by a known number, and one that is right."
+    images, clean = example()
+    levels, off = torch.tensor([0.05, 0.4, 2.0]), torch.tensor([0.3, -0.1, 0.02])[:, None, None, None]
+
+    class Known:
+        architecture = TINY
+
+        def encode(self, images):
+            return Features(images, clean + 0.3)
+
+        def __call__(self, noisy, noise_level, features):
+            assert torch.equal(noise_level, levels) and torch.equal(features.maps, images)
+            return clean + off
+
+    loss, prior_loss = denoising_loss(Known(), images, clean, levels, seeded())
+    out = levels * 0.15 / (levels**2 + 0.15**2).sqrt()
+    assert loss.item() == pytest.approx(((off.flatten() / out) ** 2).mean().item(), rel=1e-5)
+    assert prior_loss.item() == pytest.approx(4, rel=1e-5)  # 0.3 is two deviations
+    off *= 0
+    assert denoising_loss(Known(), images, clean, levels, seeded())[0] == 0
+
+
+def test_levels_belong_to_the_images_they_are_given_to():
+    "The loss of a batch is the mean over its elements, each with its own image, map, noise and level."
+    network, (images, clean) = stirred(), example(2)
+    levels = torch.tensor([0.02, 1.0, 0.3, 0.1, 2.0, 0.05])
+    noise = torch.randn(6, 1, 8, 12, generator=seeded(3))
+    expected = []
+    for k, level in enumerate(levels):
+        image, truth = images[k % 2 : k % 2 + 1], clean[k % 2 : k % 2 + 1]
+        denoised = network(truth + level * noise[k], level, network.encode(image))
+        expected.append(((denoised - truth) / scalings(level, 0.15)[1]).square().mean().item())
+    loss, _ = denoising_loss(network, images, clean, levels, seeded(3))
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+# The loop ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_then_falls_as_a_cosine():
+    factors = np.array([learning_rate_factor(step, 2000) for step in range(2000)])
+    assert factors[0] == pytest.approx(1 / 40, rel=1e-3) and factors[39] == pytest.approx(1, abs=2e-3)  # 2 % of 2000
+    assert (np.diff(factors[:40]) > 0).all() and (np.diff(factors[40:]) < 0).all()
+    assert factors[1000] == pytest.approx(0.5) and factors[500] == pytest.approx(0.5 + math.sqrt(0.125), rel=1e-6)
+    assert 0 < factors[-1] < 1e-5 and learning_rate_factor(2000, 2000) == learning_rate_factor(2001, 2000) == 0
+    assert learning_rate_factor(9, 100) == pytest.approx(0.25 * (1 + math.cos(0.09 * math.pi)))  # at least 20 steps
+
+
+def test_the_loop_equals_an_independent_one():
+    "Crops, levels, noise, loss, clipping, AdamW with its schedule, and the average, written out from the description."
+    recipe, pairs = replace(RECIPE, steps=6, average=0.6, weight_decay=0.1, prior_weight=0.7, seed=11), disc_pairs()
+    trained = stirred()  # no zeros: Adam divides by gradients, and those of a zero are rounding errors
+    reported = list(train(trained, pairs, recipe, dtype=torch.float32))
+    network, generator = stirred(), seeded(11)
+    parameters, first, second = list(network.parameters()), {}, {}
+    average = [p.detach().double().clone() for p in parameters]
+    for k in range(6):
+        images, distances = pairs.draw(2, generator)
+        clean = distances.clamp(-10, 10) * 0.02
+        levels = draw_noise_levels(4, recipe, VE(), 0.15, generator)
+        loss, prior_loss = denoising_loss(network, images, clean, levels, generator)
+        assert reported[k].loss == pytest.approx(loss.item(), rel=1e-3)
+        assert reported[k].prior_loss == pytest.approx(prior_loss.item(), rel=1e-3)
+        gradients = torch.autograd.grad(loss + 0.7 * prior_loss, parameters)
+        length = math.sqrt(sum(g.square().sum().item() for g in gradients))
+        rate = 2e-3 * min(1, (k + 1) / 20) * 0.5 * (1 + math.cos(math.pi * k / 6))
+        decay = min(0.6, (2 + k) / (11 + k))
+        for j, (parameter, gradient) in enumerate(zip(parameters, gradients)):
+            gradient = gradient / max(1.0, length + 1e-6)
+            first[j] = 0.9 * first.get(j, 0) + 0.1 * gradient
+            second[j] = 0.999 * second.get(j, 0) + 0.001 * gradient**2
+            with torch.no_grad():
+                parameter *= 1 - rate * 0.1
+                corrected = first[j] / (1 - 0.9 ** (k + 1)), second[j] / (1 - 0.999 ** (k + 1))
+                parameter -= rate * corrected[0] / (corrected[1].sqrt() + 1e-8)
+            average[j] = decay * average[j] + (1 - decay) * parameter.detach().double()
+    moved = (numbers(trained) - numbers(stirred())).abs()
+    assert (numbers(trained) - numbers(network)).abs().max() < 0.01 * moved.median()
+    found = torch.cat([p.flatten() for p in reported[-1].average.parameters()]).double()
+    assert (found - torch.cat([a.flatten() for a in average])).abs().max() < 0.01 * moved.median()
+
+
+def test_the_average_follows_its_formula():
+    network = fresh()
+    expected, recipe = numbers(network).double(), replace(RECIPE, steps=12, average=0.3)
+    for step in train(network, disc_pairs(), recipe, dtype=torch.float32):
+        decay = min(0.3, (1 + step.number) / (10 + step.number))
+        expected = decay * expected + (1 - decay) * numbers(network).double()
+        assert torch.allclose(numbers(step.average).double(), expected, atol=1e-6)
+    assert not step.average.training and not any(p.requires_grad for p in step.average.parameters())
+    assert step.average.architecture == TINY
+
+
+def test_steps_are_counted_and_timed():
+    steps = list(train(fresh(), disc_pairs(), RECIPE, dtype=torch.float32))
+    assert [step.number for step in steps] == list(range(1, 9))
+    assert all(a.seconds < b.seconds for a, b in zip(steps, steps[1:])) and steps[0].seconds > 0
+
+
+def test_the_seed_decides_and_the_global_generator_is_left_alone():
+    before = torch.random.get_rng_state()
+    first, again, other = (run(fresh(), replace(RECIPE, steps=2, seed=seed)).average for seed in (1, 1, 2))
+    assert torch.equal(numbers(first), numbers(again)) and not torch.equal(numbers(first), numbers(other))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_prior_weight_zero_leaves_the_guess_untrained():
+    network, recipe = fresh(), replace(RECIPE, steps=3, prior_weight=0.0, weight_decay=0.0)
+    run(network, recipe)
+    assert torch.equal(network.guess.weight, fresh().guess.weight)
+    assert not torch.equal(network.condition.bias, fresh().condition.bias) or network.leave.weight.abs().max() > 0
+    run(network, replace(recipe, prior_weight=1.0))
+    assert not torch.equal(network.guess.weight, fresh().guess.weight)
+
+
+def test_units_of_the_recipe_are_those_of_the_training():
+    "Twice the truncation at twice the data scale are the same model units up to the cut; the network must see them."
+    seen = []
+
+    class Watched(Pairs):
+        def draw(self, batch, generator):
+            return torch.zeros(batch, 1, 8, 8), torch.tensor([-99.0, -5.0, 5.0, 99.0]).repeat(batch, 1, 8, 2)
+
+    def watched(network, images, clean, levels, generator):
+        seen.append(clean)
+        return denoising_loss(network, images, clean, levels, generator)
+
+    pairs = Watched([], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "denoising_loss", watched)
+        run(fresh(), replace(RECIPE, steps=1, truncation=10.0, data_scale=0.2), pairs)
+        run(fresh(), replace(RECIPE, steps=1, truncation=4.0, data_scale=1.0), pairs)
+    assert torch.allclose(seen[0][0, 0, 0, :4], torch.tensor([-0.2, -0.1, 0.1, 0.2]))
+    assert torch.allclose(seen[1][0, 0, 0, :4], torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+
+
+def test_a_tiny_network_learns_one_pair():
+    "Far above the data's deviation the noisy map says little: what is known there comes from the image."
+    pairs = disc_pairs(32, Augmentation(flip=False))
+    recipe = Recipe(steps=100, batch=2, learning_rate=1e-2, average=0.9, noise_centre=2.0)
+    network = run(fresh(replace(TINY, mean=0.093, deviation=0.084)), recipe, pairs).average
+    images, distances = pairs.draw(16, seeded(123))
+    clean = distances.clamp(-10, 10) * 0.02
+    with torch.inference_mode():
+        features = network.encode(images)
+        for level in (0.3, 1.0, 3.0):
+            denoised = network(clean + level * torch.randn(clean.shape, generator=seeded(4)), level, features)
+            assert (denoised - clean).square().mean() < 0.12 * clean.var()  # 1: knows nothing
+    assert (features.prior - clean).square().mean() < 0.05 * clean.var()
+
+
+def test_bfloat16_arithmetic_trains_float32_weights():
+    step = run(fresh(), replace(RECIPE, steps=3), dtype=torch.bfloat16)
+    assert {p.dtype for p in step.average.parameters()} == {torch.float32}
+    exact = run(fresh(), replace(RECIPE, steps=3))
+    assert step.loss == pytest.approx(exact.loss, rel=0.05) and step.loss != exact.loss
+
+
+# Stopped and continued -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_stopping_and_continuing_changes_not_one_bit(tmp_path, dtype):
+    recipe, checkpoint = replace(RECIPE, average=0.9), tmp_path / "c.safetensors"
+    straight = list(train(fresh(), disc_pairs(), recipe, dtype=dtype))
+    resumed = []
+    for stop in (3, 4, 8):
+        network = fresh(seed=stop)  # other weights: they must come from the checkpoint
+        if stop == 3:
+            network = fresh()
+        for step in train(network, disc_pairs(), recipe, checkpoint=checkpoint, dtype=dtype):
+            resumed.append(step)
+            if step.number == stop:
+                break
+    assert [step.number for step in resumed] == list(range(1, 9))
+    assert [step.loss for step in resumed] == [step.loss for step in straight]
+    assert torch.equal(numbers(resumed[-1].average), numbers(straight[-1].average))
+    assert all(a.seconds < b.seconds for a, b in zip(resumed, resumed[1:]))  # over all runs
+    assert os.listdir(tmp_path) == ["c.safetensors"]
+
+
+CHILD = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_training import LONGER, disc_pairs, fresh, torch, train
+for step in train(fresh(), disc_pairs(), LONGER, checkpoint=sys.argv[1], every=0, dtype=torch.float32):
+    print(step.number, flush=True)
+    time.sleep(0.02)
+"""
+
+
+def test_a_killed_process_can_be_continued_to_the_bit(tmp_path):
+    "SIGKILL at any moment: nothing is said goodbye to; the last checkpoint is whole and continues as if nothing was."
+    checkpoint, recipe = tmp_path / "killed.safetensors", LONGER
+    command = [sys.executable, "-c", CHILD, str(checkpoint), str(Path(__file__).parent)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        for line in child.stdout:
+            if int(line) == 7:
+                break
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert child.returncode == -signal.SIGKILL and stored_recipe(checkpoint) == recipe
+    straight = list(train(fresh(), disc_pairs(), recipe, dtype=torch.float32))
+    resumed = list(train(fresh(seed=9), disc_pairs(), recipe, checkpoint=checkpoint, dtype=torch.float32))
+    assert 7 < resumed[0].number < 30 and resumed[-1].number == 30
+    assert [step.loss for step in resumed] == [step.loss for step in straight[resumed[0].number - 1 :]]
+    assert torch.equal(numbers(resumed[-1].average), numbers(straight[-1].average))
+
+
+@pytest.fixture(scope="module")
+def after_three(tmp_path_factory):
+    "What a checkpoint holds after 3 of 8 steps."
+    path = tmp_path_factory.mktemp("after") / "three.safetensors"
+    for step in train(fresh(), disc_pairs(), RECIPE, checkpoint=path, dtype=torch.float32):
+        if step.number == 3:
+            break
+    return path.read_bytes()
+
+
+@pytest.fixture
+def stopped(tmp_path, after_three):
+    "A checkpoint after 3 of 8 steps, to be spoiled."
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(after_three)
+    return path
+
+
+def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path, monkeypatch):
+    clock = iter([0.0, *np.repeat([4.0, 12.0, 13.0, 23.0, 24.0, 25.0, 26.0, 27.0], 2)])
+    checkpoint, written = tmp_path / "c.safetensors", []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=lambda: 0.0))
+    save = module._State.save
+    monkeypatch.setattr(module._State, "save", lambda state, *rest: (written.append(state.step), save(state, *rest)))
+    assert run(fresh(), RECIPE, checkpoint=checkpoint, every=10.0).number == 8
+    assert len(written) == 3 and written[-1] == 8 and checkpoint.exists()
+
+
+def test_a_finished_training_gives_its_weights_again_and_nothing_more(tmp_path):
+    checkpoint = tmp_path / "c.safetensors"
+    last = run(fresh(), RECIPE, checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+    (again,) = train(fresh(seed=4), disc_pairs(), RECIPE, checkpoint=checkpoint)
+    assert again.number == 8 and math.isnan(again.loss) and again.seconds == last.seconds
+    assert torch.equal(numbers(again.average), numbers(last.average)) and checkpoint.read_bytes() == content
+
+
+def test_the_stored_recipe_is_the_whole_recipe(tmp_path):
+    recipe = Recipe(steps=2, batch=1, levels=3, learning_rate=1e-4, weight_decay=0.1, average=0.5, noise="uniform_time",
+                    noise_centre=0.7, noise_spread=1.1, prior_weight=0.25, truncation=7.0, data_scale=0.5, seed=42)
+    run(fresh(), recipe, checkpoint=tmp_path / "c.safetensors")
+    assert stored_recipe(tmp_path / "c.safetensors") == recipe == stored_recipe(str(tmp_path / "c.safetensors"))
+
+
+@pytest.mark.parametrize("change", [{"steps": 9}, {"seed": 1}, {"noise": "uniform_time"}, {"average": 0.9}], ids=str)
+def test_another_recipe_s_checkpoint_is_refused_and_kept(stopped, change):
+    content = stopped.read_bytes()
+    with pytest.raises(ValueError, match="another recipe") as caught:
+        run(fresh(), replace(RECIPE, **change), checkpoint=stopped)
+    assert str(stopped) in str(caught.value) and stopped.read_bytes() == content
+
+
+@pytest.mark.parametrize("change", [
+    {"width": 16}, {"multipliers": (1, 1)}, {"mean": 0.2}, {"parametrisation": "score"}], ids=str)
+def test_another_network_s_checkpoint_is_refused(stopped, change):
+    "Also when only the units of the weights differ: they would fit, and mean something else."
+    with pytest.raises(ValueError, match="another") as caught:
+        run(fresh(replace(TINY, **change)), RECIPE, checkpoint=stopped)
+    assert str(stopped) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "header":
+        path.write_bytes(content[:100])
+    elif how == "random":
+        path.write_bytes(np.random.default_rng(0).bytes(5000))
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        save_file({"weight": torch.ones(3)}, path, metadata=how)
+
+
+DESCRIPTIONS = [None, {"sdfdiff": "{}"}, *({"training": text} for text in (
+    "{not json", "null", "3", "[]", "{}", json.dumps({"recipe": {"colour": 3}, "step": 1, "seconds": 1}),
+    json.dumps({"recipe": vars(RECIPE), "step": 1, "seconds": 1.0})))]
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "header", "random", "folder", *DESCRIPTIONS], ids=str)
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(stopped, how):
+    damage(stopped, how)
+    with pytest.raises(ValueError) as caught:
+        run(fresh(), RECIPE, checkpoint=stopped)
+    assert str(stopped) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "random", *DESCRIPTIONS[:-1]], ids=str)
+def test_a_damaged_checkpoint_has_no_recipe(stopped, how):
+    damage(stopped, how)
+    with pytest.raises(ValueError) as caught:
+        stored_recipe(stopped)
+    assert str(stopped) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_checkpoint_has_no_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing.safetensors"):
+        stored_recipe(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_a_failed_write_leaves_the_older_checkpoint_whole(stopped, monkeypatch, problem):
+    content = stopped.read_bytes()
+
+    def fails(tensors, path, metadata):
+        Path(path).write_bytes(content[:500])
+        raise problem
+
+    monkeypatch.setattr(module, "save_file", fails)
+    with pytest.raises(type(problem)):
+        run(fresh(), RECIPE, checkpoint=stopped, every=0)
+    assert stopped.read_bytes() == content and os.listdir(stopped.parent) == [stopped.name]
+
+
+def test_an_interrupted_step_leaves_the_older_checkpoint(stopped, monkeypatch):
+    "A step that was cut short is not written: the weights may have moved when the average had not."
+    content, real = stopped.read_bytes(), torch._foreach_lerp_
+
+    def interrupted(*values):
+        real(*values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "_foreach_lerp_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(fresh(), RECIPE, checkpoint=stopped)
+    assert stopped.read_bytes() == content
+
+
+# What cannot be learned from -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["images", "distances"])
+def test_nan_is_named_and_not_learned(tmp_path, what):
+    pairs, network = disc_pairs(crop=32), fresh()  # each crop is the whole image
+    getattr(pairs, what)[0][..., 3, 5] = math.nan
+    with pytest.raises(ValueError, match="NaN") as caught:
+        run(network, RECIPE, pairs, checkpoint=tmp_path / "c.safetensors", every=0)
+    assert "\n" not in str(caught.value) and not (tmp_path / "c.safetensors").exists()
+    assert numbers(network).isfinite().all()
+
+
+def test_images_with_other_channels_are_named():
+    pairs = disc_pairs()
+    pairs.images[0] = pairs.images[0].repeat(3, 1, 1)
+    with pytest.raises(ValueError, match=r"\(2, 3, 16, 16\)"):
+        run(fresh(), RECIPE, pairs)
