@@ -1,0 +1,332 @@
+"From a folder to weights: who is held out, what is decided where, and what happens when it is interrupted."
+
+import copy
+import os
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sdfdiff import fitting
+from sdfdiff.distance import signed_distance
+from sdfdiff.files import write_png
+from sdfdiff.fitting import SETTINGS, Setting, fit, load_pairs, new_network, steps_in, training_split, watch
+from sdfdiff.histology import DATASETS, find_cases
+from sdfdiff.network import Architecture, ScoreNetwork, load_weights
+from sdfdiff.pairs import Augmentation, Pairs, Scenes, moments
+from sdfdiff.preparation import TISSUE, Preparation, prepare_image, prepare_labels
+from sdfdiff.training import Recipe, Step, stored_recipe, train
+
+TINY = Architecture(image_channels=3, width=8, multipliers=(1,), encoder_blocks=1)
+SETTING = Setting(TISSUE, TINY, Recipe(steps=6, batch=2, learning_rate=2e-3), crop=16, licence="made up")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Six images of 24 x 28 pixels with two touching objects each."
+    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for number in range(6):
+        labels = np.zeros((24, 28), np.uint8)
+        row, column = generator.integers(2, 12, 2)
+        labels[row : row + 8, column : column + 5] = 3
+        labels[row + 1 : row + 9, column + 5 : column + 11] = 8
+        image = np.where(labels[..., None] > 0, [0.4, 0.2, 0.5], [0.9, 0.7, 0.8]) + generator.uniform(-0.1, 0.1, (24, 28, 3))
+        write_png(root / "images" / f"case{number}.png", image)
+        write_png(root / "masks" / f"case{number}.png", labels)
+    return root
+
+
+def numbers(network):
+    return torch.cat([value.detach().float().flatten() for value in network.state_dict().values()])
+
+
+def quiet(out, root, dataset="folder", **options):
+    return fit(dataset, root, out, **({"setting": SETTING, "progress": False} | options))
+
+
+# What is decided -----------------------------------------------------------------------------------------------------
+
+
+def test_every_data_set_has_its_setting():
+    assert set(SETTINGS) == {*DATASETS, "tissue"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_fit_together(name):
+    one = SETTINGS[name]
+    assert one.architecture.image_channels == {"grey": 1, "rgb": 3}[one.preparation.colour]
+    assert one.crop % one.architecture.multiple == 0 and one.architecture.width % 8 == 0
+    assert all(side >= one.crop for side in one.preparation.size or ()), "a crop must fit into a prepared image"
+    assert one.licence and one.recipe.steps >= 1000 and one.recipe.noise_centre >= 1
+    assert (one.recipe.truncation, one.recipe.data_scale) == (10.0, 0.2)  # the paper's units
+    network = ScoreNetwork(one.architecture)
+    image = torch.zeros(1, one.architecture.image_channels, one.architecture.multiple, 2 * one.architecture.multiple)
+    assert network.encode(image).prior.shape[2:] == image.shape[2:]
+
+
+def test_data_that_may_not_be_sold_says_so():
+    assert "non-commercial" in SETTINGS["monuseg"].licence and "no commercial" in SETTINGS["glas"].licence
+
+
+# Who is held out -----------------------------------------------------------------------------------------------------
+
+
+def test_whole_patients_are_held_out_always_the_same():
+    cases = [SimpleNamespace(name=f"image-{k}", group=f"patient-{k % 7}") for k in range(35)]
+    fitted, held_out = training_split(cases)
+    assert not {case.group for case in fitted} & {case.group for case in held_out}
+    assert sorted(case.name for case in fitted + held_out) == sorted(case.name for case in cases)
+    assert 5 <= len(held_out) <= 10  # a fifth is 7, and patients come in fives
+    again = training_split(copy.deepcopy(cases))
+    assert ([case.name for case in fitted], [case.name for case in held_out]) == tuple(
+        [case.name for case in part] for part in again)
+
+
+def test_files_held_out_are_not_even_opened(folder, tmp_path):
+    "They may be damaged, and nobody notices; damage to a training image is noticed."
+    held_out = training_split(find_cases("folder", folder, "train"))[1]
+    spoiled = tmp_path / "copy"
+    for kind in ("images", "masks"):
+        (spoiled / kind).mkdir(parents=True)
+        for path in (folder / kind).iterdir():
+            known = path.stem not in {case.name for case in held_out}
+            (spoiled / kind / path.name).write_bytes(path.read_bytes() if known else b"nothing to see here")
+    pairs, names = load_pairs("folder", spoiled, SETTING, progress=False)
+    assert names == [case.name for case in held_out] and len(names) == 1 and len(pairs.images) == 5
+    (spoiled / "images" / next(case.name for case in find_cases("folder", folder) if case.name not in names)
+     ).with_suffix(".png").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read|not an image"):
+        load_pairs("folder", spoiled, SETTING, progress=False)
+
+
+@pytest.mark.parametrize("instances", [True, False])
+def test_pairs_are_prepared_images_with_their_distances(folder, instances):
+    preparation = Preparation("none", "grey", size=(36, 42))
+    setting = replace(SETTING, preparation=preparation, instances=instances, augmentation=Augmentation(flip=False))
+    pairs, _ = load_pairs("folder", folder, setting, progress=False)
+    assert pairs.crop == 16 and pairs.augmentation == Augmentation(flip=False)
+    fitted = training_split(find_cases("folder", folder, "train"))[0]
+    for paths, image, distance in zip(fitted, pairs.images, pairs.distances, strict=True):
+        case = fitting.read_case(paths)
+        labels = prepare_labels(case.labels, preparation)
+        assert torch.equal(image, torch.from_numpy(prepare_image(case.image, preparation))) and image.shape == (1, 36, 42)
+        assert torch.equal(distance, torch.from_numpy(signed_distance(labels if instances else labels > 0)))
+        deepest = signed_distance(labels > 0).min()
+        assert distance.min() > deepest if instances else distance.min() == deepest  # a line between them, or none
+
+
+def test_tissue_needs_no_folder():
+    pairs, held_out = load_pairs("tissue", None, replace(SETTING, crop=40))
+    assert pairs == Scenes(40) and held_out == []
+
+
+# A network for the data ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(folder):
+    return load_pairs("folder", folder, SETTING, progress=False)[0]
+
+
+def test_a_new_network_depends_on_seed_and_data_only(pairs):
+    before = torch.random.get_rng_state()
+    one, two, other = (new_network(TINY, pairs, Recipe(seed=seed)) for seed in (5, 5, 6))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(numbers(one), numbers(two)) and not torch.equal(numbers(one), numbers(other))
+    mean, deviation = moments(pairs, 10.0, 0.2)
+    assert one.architecture == replace(TINY, mean=one.architecture.mean, deviation=one.architecture.deviation)
+    assert one.architecture.mean == pytest.approx(mean, abs=1e-4)
+    assert one.architecture.deviation == pytest.approx(deviation, abs=1e-4) and deviation > 0.02
+    scaled = new_network(TINY, pairs, Recipe(truncation=5.0, data_scale=1.0)).architecture
+    assert scaled.deviation == pytest.approx(moments(pairs, 5.0, 1.0)[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_masks_without_any_boundary_are_named(label):
+    "Empty masks, or full ones: there is nothing to learn, and the loss would be infinite."
+    image, labels = np.zeros((3, 16, 16), np.float32), np.full((16, 16), label)
+    with pytest.raises(ValueError, match="mask") as caught:
+        new_network(TINY, Pairs.of([image], [labels], 16), Recipe())
+    assert "\n" not in str(caught.value)
+
+
+def test_minutes_become_steps(monkeypatch, pairs):
+    "The first step is slow and does not count; half a second each from then on."
+    asked = []
+
+    def timed(network, pairs, recipe, **options):
+        asked.append(recipe.steps)
+        for k in range(recipe.steps):
+            yield Step(k + 1, 1.0, 1.0, 10 + 0.5 * k, network)
+
+    monkeypatch.setattr(fitting, "train", timed)
+    network = new_network(TINY, pairs, Recipe())
+    assert steps_in(1.0, network, pairs, Recipe(steps=10**6)) == 120 and steps_in(2.5, network, pairs, Recipe()) == 300
+    assert steps_in(0.0, network, pairs, Recipe()) == 20 and asked == [6, 6, 6]
+
+
+def test_measuring_does_not_change_the_network(pairs):
+    network = new_network(TINY, pairs, SETTING.recipe)
+    before = numbers(network)
+    assert steps_in(0.01, network, pairs, SETTING.recipe) >= 20
+    assert torch.equal(numbers(network), before)
+
+
+def test_watching_goes_to_the_end(capsys):
+    steps = [Step(k, 1.0 / k, 0.5, float(k), None) for k in (3, 4, 5)]
+    assert watch(iter(steps), 5, progress=False) == steps[-1] and not capsys.readouterr().err
+    watch(iter(steps), 5)
+    assert "5/5" in capsys.readouterr().err
+
+
+# The whole way -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, tmp_path_factory):
+    "A fit in one go, and its file."
+    out = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    return quiet(out, folder, seed=3), out
+
+
+def test_the_file_says_how_it_was_made(uninterrupted, folder):
+    model, out = uninterrupted
+    again = load_weights(out, dtype=torch.float32)
+    about = again.about
+    assert about["data"] == "folder" and about["licence"] == "made up" and about["name"] == "mine"
+    assert about["recipe"] == asdict(replace(SETTING.recipe, seed=3)) and about["crop"] == 16
+    assert about["augmentation"] == asdict(SETTING.augmentation) and about["sdfdiff_version"]
+    assert about["held_out"] == [case.name for case in training_split(find_cases("folder", folder, "train"))[1]]
+    assert (again.preparation, again.truncation, again.data_scale, again.boundary) == (TISSUE, 10.0, 0.2, "inner")
+    assert again.network.architecture == model.network.architecture and not model.network.training
+    assert torch.equal(numbers(again.network), numbers(model.network).half().float())
+    assert os.listdir(out.parent) == [out.name]  # the checkpoint is gone
+    assert str(folder).encode() not in out.read_bytes() and b"/tmp" not in out.read_bytes()  # nobody's folders
+
+
+def test_it_is_the_average_after_the_last_step(uninterrupted, pairs):
+    recipe = replace(SETTING.recipe, seed=3)
+    *_, last = train(new_network(TINY, pairs, recipe), pairs, recipe)
+    assert torch.equal(numbers(last.average), numbers(uninterrupted[0].network))
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped_after(number):
+    "A `watch` that is interrupted."
+    def watching(steps, total, progress=True):
+        for step in steps:
+            if step.number == number:
+                steps.close()
+                raise Stop
+    return watching
+
+
+@pytest.fixture
+def interrupted(folder, tmp_path, monkeypatch):
+    "A fit that was stopped after two of six steps."
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(fitting, "watch", stopped_after(2))
+        quiet(tmp_path / "mine.safetensors", folder, seed=3)
+    return tmp_path / "mine.safetensors"
+
+
+def test_an_interrupted_fit_ends_with_the_same_weights(interrupted, uninterrupted, folder, monkeypatch):
+    checkpoint = interrupted.with_suffix(".checkpoint.safetensors")
+    assert os.listdir(interrupted.parent) == [checkpoint.name] and stored_recipe(checkpoint).seed == 3
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(fitting, "watch", stopped_after(5))
+        quiet(interrupted, folder, resume=True)  # the seed is in the checkpoint
+    model = quiet(interrupted, folder, resume=True, seed=3)
+    assert torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
+    ours, theirs = load_weights(interrupted).about, load_weights(uninterrupted[1]).about
+    assert {**ours, "training_seconds": 0} == {**theirs, "training_seconds": 0}  # the checksum is in there
+    assert os.listdir(interrupted.parent) == [interrupted.name]
+
+
+def test_an_unfinished_training_is_neither_overwritten_nor_continued_silently(interrupted, uninterrupted, folder):
+    checkpoint = interrupted.with_suffix(".checkpoint.safetensors")
+    content = checkpoint.read_bytes()
+    with pytest.raises(FileExistsError, match="--resume") as caught:
+        quiet(interrupted, folder, seed=3)
+    assert str(checkpoint) in str(caught.value) and "--force" in str(caught.value) and checkpoint.read_bytes() == content
+    model = quiet(interrupted, folder, seed=4, force=True)  # anew
+    assert load_weights(interrupted).about["recipe"]["seed"] == 4
+    assert not torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
+
+
+def test_a_mistyped_folder_costs_no_unfinished_training(interrupted, tmp_path):
+    checkpoint = interrupted.with_suffix(".checkpoint.safetensors")
+    with pytest.raises(FileNotFoundError):
+        quiet(interrupted, tmp_path / "no such folder", force=True)
+    assert checkpoint.exists()
+
+
+def test_a_training_on_other_data_is_not_continued(interrupted):
+    "The checkpoint's weights are scaled to the data that it was trained on."
+    with pytest.raises(ValueError, match="another") as caught:
+        quiet(interrupted, None, dataset="tissue", resume=True, setting=replace(SETTING, crop=32))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_survive_a_failure_to_write_them(folder, tmp_path, uninterrupted, monkeypatch):
+    "The training is done, the disk is full: its checkpoint stays, and resuming only writes."
+    out = tmp_path / "mine.safetensors"
+
+    def fails(*values, **options):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(fitting, "save_weights", fails)
+        quiet(out, folder, seed=3)
+    checkpoint = out.with_suffix(".checkpoint.safetensors")
+    assert os.listdir(tmp_path) == [checkpoint.name]
+    model = quiet(out, folder, seed=3, resume=True)
+    assert torch.equal(numbers(model.network), numbers(uninterrupted[0].network)) and os.listdir(tmp_path) == [out.name]
+
+
+def test_weights_are_not_overwritten_without_force(uninterrupted, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    out.write_bytes(uninterrupted[1].read_bytes())
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match="--force") as caught:
+            quiet(out, tmp_path / "not even looked at", resume=resume)
+        assert str(out) in str(caught.value)
+    assert out.read_bytes() == uninterrupted[1].read_bytes() and os.listdir(tmp_path) == [out.name]
+
+
+def test_steps_and_minutes_override_the_setting(folder, tmp_path, monkeypatch):
+    assert quiet(tmp_path / "a.safetensors", folder, steps=2).about["recipe"]["steps"] == 2
+    monkeypatch.setattr(fitting, "steps_in", lambda minutes, *rest: round(10 * minutes))
+    assert quiet(tmp_path / "b.safetensors", str(folder), minutes=0.3).about["recipe"]["steps"] == 3
+
+
+def test_resuming_without_a_checkpoint_starts(folder, tmp_path):
+    model = quiet(tmp_path / "new" / "a.safetensors", folder, steps=1, resume=True)
+    assert model.about["recipe"]["steps"] == 1 and (tmp_path / "new" / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": -5}, {"minutes": -1.0}, {"minutes": float("nan")}], ids=str)
+def test_no_training_at_all_is_refused(folder, tmp_path, wrong):
+    with pytest.raises(ValueError, match="steps|minutes") as caught:
+        quiet(tmp_path / "a.safetensors", folder, **wrong)
+    assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
+
+
+def test_unknown_data_sets_are_named_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="liver.*monuseg, glas, folder, tissue"):
+        fit("liver", tmp_path, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="liver"):
+        quiet(tmp_path / "a.safetensors", tmp_path, dataset="liver")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_without_images_is_named_before_anything_is_written(tmp_path):
+    for root in (tmp_path / "missing", tmp_path):
+        with pytest.raises(FileNotFoundError, match=str(root)):
+            quiet(tmp_path / "out" / "a.safetensors", root)
+    assert os.listdir(tmp_path) == []
