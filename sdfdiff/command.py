@@ -72,6 +72,8 @@ def _add_train(commands):
     one.add_argument("dataset", choices=("monuseg", "glas", "folder", "tissue"))
     one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
+    one.add_argument("--setting", help="another setting than the data set's own: monuseg_grey (the paper's greyscale)")
+    one.add_argument("--start", help="weights to start from: nuclei, glands, tissue, or a .safetensors file")
     one.add_argument("--minutes", type=float, help="as many steps as fit into this time on this machine")
     one.add_argument("--steps", type=_positive, help="training steps (default: as the shipped weights)")
     one.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
@@ -194,14 +196,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     "Train weights on a data set's training images but for the patients held out; a checkpoint survives interruption."
-    from sdfdiff.fitting import fit
+    from sdfdiff.fitting import fit, setting_of
 
     if arguments.dataset != "tissue" and arguments.root is None:
         raise ValueError(f"train {arguments.dataset} needs --root, the folder of the data set.")
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"{arguments.out} must end in .safetensors.")
     _prepare_threads()
-    model = fit(arguments.dataset, arguments.root, arguments.out, arguments.steps, arguments.minutes, arguments.seed, arguments.resume, arguments.force)
+    model = fit(arguments.dataset, arguments.root, arguments.out, arguments.steps, arguments.minutes, arguments.seed, arguments.resume, arguments.force,
+                setting_of(arguments.setting or arguments.dataset), arguments.start)
     print(f"{arguments.out}: {model.about['recipe']['steps']} steps in {model.about['training_seconds']} s")
 
 # %% ../nbs/51_command.ipynb #51_command-13

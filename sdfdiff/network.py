@@ -13,6 +13,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -297,7 +298,7 @@ SHIPPED = ("nuclei", "glands", "tissue")  # Weights that come with the package
 
 def data_folder() -> Path:
     "Where the shipped weights lie: in an installed package inside it, in a checkout beside it."
-    package = Path(__file__).parent
+    package = Path(str(resources.files("sdfdiff")))
     return package / "data" if (package / "data").is_dir() else package.parent / "data"
 
 

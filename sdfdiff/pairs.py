@@ -29,6 +29,7 @@ class Augmentation:
     brightness: float = 0.0  # Brightness moves by up to this much, image range [0, 1]
     gamma: float = 0.0  # Gamma within exp(+-gamma)
     colour: float = 0.0  # Contrast and brightness of each channel differ by up to this much
+    grey: float = 0.0  # Probability that a colour image is shown in grey
 
     def __post_init__(self):
         if self.zoom < 1 or min(self.turn, self.contrast, self.brightness, self.gamma, self.colour) < 0:
@@ -56,6 +57,9 @@ def change_tone(
     if channels > 1 and a.colour:
         gain = gain + _between(generator, -a.colour, a.colour, batch, channels, 1, 1)
         shift = shift + _between(generator, -a.colour, a.colour, batch, channels, 1, 1)
+    if channels > 1 and a.grey:
+        grey = torch.rand(batch, 1, 1, 1, generator=generator) < a.grey
+        image = torch.where(grey, image.mean(dim=1, keepdim=True), image)
     middle = image.mean(dim=(2, 3), keepdim=True)
     return (middle + gain * (image - middle) + shift).clamp(0, 1) ** power
 

@@ -5,6 +5,7 @@ import math
 import time
 import tracemalloc
 from dataclasses import fields
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,7 @@ QUICK = Sampling(steps=3)
 INDEPENDENT = sorted(set(SAMPLERS) - {"authors"})  # the authors' corrector has one step size for the whole batch
 
 
+@cache
 def tiny(channels=1, seed=0):
     "A small network with random weights, in float32: what it finds does not matter here."
     generator = torch.Generator().manual_seed(seed)
@@ -208,15 +210,15 @@ def test_noise_levels_start_and_spacing_are_used():
     drawn(model, members=1, sampling=Sampling("dpm", 4, "geometric", highest=8.0, lowest=0.5, final=False))
     assert seen == pytest.approx([8, 4, 2, 1])
     denoiser = Denoiser(model, np.ones_like(IMAGE))
-    first = {start: next(draw_members(denoiser, model, Sampling("dpm", 1, start=start), [0])) for start in ("zero", "prior")}
+    zero, prior = (next(draw_members(denoiser, model, Sampling("dpm", 1, start=start), [0])) for start in ("zero", "prior"))
     ratio = model.schedule.sigma_min / model.schedule.sigma_max  # of the start, this much is left after one step
-    torch.testing.assert_close(first["prior"] - first["zero"], torch.full_like(first["zero"], 100 * ratio), rtol=1e-3, atol=0)
+    torch.testing.assert_close(prior - zero, torch.full_like(zero, 100 * ratio), rtol=1e-3, atol=0)
 
 
 # ---- streaming statistics
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e3, -1e6]))
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 2**32 - 1), st.sampled_from([0, 1e3, -1e6]))
 def test_streaming_is_numpy(groups, seed, offset):
     numbers = np.random.default_rng(seed).normal(offset, 1, (sum(groups) + 1, 3, 2)).astype(np.float32)
     running = Running((3, 2), threshold=offset)
@@ -320,13 +322,13 @@ def dataset():
 
 def test_every_variable_has_dimensions_unit_and_meaning(dataset):
     plane = ("row", "column")
-    expected = {"image": ("channel", *plane), "distance": ("member", *plane), "area": ("every_member",)} | dict.fromkeys(
-        ("mean", "std", "probability", "mask_std", "prior", "truth"), plane)
+    expected = dict.fromkeys(("mean", "std", "probability", "mask_std", "prior", "truth"), plane)
+    expected |= {"image": ("channel", *plane), "distance": ("member", *plane), "area": ("every_member",)}
     assert {name: field.dims for name, field in dataset.data_vars.items()} == expected
     for name in (*dataset.data_vars, *plane):
         assert dataset[name].attrs["units"] == UNITS[name][0] and dataset[name].attrs["long_name"] == UNITS[name][1]
     assert dict(dataset.sizes) == {"channel": 1, "row": 72, "column": 96, "member": 3, "every_member": 5}
-    assert {field.dtype for name, field in dataset.data_vars.items() if name not in ("area", "truth")} == {np.dtype("f4")}
+    assert {field.dtype for field in dataset.drop_vars(["area", "truth"]).data_vars.values()} == {np.dtype("float32")}
 
 
 def test_statistics_are_of_all_members_also_those_not_kept(dataset):
@@ -355,9 +357,9 @@ def test_attributes_make_it_again(dataset):
     sampling = Sampling(**{key: None if value == "default" else value for key, value in options.items()})
     assert sampling.calls == attributes["calls_per_member"]
     again = ensemble(
-        tiny(), dataset["image"].values, attributes["members"], sampling, attributes["seed"], attributes["threshold_rule"],
-        keep=dataset.sizes["member"], truth=dataset["truth"].values, progress=False,
-        source_shape=(attributes["source_rows"], attributes["source_columns"]))
+        tiny(), dataset["image"].values, attributes["members"], sampling, attributes["seed"],
+        attributes["threshold_rule"], keep=dataset.sizes["member"], truth=dataset["truth"].values,
+        source_shape=(attributes["source_rows"], attributes["source_columns"]), progress=False)
     xr.testing.assert_identical(again, dataset)
     assert (attributes["weights"], attributes["weights_checksum"]) == ("tiny", "123")
 
@@ -405,8 +407,9 @@ def test_threshold_rules(rule, pixels):
 
 
 def test_mean_and_majority_are_different_questions():
-    far = xr.Dataset({"mean": ("n", [7 / 3, 0.0, 0.1]), "probability": ("n", [2 / 3, 0.5, 0.49])}, attrs={"threshold_px": 0.0})
-    assert masks(far)["mmse"].tolist() == [False, True, False] and masks(far)["majority"].tolist() == [True, True, False]
+    fields = {"mean": ("n", [7 / 3, 0.0, 0.1]), "probability": ("n", [2 / 3, 0.5, 0.49])}
+    far = masks(xr.Dataset(fields, attrs={"threshold_px": 0.0}))
+    assert far["mmse"].tolist() == [False, True, False] and far["majority"].tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(("call", "words"), [

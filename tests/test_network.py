@@ -127,13 +127,28 @@ def test_the_denoiser_is_the_formula_about_the_answer_of_the_network(parametrisa
 
 
 def test_the_network_depends_on_image_noise_level_and_map():
-    network, noisy, image = stirred(), noise(1, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=seeded())
+    "In the score form nothing but the embedding tells the noise level: map and answer are not scaled."
+    network, noisy, image = stirred(parametrisation="score"), noise(1, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=seeded())
     features = network.encode(image)
     answer = partial(raw_answers, network)
     reference = answer(noisy, 0.2, features)[1]
     others = answer(noisy, 0.2, network.encode(1 - image)), answer(noisy, 0.3, features), answer(-noisy, 0.2, features)
     assert all((other[1] - reference).abs().max() > 1e-3 for other in others)
     assert (network.encode(1 - image).prior - features.prior).abs().max() > 1e-4
+
+
+def test_each_level_on_the_way_up_sees_what_came_down():
+    "Skip connections join equal resolutions: the second half of what enters a level is what left it on the way down."
+    unet, seen = stirred(multipliers=(1, 2, 3)).body, {}
+    for way in ("down", "up"):
+        for k, level in enumerate(getattr(unet, way)):
+            level.register_forward_hook(lambda module, inputs, output, key=(way, k): seen.update({key: (inputs[0], output)}))
+    x = noise(1, 8, 8, 12)
+    assert unet(x, noise(1, 32)).shape == x.shape
+    for k, (channels, scale) in enumerate([(8, 1), (16, 2), (24, 4)]):
+        left, entered = seen["down", k][1], seen["up", k][0]
+        assert left.shape == (1, channels, 8 // scale, 12 // scale)
+        assert torch.equal(entered[:, channels:], left) and entered[:, :channels].std() > 0.01
 
 
 def test_every_pixel_can_reach_every_pixel_nearby():
@@ -488,11 +503,10 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
 
 
 def test_shipped_names_lie_in_the_data_folder(monkeypatch, tmp_path):
-    for name in SHIPPED:
-        assert weights_path(name) == data_folder() / f"{name}.safetensors"
+    assert data_folder().name == "data"
     monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
     (tmp_path / "glands.safetensors").touch()
-    assert weights_path("glands").parent == tmp_path
+    assert weights_path("glands") == tmp_path / "glands.safetensors"
     with pytest.raises(FileNotFoundError, match="nuclei"):
         weights_path("nuclei")
 

@@ -1,6 +1,7 @@
 "Image files in, four files out: formats, sizes, resolutions, and nothing half-written."
 
 import errno
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ PICTURE = tissue(3, (48, 64)).image  # float32 RGB
 PLAIN = Preparation("none", "rgb", 1.0)
 
 
+@cache
 def tiny(preparation=NUCLEI):
     "A small network with random weights, in float32: what it finds does not matter here."
     generator = torch.Generator().manual_seed(0)
@@ -90,17 +92,19 @@ def test_jpeg_is_what_its_decoder_says(tmp_path):
 
 
 def test_alpha_is_dropped(photo):
-    Image.fromarray(np.dstack([eight(PICTURE), np.full(PICTURE.shape[:2], 128, np.uint8)])).save(photo.with_name("a.png"))
+    alpha = np.full(PICTURE.shape[:2], 128, np.uint8)
+    Image.fromarray(np.dstack([eight(PICTURE), alpha])).save(photo.with_name("a.png"))
     xr.testing.assert_identical(segmented(photo.with_name("a.png")).drop_attrs(), segmented(photo).drop_attrs())
 
 
 @pytest.mark.parametrize("colour", [True, False])
 def test_eight_and_sixteen_bits_show_the_same_picture(tmp_path, colour):
-    image = PICTURE if colour else PICTURE[..., 0]
-    tifffile.imwrite(tmp_path / "exact.tif", eight(image).astype(np.uint16) * 257, photometric="rgb" if colour else "minisblack")
-    tifffile.imwrite(tmp_path / "finer.tif", sixteen(image), photometric="rgb" if colour else "minisblack")
+    image, kind = (PICTURE, "rgb") if colour else (PICTURE[..., 0], "minisblack")
+    tifffile.imwrite(tmp_path / "exact.tif", eight(image).astype(np.uint16) * 257, photometric=kind)
+    tifffile.imwrite(tmp_path / "finer.tif", sixteen(image), photometric=kind)
     Image.fromarray(eight(image)).save(tmp_path / "eight.png")
-    expected, exact, finer = (segmented(tmp_path / name, tiny(PLAIN)) for name in ("eight.png", "exact.tif", "finer.tif"))
+    names = ("eight.png", "exact.tif", "finer.tif")
+    expected, exact, finer = (segmented(tmp_path / name, tiny(PLAIN)) for name in names)
     np.testing.assert_allclose(exact["image"], expected["image"], atol=1e-6)
     np.testing.assert_allclose(exact["distance"], expected["distance"], atol=0.01)
     assert 0 < np.abs(finer["image"] - expected["image"]).max() <= 0.5 / 255 + 1e-6
@@ -140,7 +144,8 @@ def test_pictures_have_the_size_of_the_source(tmp_path, shape, colour):
 
 def test_dataset_on_disk_is_the_dataset(photo):
     dataset = segmented(photo)
-    xr.testing.assert_identical(xr.load_dataset(photo.parent / "out-photo.png" / "photo.nc", engine="h5netcdf"), dataset)
+    stored = xr.load_dataset(photo.parent / "out-photo.png" / "photo.nc", engine="h5netcdf")
+    xr.testing.assert_identical(stored, dataset)
     wanted = {"source": "photo.png", "scale": 0.5, "stain": "vahadane", "weights": "tiny", "members": 2}
     assert {key: dataset.attrs[key] for key in wanted} == wanted
 
@@ -248,7 +253,8 @@ def test_a_scale_without_sense_is_refused_before_any_work(monkeypatch):
         raise AssertionError("work began")
 
     monkeypatch.setattr(segmenting, "prepare_image", no_work)
-    for image, scale in ((np.zeros((4096, 4096), np.uint8), 16.0), (PICTURE, 1e-4), (PICTURE, 0.0), (PICTURE, float("nan"))):
+    large = np.zeros((4096, 4096), np.uint8)
+    for image, scale in ((large, 16.0), (PICTURE, 1e-4), (PICTURE, 0.0), (PICTURE, float("nan"))):
         with pytest.raises(ValueError, match="scale"):
             segment(image, tiny(), scale=scale, **QUICK)
 
@@ -347,7 +353,8 @@ def test_old_results_survive_a_failure(photo, monkeypatch, fail):
 
 
 def test_write_dataset_is_whole_compressed_and_careful(tmp_path):
-    dataset = xr.Dataset({"blank": (("row", "column"), np.zeros((500, 500), np.float32)), "name": ("row", np.arange(500))})
+    blank = np.zeros((500, 500), np.float32)
+    dataset = xr.Dataset({"blank": (("row", "column"), blank), "name": ("row", np.arange(500))})
     path = tmp_path / "new" / "one.nc"
     write_dataset(dataset, path)
     assert path.stat().st_size < 100_000 and files(tmp_path) == ["one.nc"]

@@ -1,0 +1,697 @@
+"The command as a user meets it: exit codes, one sentence per mistake, nothing half-written, nothing overwritten."
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import xarray as xr
+from PIL import Image
+from safetensors.torch import save_file
+
+import sdfdiff
+from sdfdiff import evaluation, fitting, segmenting
+from sdfdiff.command import main
+from sdfdiff.network import Architecture, Model, ScoreNetwork, load_weights, save_weights
+from sdfdiff.preparation import NUCLEI, TISSUE
+from sdfdiff.sampling import SAMPLERS
+from sdfdiff.tissue import tissue
+
+ENDINGS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
+QUICK = ("--members", "2", "--steps", "2")
+
+
+@cache
+def tiny(preparation=NUCLEI):
+    "A small network with random weights: what it finds does not matter here."
+    generator = torch.Generator().manual_seed(0)
+    channels = 3 if preparation.colour == "rgb" else 1
+    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1))
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if weights.ndim > 1:
+                weights.copy_(torch.randn(weights.shape, generator=generator) / weights[0].numel() ** 0.5)
+            else:
+                weights.fill_("norm.weight" in name)
+    return Model(network, preparation=preparation, about={"name": "tiny"})
+
+
+@cache
+def picture():
+    return np.round(tissue(3, (48, 64)).image * 255).astype(np.uint8)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "A folder to work in, with an image and weights."
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture()).save("photo.png")
+    save_weights("tiny.safetensors", tiny())
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    "Type a command; get exit code, what was printed, and the sentences among the progress bars."
+    def run(*words):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        shown = capsys.readouterr()
+        return code, shown.out, sentences(shown.err)
+    return run
+
+
+def sentences(text):
+    "The lines on standard error that are no progress bar."
+    lines = [line.strip() for line in re.split(r"[\r\n]", text)]
+    return [line for line in lines if line and not re.search(r"\d+%\||it/s|\?(image|member|step)/s", line)]
+
+
+def files(folder="."):
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def results(*stems, out="out"):
+    return sorted(f"{out}/{stem}{ending}" for stem in stems for ending in ENDINGS)
+
+
+def segment(run, *words, weights="tiny.safetensors", out="out"):
+    return run("segment", *words, "--out", out, "--weights", weights, *QUICK)
+
+
+def refused(outcome, *words, code=1):
+    "One sentence that names what is wrong, and nothing else."
+    found, _, lines = outcome
+    assert found == code and len(lines) == 1, outcome
+    sentence = lines[0]
+    assert sentence.startswith("sdfdiff: ") and sentence[-1] in ".?" and sentence.count("sdfdiff: ") == 1
+    assert not [word for word in words if word not in sentence], sentence
+    assert not re.search(r"Traceback|Error\(|Errno|\.writing-", sentence), sentence
+    return True
+
+
+def command(code, *words, **options):
+    "A Python of its own. Ctrl-C works there even if this one was started in the background."
+    code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" + textwrap.dedent(code)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], **pipes, **options)
+
+
+# ---- first steps
+
+
+def test_help_and_version_are_quick():
+    "No word of help needs torch, NumPy or a picture."
+    process = command("""
+        from contextlib import redirect_stdout
+        from io import StringIO
+        from sdfdiff.command import main
+        names = ("demo", "segment", "evaluate", "train")
+        for words in (["--help"], ["--version"], [], *([name, "--help"] for name in names)):
+            with redirect_stdout(StringIO()) as shown:
+                try:
+                    code = main(words)
+                except SystemExit as stop:
+                    code = stop.code
+            assert code == 0 and shown.getvalue().strip(), words
+        print(*sys.modules)
+    """)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert {"torch", "numpy", "matplotlib", "xarray", "skimage"}.isdisjoint(out.split()) and "argparse" in out.split()
+
+
+def test_version(run):
+    assert run("--version") == (0, f"sdfdiff {sdfdiff.__version__}\n", [])
+
+
+@pytest.mark.parametrize("name", ["demo", "segment", "evaluate"])
+def test_help_names_every_sampler(run, name):
+    code, out, _ = run(name, "--help")
+    assert code == 0 and not [sampler for sampler in SAMPLERS if not re.search(rf"\b{sampler}\b", out)]
+
+
+@pytest.mark.parametrize("words", [
+    "nonsense", "segment", "segment a.png", "segment a.png --out x --members 0", "segment a.png --out x --steps 1.5",
+    "segment a.png --out x --stain giemsa", "segment a.png --out x --seed one", "evaluate coco --root .", "evaluate glas",
+    "evaluate glas --root . --split all", "evaluate glas --root . --limit -1", "train tissue", "train tissue --minutes soon",
+])
+def test_words_without_sense_are_code_2(run, place, words):
+    "argparse shows the usage, and what is wrong in the last line."
+    code, out, lines = run(*words.split())
+    assert code == 2 and not out and lines[0].startswith("usage: sdfdiff") and "error:" in lines[-1]
+    assert files() == ["photo.png", "tiny.safetensors"]
+
+
+@pytest.mark.parametrize("words", [
+    "segment photo.png --out out --weights tiny.safetensors --steps 1 --members 1 --seed 9999999999999999999999999",
+    "train tissue --steps 1 --out a.safetensors --seed 9999999999999999999999999",
+    "train tissue --out a.safetensors --minutes 0", "train tissue --out a.safetensors --minutes -5",
+    "train tissue --out a.safetensors --minutes nan", "train tissue --out a.safetensors --minutes inf",
+])
+def test_numbers_without_sense(run, place, small, monkeypatch, words):
+    "Seeds that no generator takes, times that no clock shows: named, and refused before any work."
+    monkeypatch.setattr(fitting, "watch", no_work)
+    monkeypatch.setattr(segmenting, "ensemble", no_work)
+    code, out, lines = run(*words.split())
+    assert code in (1, 2) and not out and re.search("seed|minutes", lines[-1]) and "cannot convert" not in lines[-1]
+    assert files() == ["photo.png", "tiny.safetensors"]
+
+
+def no_work(*arguments, **options):
+    raise AssertionError("work began")
+
+
+# ---- segment
+
+
+def test_segment(run, place):
+    code, out, lines = segment(run, "photo.png")
+    assert (code, lines) == (0, []) and files("out") == files(place / "out") and files() == sorted(
+        ["photo.png", "tiny.safetensors", *results("photo")])
+    assert re.fullmatch(r"photo\.png: [\d.]+ % object, mean doubt [\d.]+, [\d.]+ s -> out/photo_mask\.png\n", out)
+    with Image.open("out/photo_mask.png") as mask:
+        assert mask.size == (64, 48)
+    attributes = xr.load_dataset("out/photo.nc", engine="h5netcdf").attrs
+    wanted = {"weights": "tiny", "members": 2, "steps": 2, "seed": 0, "source": "photo.png", "sampler": "dpm_sde"}
+    assert {key: attributes[key] for key in wanted} == wanted
+
+
+def test_the_same_words_give_the_same_masks(run, place):
+    for out in ("a", "b"):
+        assert segment(run, "photo.png", "--seed", "7", out=out)[0] == 0
+    one, two = (xr.load_dataset(f"{out}/photo.nc", engine="h5netcdf") for out in ("a", "b"))
+    xr.testing.assert_identical(one, two)
+    assert Path("a/photo_mask.png").read_bytes() == Path("b/photo_mask.png").read_bytes() and one.attrs["seed"] == 7
+
+
+def test_a_folder_of_images(run, place):
+    Path("photos").mkdir()
+    for name in ("b.png", "a.jpg", "c.TIF", "notes.txt"):
+        Image.fromarray(picture()).save(f"photos/{name}", **({"format": "PNG"} if name == "notes.txt" else {}))
+    code, out, _ = segment(run, "photos", "photo.png")
+    assert code == 0 and [line.split(":")[0] for line in out.splitlines()] == ["a.jpg", "b.png", "c.TIF", "photo.png"]
+    assert [f"out/{name}" for name in files("out")] == results("a", "b", "c", "photo")
+
+
+@pytest.mark.parametrize(("option", "expected"), [
+    (["--sampler", "heun"], {"sampler": "heun", "steps": 2, "spacing": "karras"}),
+    (["--sampler", "paper"], {"sampler": "paper", "spacing": "geometric", "corrections": 2, "ratio": 0.35}),
+    (["--sampler", "authors"], {"sampler": "authors", "spacing": "geometric", "corrections": 2, "final": 0}),
+    (["--sampler", "paper-glands"], {"sampler": "paper", "corrections": 1, "ratio": 0.15}),
+    (["--scale", "1", "--stain", "none"], {"scale": 1.0, "stain": "none"}),
+])
+def test_options_are_used(run, place, option, expected):
+    assert segment(run, "photo.png", *option)[0] == 0
+    attributes = xr.load_dataset("out/photo.nc", engine="h5netcdf").attrs
+    assert {key: attributes[key] for key in expected} == expected
+
+
+@pytest.fixture
+def bad(place):
+    "Files that are wrong, each in its own way."
+    Path("text.png").write_text("no image")
+    Path("nothing").mkdir()
+    tifffile.imwrite("nan.tif", np.full((40, 40), np.nan, np.float32))
+    tifffile.imwrite("stack.tif", np.zeros((5, 40, 40), np.uint8), photometric="minisblack")
+    Image.fromarray(picture()[:31]).save("small.png")
+    Image.fromarray(np.zeros((4097, 32), np.uint8)).save("long.png")
+    whole = Path("photo.png").read_bytes()
+    Path("cut.png").write_bytes(whole[:len(whole) // 2])
+    return place
+
+
+@pytest.mark.parametrize(("image", "words"), [
+    ("missing.png", "not exist"), ("text.png", "not an image"), ("nothing", "no image"), ("nan.tif", "NaN"),
+    ("stack.tif", "5 pages"), ("small.png", "31 x 64"), ("long.png", "4097 x 32"), ("cut.png", "damaged"),
+])
+def test_what_is_no_image(run, bad, image, words):
+    before = files()
+    assert refused(segment(run, image), image, words) and files() == before
+
+
+def test_all_images_are_looked_for_before_work_begins(run, place, monkeypatch):
+    "A misspelt name at the end of a long list must not cost an hour."
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    assert refused(segment(run, "photo.png", "missing.png"), "missing.png")
+    Path("out").mkdir()
+    Image.fromarray(picture()).save("other.png")
+    Path("out/other_mask.png").write_text("mine")
+    assert refused(segment(run, "photo.png", "other.png"), "out/other_mask.png", "--force")
+    assert files("out") == ["other_mask.png"]
+
+
+def test_two_images_of_one_name(run, place, monkeypatch):
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    Path("more").mkdir()
+    Image.fromarray(picture()).save("more/photo.tif")
+    assert refused(segment(run, "photo.png", "more"), "photo") and not Path("out").exists()
+
+
+@pytest.fixture
+def damaged(place):
+    "Weights that are none, or no longer."
+    whole = Path("tiny.safetensors").read_bytes()
+    flipped = bytearray(whole)
+    flipped[-100] ^= 64
+    Path("text.safetensors").write_text("no weights")
+    Path("empty.safetensors").write_bytes(b"")
+    Path("cut.safetensors").write_bytes(whole[:-1000])
+    Path("flipped.safetensors").write_bytes(flipped)
+    Path("renamed.safetensors").write_bytes(whole.replace(b'\\"stain\\"', b'\\"stein\\"'))
+    Path("older.safetensors").write_bytes(whole.replace(b'\\"unshuffle\\"', b'\\"unsnuffle\\"'))
+    save_file({"a": torch.zeros(3)}, "other.safetensors")
+    Path("folder.safetensors").mkdir()
+    return place
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.safetensors", "folder.safetensors"])
+def test_weights_that_are_not_there(run, damaged, name):
+    assert refused(segment(run, "photo.png", weights=name), name, "nuclei, glands, tissue") and not Path("out").exists()
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("text", "safetensors"), ("empty", "safetensors"), ("cut", "safetensors"), ("flipped", "checksum"),
+    ("other", "no sdfdiff model"), ("older", "another version"), ("renamed", "another version"),
+])
+def test_damaged_weights(run, damaged, name, words):
+    assert refused(segment(run, "photo.png", weights=f"{name}.safetensors"), f"{name}.safetensors", words)
+    assert not Path("out").exists()
+
+
+def test_an_unknown_sampler(run, place):
+    assert refused(segment(run, "photo.png", "--sampler", "ddim"), "ddim", "dpm_sde") and not Path("out").exists()
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "0.0001"])
+def test_a_scale_without_sense(run, place, scale):
+    assert refused(segment(run, "photo.png", "--scale", scale), "scale", "photo.png") and not Path("out").exists()
+
+
+def test_the_folder_for_results_is_a_file(run, place, monkeypatch):
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    for out in ("tiny.safetensors", "tiny.safetensors/below"):
+        assert refused(segment(run, "photo.png", out=out), "tiny.safetensors", "folder")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(run, place, monkeypatch):
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    Path("closed").mkdir(mode=0o500)
+    assert refused(segment(run, "photo.png", out="closed/out"), "closed")
+
+
+def test_nothing_is_overwritten_without_force(run, place):
+    assert segment(run, "photo.png")[0] == 0
+    before = {name: Path(name).read_bytes() for name in files()}
+    assert refused(segment(run, "photo.png", "--seed", "1"), "out/photo_mask.png", "--force", "--resume")
+    code, out, _ = segment(run, "photo.png", "--seed", "1", "--resume")
+    assert code == 0 and "skipped" in out
+    assert {name: Path(name).read_bytes() for name in files()} == before
+    assert segment(run, "photo.png", "--seed", "1", "--force")[0] == 0
+    assert xr.load_dataset("out/photo.nc", engine="h5netcdf").attrs["seed"] == 1
+
+
+def test_resume_does_not_overwrite_a_mask_of_the_users(run, place):
+    "A true mask beside the image may bear the name of a result; --resume alone is no leave to replace it."
+    Path("photo_mask.png").write_text("drawn by hand for hours")
+    assert refused(segment(run, "photo.png", "--resume", out="."), "photo_mask.png", "--force")
+    assert Path("photo_mask.png").read_text() == "drawn by hand for hours"
+
+
+def test_traceback_on_request(run, place):
+    with pytest.raises(FileNotFoundError):
+        main(["--traceback", "segment", "missing.png", "--out", "out"])
+
+
+# ---- Ctrl-C
+
+
+def test_ctrl_c_in_every_command(run, place, monkeypatch):
+    "Wherever it comes, the exit code is 130, and there is one sentence."
+    def pressed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmenting, "ensemble", pressed)
+    monkeypatch.setattr(evaluation, "find_cases", pressed)
+    monkeypatch.setattr(fitting, "load_pairs", pressed)
+    before = files()
+    weights = " --weights tiny.safetensors"
+    for words in ("demo", "segment photo.png --out out" + weights, "evaluate folder --root . --out a.nc" + weights,
+                  "train tissue --out a.safetensors"):
+        code, _, lines = run(*words.split())
+        assert code == 130 and len(lines) == 1 and lines[0].startswith("sdfdiff: stopped"), lines
+        assert ("--resume" in lines[0]) == (words != "demo")
+    assert files() == before
+
+
+def test_ctrl_c_in_the_middle(run, place):
+    "The first of two images is whole, of the second there is nothing; --resume does the rest."
+    Image.fromarray(picture()).save("second.png")
+    # the second image is held up, so that the key is pressed in the middle of it on a machine of any speed
+    process = command("""
+        import time
+        from sdfdiff import segmenting
+        from sdfdiff.command import main
+        draw, drawn = segmenting.ensemble, []
+
+        def ensemble(*arguments, **options):
+            dataset = draw(*arguments, **options)
+            drawn.append(dataset)
+            if len(drawn) == 2:
+                print("now", flush=True)
+                time.sleep(60)
+            return dataset
+
+        segmenting.ensemble = ensemble
+        sys.exit(main())
+    """, "segment", "photo.png", "second.png", "--out", "out", "--weights", "tiny.safetensors", *QUICK)
+    first, now = process.stdout.readline(), process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (first[:9], now) == ("photo.png", "now\n"), err
+    lines = sentences(err)
+    assert process.returncode == 130 and len(lines) == 1 and lines[0].startswith("sdfdiff: stopped"), err
+    assert [f"out/{name}" for name in files("out")] == results("photo")
+    before = {name: Path(name).read_bytes() for name in files()}
+    code, out, _ = segment(run, "photo.png", "second.png", "--resume")
+    assert code == 0 and "skipped" in out.splitlines()[0]
+    assert [f"out/{name}" for name in files("out")] == results("photo", "second")
+    assert {name: Path(name).read_bytes() for name in before} == before
+
+
+def test_ctrl_c_at_any_time(place):
+    "While modules are imported or weights are read: the same code, no traceback."
+    for wait in (0.3, 1.0):
+        process = command("""
+            from sdfdiff.command import main
+            print("started", flush=True)
+            sys.exit(main())
+        """, "segment", "photo.png", "--out", "out", "--weights", "tiny.safetensors", "--members", "100000")
+        process.stdout.readline()
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        lines = sentences(err)
+        assert process.returncode == 130 and len(lines) == 1 and lines[0].startswith("sdfdiff: stopped"), err
+    assert files() == ["photo.png", "tiny.safetensors"]
+
+
+# ---- a full disk
+
+
+def small_disks():
+    "Command prefix under which a disk can be mounted that nobody else sees; None where that is not allowed."
+    for prefix in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
+        try:
+            trial = [*prefix, "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt"]
+            if subprocess.run(trial, capture_output=True).returncode == 0:
+                return prefix
+        except OSError:
+            pass
+    return None
+
+
+FULL = """
+    import io, json, os
+    from contextlib import redirect_stderr, redirect_stdout
+    from sdfdiff import fitting
+    from sdfdiff.command import main
+    from sdfdiff.fitting import SETTINGS
+    from sdfdiff.network import Architecture
+    from dataclasses import replace
+    small = Architecture(3, width=16, multipliers=(1, 2), encoder_blocks=1)
+    recipe = replace(SETTINGS["tissue"].recipe, batch=1)
+    SETTINGS["tissue"] = replace(SETTINGS["tissue"], architecture=small, recipe=recipe, crop=32)
+    for kilobytes, *words in json.loads(sys.argv[1]):
+        state = os.statvfs("disk")
+        with open("disk/ballast", "wb") as file:
+            file.write(bytes(state.f_bavail * state.f_frsize - 1024 * kilobytes))
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
+            code = main(words)
+        left = [os.path.join(folder, name) for folder, _, names in os.walk("disk") for name in names]
+        print(json.dumps([code, err.getvalue(), left]), flush=True)
+        os.remove("disk/ballast")
+"""
+
+
+def test_a_full_disk(place):
+    "A real one, of 300 kB, filled up to what is said: the file is named, the process lives on, nothing is left."
+    prefix = small_disks()
+    if prefix is None:
+        pytest.skip("mounting is not allowed here")
+    Path("disk").mkdir()
+    Path("data/images").mkdir(parents=True)
+    Path("data/masks").mkdir()
+    Image.fromarray(picture()).save("data/images/1.png")
+    Image.fromarray(picture()[..., 0] > 128).save("data/masks/1.png")
+    save_weights("colour.safetensors", tiny(TISSUE))
+    out = ["segment", "photo.png", "--out", "disk/out", "--weights", "tiny.safetensors", *QUICK]
+    tried = [(0, "photo_mask.png", out), (8, "photo_", out), (24, "photo.nc", out),
+             (8, "a.nc", "evaluate folder --root data --out disk/a.nc --weights colour.safetensors --steps 1".split()),
+             (100, "a.checkpoint.safetensors", "train tissue --steps 2 --out disk/a.safetensors".split())]
+    script = 'mount -t tmpfs -o size=300k tmpfs disk && exec "$@"'
+    code = "import sys\n" + textwrap.dedent(FULL)
+    typed = json.dumps([[kilobytes, *words] for kilobytes, _, words in tried])
+    inside = [*prefix, "sh", "-c", script, "sh", sys.executable, "-c", code, typed]
+    done = subprocess.run(inside, capture_output=True, text=True)
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and len(outcomes) == len(tried), f"{outcomes}, {done.returncode}, {done.stderr[-2000:]}"
+    for (code, err, left), (_, name, words) in zip(outcomes, tried):
+        assert refused((code, "", sentences(err)), name, "No space left on device"), words
+        assert left == ["disk/ballast"], words
+
+
+# ---- demo
+
+
+def test_demo(run, place):
+    "With the shipped weights, on the slide that scikit-image brings; few members and steps only to save time."
+    code, out, lines = run("demo", "--out", "new/out", *QUICK)
+    assert (code, lines) == (0, []) and files("new") == ["out/demo.nc", "out/demo.png"]
+    table = dict(line.split(None, 1) for line in out.splitlines())
+    assert {"image", "members", "time", "doubt", "picture", "numbers"} <= set(table) and "object area" in out
+    assert "512 x 512" in table["image"] and "3 network calls" in table["members"]
+    assert table["picture"].endswith("new/out/demo.png") and table["numbers"].endswith("new/out/demo.nc")
+    with Image.open("new/out/demo.png") as drawn:
+        assert min(drawn.size) >= 500 and np.asarray(drawn.convert("L")).std() > 20
+    dataset = xr.load_dataset("new/out/demo.nc", engine="h5netcdf")
+    assert dict(dataset.sizes) == {"channel": 1, "row": 512, "column": 512, "member": 2, "every_member": 2}
+    assert (dataset.attrs["weights"], dataset.attrs["members"]) == ("nuclei", 2)
+
+
+@pytest.fixture
+def quick_demo(monkeypatch, place):
+    "The demo without its large network and its large picture."
+    from matplotlib.figure import Figure
+
+    from sdfdiff import figures, network
+
+    save_weights("nuclei.safetensors", tiny())
+    monkeypatch.setattr(network, "data_folder", lambda: place)
+    monkeypatch.setattr(figures, "summary_figure", lambda dataset, **options: Figure((1, 1)))
+    return place
+
+
+@pytest.mark.parametrize("name", ["demo.png", "demo.nc"])
+def test_demo_overwrites_nothing(run, quick_demo, monkeypatch, name):
+    Path("out").mkdir()
+    Path("out", name).write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenting, "segment", no_work)
+        assert refused(run("demo", *QUICK), f"out/{name}", "--force")
+    assert files("out") == [name] and Path("out", name).read_text() == "mine"
+    assert run("demo", "--members", "1", "--steps", "1", "--force")[0] == 0
+    assert files("out") == ["demo.nc", "demo.png"] and Path("out", name).stat().st_size > 100
+
+
+def test_one_member_has_no_doubt_to_tell(run, quick_demo):
+    code, out, _ = run("demo", "--members", "1", "--steps", "1")
+    assert code == 0 and "nan" not in out
+
+
+def test_demo_leaves_both_files_or_none(run, quick_demo, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def full(self, target, **options):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    assert refused(run("demo", "--members", "1", "--steps", "1"), "demo.png", "No space left") and not files("out")
+
+
+# ---- evaluate
+
+
+@pytest.fixture
+def dataset(place):
+    "A plain folder of five images with masks, and weights for it."
+    for part in ("images", "masks"):
+        (place / "data" / part).mkdir(parents=True)
+    for k in range(5):
+        scene = tissue(k, (40, 48))
+        Image.fromarray(np.round(scene.image * 255).astype(np.uint8)).save(f"data/images/{k}.png")
+        Image.fromarray(scene.rate(np.random.default_rng(k)) > 0).save(f"data/masks/{k}.png")
+    save_weights("colour.safetensors", tiny(TISSUE))
+    return place
+
+
+def evaluate(run, *words, root="data"):
+    return run("evaluate", "folder", "--root", root, "--weights", "colour.safetensors", *QUICK, *words)
+
+
+def test_evaluate(run, dataset):
+    code, out, lines = evaluate(run, "--out", "new/a.nc", "--limit", "2")
+    assert (code, lines) == (0, []) and files("new") == ["a.nc"] and "2 images" in out and "new/a.nc" in out
+    for word in ("one_sample", "mmse", "majority", "paper", "half_pixel", "F1", "IoU", "pooled"):
+        assert word in out
+    assert evaluate(run, "--limit", "2")[1].strip() == out.rsplit("\n", 2)[0].strip() and files("new") == ["a.nc"]
+    assert refused(evaluate(run, "--out", "new/a.nc"), "new/a.nc", "--force", "--resume")
+    assert refused(evaluate(run, "--out", "new/a.nc", "--resume", "--seed", "1"), "new/a.nc", "seed")
+    assert "5 images" in evaluate(run, "--out", "new/a.nc", "--resume")[1]
+
+
+def test_evaluate_without_sense(run, dataset):
+    Path("nothing").mkdir()
+    before = files()
+    assert refused(evaluate(run, root="missing"), "missing", "folder")
+    assert refused(evaluate(run, root="nothing"), "nothing", "images/NAME.png")
+    assert refused(run("evaluate", "folder", "--root", "data"), "--weights")
+    assert refused(evaluate(run, "--sampler", "ddim"), "ddim")
+    assert refused(run("evaluate", "glas", "--root", "data", "--weights", "tiny.safetensors"), "data", "testA")
+    assert refused(run("evaluate", "monuseg", "--root", "data", "--weights", "missing"), "missing")
+    assert files() == before
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda: Image.fromarray(np.zeros((9, 9), bool)).save("data/masks/1.png"), ["masks/1.png", "9 x 9", "40 x 48"]),
+    (lambda: Path("data/masks/1.png").unlink(), ["no annotation", "1"]),
+    (lambda: Path("data/masks/1.png").write_text("no mask"), ["masks/1.png", "not an image"]),
+    (lambda: tifffile.imwrite("data/images/1.png", np.full((40, 48), np.nan, np.float32)), ["images/1.png", "NaN"]),
+])
+def test_evaluate_on_spoilt_data(run, dataset, spoil, words):
+    spoil()
+    assert refused(evaluate(run), *words)
+
+
+# ---- train
+
+
+@pytest.fixture
+def small(monkeypatch):
+    "Train a small network on small crops; all else is as shipped."
+    for name in ("tissue", "folder"):
+        setting = fitting.SETTINGS[name]
+        network = Architecture(3, width=16, multipliers=(1, 2), encoder_blocks=1)
+        changed = replace(setting, architecture=network, crop=32, recipe=replace(setting.recipe, batch=2))
+        monkeypatch.setitem(fitting.SETTINGS, name, changed)
+
+
+class Stop:
+    "Presses Ctrl-C after some training steps."
+
+    def __init__(self, monkeypatch, after):
+        watch = fitting.watch
+
+        def stopped(steps, *arguments):
+            def until():
+                for step in steps:
+                    yield step
+                    if step.number == after:
+                        steps.close()
+                        raise KeyboardInterrupt
+            return watch(until(), *arguments)
+
+        monkeypatch.setattr(fitting, "watch", stopped)
+
+
+def numbers(path):
+    return {name: value.clone() for name, value in load_weights(path, dtype=torch.float32).network.state_dict().items()}
+
+
+def test_train_stop_resume(run, place, small, monkeypatch):
+    "Stopped after two of three steps and continued: the same weights, to the bit, as in one go."
+    code, out, lines = run("train", "tissue", "--steps", "3", "--out", "new/whole.safetensors")
+    assert (code, lines) == (0, []) and files("new") == ["whole.safetensors"]
+    assert "3 steps" in out and "new/whole.safetensors" in out
+    with monkeypatch.context() as patch:
+        Stop(patch, 2)
+        code, _, lines = run("train", "tissue", "--steps", "3", "--out", "part.safetensors")
+        assert code == 130 and len(lines) == 1 and "--resume" in lines[0]
+    assert Path("part.checkpoint.safetensors").exists() and not Path("part.safetensors").exists()
+    before = files()
+    refusal = run("train", "tissue", "--steps", "3", "--out", "part.safetensors")
+    assert refused(refusal, "part.checkpoint.safetensors", "--resume", "--force") and files() == before
+    assert run("train", "tissue", "--steps", "3", "--out", "part.safetensors", "--resume")[0] == 0
+    assert not Path("part.checkpoint.safetensors").exists()
+    whole, part = numbers("new/whole.safetensors"), numbers("part.safetensors")
+    assert whole.keys() == part.keys() and all(torch.equal(whole[name], part[name]) for name in whole)
+    assert load_weights("part.safetensors").about["recipe"] == load_weights("new/whole.safetensors").about["recipe"]
+
+
+def test_train_then_evaluate_on_what_was_held_out(run, dataset, small):
+    code, _, _ = run("train", "folder", "--root", "data", "--steps", "2", "--out", "own.safetensors", "--seed", "3")
+    about = load_weights("own.safetensors").about
+    assert code == 0 and about["recipe"]["seed"] == 3 and len(about["held_out"]) == 1 and about["name"] == "own"
+    words = ("evaluate", "folder", "--root", "data", "--weights", "own.safetensors", *QUICK, "--out", "a.nc")
+    assert run(*words, "--split", "validation")[0] == 0
+    result = xr.load_dataset("a.nc", engine="h5netcdf")
+    assert result["case"].values.tolist() == about["held_out"] and result["held_out"].all()
+    assert segment(run, "photo.png", weights="own.safetensors")[0] == 0
+
+
+def test_train_overwrites_nothing(run, place, small, monkeypatch):
+    monkeypatch.setattr(fitting, "load_pairs", no_work)
+    Path("a.safetensors").write_text("mine")
+    for more in ([], ["--resume"]):
+        assert refused(run("train", "tissue", "--out", "a.safetensors", *more), "a.safetensors", "--force")
+    assert Path("a.safetensors").read_text() == "mine"
+
+
+def test_train_without_sense(run, place, small):
+    Path("nothing").mkdir()
+    before = files()
+    assert refused(run("train", "monuseg", "--out", "a.safetensors"), "--root")
+    assert refused(run("train", "monuseg", "--root", "missing", "--out", "a.safetensors"), "missing")
+    assert refused(run("train", "glas", "--root", "nothing", "--out", "a.safetensors"), "nothing", "train_N")
+    assert refused(run("train", "tissue", "--out", "a.pt"), "a.pt", ".safetensors")
+    assert files() == before
+
+
+def test_a_checkpoint_of_something_else(run, dataset, small, monkeypatch):
+    "No file is continued that another network, or no training at all, has written."
+    Path("a.checkpoint.safetensors").write_text("no checkpoint")
+    words = ("train", "tissue", "--steps", "2", "--out", "a.safetensors", "--resume")
+    assert refused(run(*words), "a.checkpoint.safetensors")
+    Path("a.checkpoint.safetensors").write_bytes(Path("tiny.safetensors").read_bytes())
+    assert refused(run(*words), "a.checkpoint.safetensors")
+    Path("a.checkpoint.safetensors").unlink()
+    with monkeypatch.context() as patch:
+        Stop(patch, 1)
+        run(*words)
+    before = Path("a.checkpoint.safetensors").read_bytes()
+    wide = replace(fitting.SETTINGS["tissue"].architecture, width=24)
+    monkeypatch.setitem(fitting.SETTINGS, "tissue", replace(fitting.SETTINGS["tissue"], architecture=wide))
+    assert refused(run(*words), "a.checkpoint.safetensors")
+    assert Path("a.checkpoint.safetensors").read_bytes() == before and not Path("a.safetensors").exists()
+
+
+def test_a_checkpoint_survives_a_mistake(run, place, small):
+    "--force replaces it when a new training begins, not when the data could not even be read."
+    Path("a.checkpoint.safetensors").write_text("hours of work")
+    assert refused(run("train", "monuseg", "--root", "missing", "--out", "a.safetensors", "--force"), "missing")
+    assert Path("a.checkpoint.safetensors").exists()
