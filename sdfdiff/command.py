@@ -20,7 +20,7 @@ def _add_sampling(parser: argparse.ArgumentParser, members: int):
     parser.add_argument("--members", type=_positive, default=members, help=f"masks to draw per image (default {members})")
     parser.add_argument("--sampler", help=f"{names}; or a whole setting: default, paper-nuclei, paper-glands (default: default)", default="default")
     parser.add_argument("--steps", type=_positive, help="steps of the sampler (default: the setting's)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same masks (default 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same masks (default 0)")
 
 
 def _positive(text: str) -> int:
@@ -28,6 +28,22 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    "A whole number that fits into 64 bits, for argparse."
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} does not fit into 64 bits")
+    return number
+
+# %% ../nbs/51_command.ipynb #51_command-06
+def _minutes(text: str) -> float:
+    "A time, for argparse."
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+    return minutes
 
 
 def _sampling(arguments: argparse.Namespace):
@@ -42,7 +58,7 @@ def _sampling(arguments: argparse.Namespace):
         sampling = replace(PAPER_NUCLEI, sampler=arguments.sampler)
     return replace(sampling, steps=arguments.steps) if arguments.steps else sampling
 
-# %% ../nbs/51_command.ipynb #51_command-06
+# %% ../nbs/51_command.ipynb #51_command-07
 def _add_segment(commands):
     one = commands.add_parser("segment", help="segment images", description=segment.__doc__)
     one.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them")
@@ -66,17 +82,16 @@ def _add_evaluate(commands):
     one.add_argument("--resume", action="store_true", help="continue with the images that are not in --out yet")
     _add_sampling(one, 16)
 
-# %% ../nbs/51_command.ipynb #51_command-07
+# %% ../nbs/51_command.ipynb #51_command-08
 def _add_train(commands):
     one = commands.add_parser("train", help="train weights", description=train.__doc__)
-    one.add_argument("dataset", choices=("monuseg", "glas", "folder", "tissue"))
+    one.add_argument("dataset", choices=("monuseg", "monuseg_grey", "glas", "folder", "tissue"), help="monuseg_grey: in grey, as in the paper")
     one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
-    one.add_argument("--setting", help="another setting than the data set's own: monuseg_grey (the paper's greyscale)")
     one.add_argument("--start", help="weights to start from: nuclei, glands, tissue, or a .safetensors file")
-    one.add_argument("--minutes", type=float, help="as many steps as fit into this time on this machine")
+    one.add_argument("--minutes", type=_minutes, help="as many steps as fit into this time on this machine")
     one.add_argument("--steps", type=_positive, help="training steps (default: as the shipped weights)")
-    one.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    one.add_argument("--seed", type=_seed, default=0, help="of everything random (default 0)")
     one.add_argument("--resume", action="store_true", help="continue a training that was stopped")
 
 
@@ -94,9 +109,10 @@ def parser() -> argparse.ArgumentParser:
         add(commands)
     for one in commands.choices.values():
         one.add_argument("--force", action="store_true", help="replace results that are there")
+        one.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # after the command, too
     return top
 
-# %% ../nbs/51_command.ipynb #51_command-08
+# %% ../nbs/51_command.ipynb #51_command-09
 def _prepare_threads():
     "One thread on a processor: two are slower when anything else runs. OMP_NUM_THREADS decides otherwise."
     import torch
@@ -104,16 +120,16 @@ def _prepare_threads():
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
-# %% ../nbs/51_command.ipynb #51_command-09
-def segment(arguments: argparse.Namespace) -> None:
-    "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
-    from sdfdiff.files import IMAGE_SUFFIXES
-    from sdfdiff.network import load_weights
-    from sdfdiff.segmenting import output_paths, segment_file
+# %% ../nbs/51_command.ipynb #51_command-10
+def _images(arguments: argparse.Namespace) -> list[Path]:
+    "The images to segment; every mistake that can be seen beforehand is reported before any work."
+    from sdfdiff.files import IMAGE_SUFFIXES, check_writable
+    from sdfdiff.segmenting import OUTPUTS, output_paths
 
     images = []
     for path in arguments.images:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
+        inside = [path] if not path.is_dir() else sorted(  # all images of a folder, but for results of an earlier run
+            p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS))
         if not inside:
             raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
         images += inside
@@ -121,6 +137,21 @@ def segment(arguments: argparse.Namespace) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f'Two images are named "{twice}": their results would overwrite each other; segment them into two folders.')
+    for path in images:
+        outputs = output_paths(path, arguments.out)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
+        if not (arguments.resume and all(output.exists() for output in outputs)):
+            check_writable(outputs, arguments.force, ", or --resume to skip images that are done")
+    return images
+
+# %% ../nbs/51_command.ipynb #51_command-11
+def segment(arguments: argparse.Namespace) -> None:
+    "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
+    from sdfdiff.network import load_weights
+    from sdfdiff.segmenting import output_paths, segment_file
+
+    images = _images(arguments)
     model, sampling = load_weights(arguments.weights), _sampling(arguments)
     _prepare_threads()
     for path in images:
@@ -129,41 +160,39 @@ def segment(arguments: argparse.Namespace) -> None:
             print(f"{path.name}: done before, skipped")
             continue
         start = time.perf_counter()
-        dataset = segment_file(path, arguments.out, model, force=arguments.force or arguments.resume, members=arguments.members,
+        dataset = segment_file(path, arguments.out, model, force=arguments.force, members=arguments.members,
                                sampling=sampling, seed=arguments.seed, scale=arguments.scale, stain=arguments.stain)
         inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
         print(f"{path.name}: {100 * inside:.1f} % object, mean doubt {float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}")
 
-# %% ../nbs/51_command.ipynb #51_command-10
+# %% ../nbs/51_command.ipynb #51_command-12
 def demo(arguments: argparse.Namespace) -> None:
     "Segment a real microscopy image (colon, immunohistochemistry, from scikit-image) and draw what the ensemble knows."
     import numpy as np
     from skimage.data import immunohistochemistry
 
     from sdfdiff.figures import summary_figure
-    from sdfdiff.files import writing
+    from sdfdiff.files import check_writable, writing
     from sdfdiff.network import load_weights
     from sdfdiff.segmenting import segment as segment_image
     from sdfdiff.segmenting import write_dataset
 
     picture, numbers = arguments.out / "demo.png", arguments.out / "demo.nc"
-    for path in (picture, numbers):
-        if path.exists() and not arguments.force:
-            raise FileExistsError(f"{path} exists: pass --force to overwrite it.")
+    check_writable([picture, numbers], arguments.force)
     _prepare_threads()
     start = time.perf_counter()
     image = immunohistochemistry().astype(np.float32) / 255
     dataset = segment_image(image, load_weights("nuclei"), arguments.members, _sampling(arguments), arguments.seed, scale=DEMO_SCALE, stain="haematoxylin")
     seconds = time.perf_counter() - start
-    write_dataset(dataset, numbers, force=arguments.force)
-    with writing(picture, force=arguments.force) as temporary:
+    with writing(numbers, arguments.force) as other, writing(picture, arguments.force) as temporary:  # both or none
+        write_dataset(dataset, other)
         summary_figure(dataset, title="Nuclei found in a slide the network never saw, and where it is in doubt").savefig(temporary, dpi=110)
     print(_demo_table(dataset, seconds, picture, numbers))
 
 
 DEMO_SCALE = 1.0  # The nuclei of that slide have the size that the network knows
 
-# %% ../nbs/51_command.ipynb #51_command-11
+# %% ../nbs/51_command.ipynb #51_command-13
 def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
     "What the demo found and where it is."
     area, about, pixels = dataset["area"].values, dataset.attrs, dataset["mean"].size
@@ -172,11 +201,11 @@ def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
             ("members", f"{about['members']}, {about['calls_per_member']} network calls each ({about['sampler']})"),
             ("time", f"{seconds:.1f} s"),
             ("object area", f"{100 * area.mean() / pixels:.1f} % of the image; single members {100 * area.min() / pixels:.1f} to {100 * area.max() / pixels:.1f} %"),
-            ("doubt", f"{float(dataset['std'].mean()):.2f} px on average; {100 * disputed:.1f} % of the pixels are nearly even odds"),
+            ("doubt", "one member has no spread" if about["members"] == 1 else f"{float(dataset['std'].mean()):.2f} px on average; {100 * disputed:.1f} % of the pixels are nearly even odds"),
             ("picture", picture), ("numbers", numbers)]
     return "\n".join(f"{name:<12} {value}" for name, value in rows)
 
-# %% ../nbs/51_command.ipynb #51_command-12
+# %% ../nbs/51_command.ipynb #51_command-14
 def evaluate(arguments: argparse.Namespace) -> None:
     "Measure F1 and IoU on a data set under every convention; prints a table and writes the numbers."
     from sdfdiff.evaluation import evaluate as evaluate_dataset
@@ -196,7 +225,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     "Train weights on a data set's training images but for the patients held out; a checkpoint survives interruption."
-    from sdfdiff.fitting import fit, setting_of
+    from sdfdiff.fitting import fit
 
     if arguments.dataset != "tissue" and arguments.root is None:
         raise ValueError(f"train {arguments.dataset} needs --root, the folder of the data set.")
@@ -204,10 +233,10 @@ def train(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.out} must end in .safetensors.")
     _prepare_threads()
     model = fit(arguments.dataset, arguments.root, arguments.out, arguments.steps, arguments.minutes, arguments.seed, arguments.resume, arguments.force,
-                setting_of(arguments.setting or arguments.dataset), arguments.start)
+                start=arguments.start)
     print(f"{arguments.out}: {model.about['recipe']['steps']} steps in {model.about['training_seconds']} s")
 
-# %% ../nbs/51_command.ipynb #51_command-13
+# %% ../nbs/51_command.ipynb #51_command-15
 COMMANDS: dict[str, Callable] = {"demo": demo, "segment": segment, "evaluate": evaluate, "train": train}
 
 
@@ -224,7 +253,7 @@ def main(words: list[str] | None = None) -> int:  # Exit code: 0, 1 for an error
         COMMANDS[arguments.command](arguments)
         return 0
     except KeyboardInterrupt:
-        print("sdfdiff: stopped; nothing half-written was left" + "; continue with --resume" * hasattr(arguments, "resume"), file=sys.stderr)
+        print("sdfdiff: stopped; nothing half-written was left" + "; continue with --resume" * (hasattr(arguments, "resume") and arguments.out is not None), file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if arguments.traceback:
@@ -232,9 +261,9 @@ def main(words: list[str] | None = None) -> int:  # Exit code: 0, 1 for an error
         print(f"sdfdiff: {_sentence(error)}", file=sys.stderr)
         return 1
 
-# %% ../nbs/51_command.ipynb #51_command-14
+# %% ../nbs/51_command.ipynb #51_command-16
 def _sentence(error: Exception) -> str:
     "What went wrong; the system's own errors name their file."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the disk'}: {error.strerror}."
-    return str(error)
+    return " ".join(str(error).split())

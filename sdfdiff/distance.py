@@ -21,6 +21,8 @@ def _object_and_edge(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.dtype.kind not in "biu":
         raise ValueError(f"A mask has shape (row, column) and is boolean or integer; got shape {labels.shape}, {labels.dtype}.")
+    if labels.dtype.kind == "i" and labels.min(initial=0) < 0:
+        raise ValueError(f"A mask has no negative values; got {labels.min()}.")
     labels = labels.astype(np.int32)
     return labels > 0, find_boundaries(labels, connectivity=1, mode="inner", background=0)
 
@@ -39,8 +41,8 @@ def _inner(labels: np.ndarray) -> np.ndarray:
 
 
 def _half_pixel(labels: np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels).astype(np.int32)
     mask = _object_and_edge(labels)[0]
+    labels = np.asarray(labels).astype(np.int32)
     distance = _distance_to(mask) - 0.5
     for label, window in enumerate(ndimage.find_objects(labels), start=1):
         if window is not None:  # what is nearest to an object from within lies at most one pixel beyond its bounding box
@@ -96,6 +98,8 @@ def threshold(
     sigma_min: float = 1e-3,  # Smallest noise level, model units
 ) -> float:  # Pixels
     "Distance at which a map becomes a mask (paper, section 3.4, for `paper`)."
+    if boundary not in BOUNDARIES:
+        raise ValueError(f'boundary "{boundary}" is unknown: use "inner" or "half_pixel".')
     rules = {"zero": 0.0, "paper": 3 * sigma_min * truncation / data_scale,
              "half_pixel": 0.5 if boundary == "inner" else 0.0}
     if rule not in rules:
@@ -130,6 +134,9 @@ def signed_distance_batch(
 
     if boundary not in BOUNDARIES:
         raise ValueError(f'boundary "{boundary}" is unknown: use "inner" or "half_pixel".')
+    if not truncation > 0 or labels.ndim != 3 or labels.is_floating_point():
+        raise ValueError(f"Masks (batch, row, column), boolean or integer, and a positive truncation are needed; got shape {tuple(labels.shape)}, "
+                         f"{labels.dtype}, truncation {truncation}.")
     labels, reach = labels.to(torch.int32), math.ceil(truncation + 0.5)
     if boundary == "half_pixel" and labels.max() > 1:
         raise ValueError("half_pixel distances of instances are computed by signed_distance; the batch takes masks of 0 and 1.")

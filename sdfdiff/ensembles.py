@@ -30,6 +30,8 @@ def tile_windows(
     multiple: int,  # Tiles start and end at multiples of this
 ) -> tuple[list[slice], np.ndarray]:  # Windows, and their blending weights, shape (window, length)
     "Equal tiles along one axis, with weights that fade at inner edges and sum to one everywhere."
+    if not 0 < overlap < tile:
+        raise ValueError(f"Tiles of {tile} px cannot overlap by {overlap} px: the overlap must be smaller than the tile, and positive.")
     number = 1 if length <= tile else math.ceil((length - overlap) / (tile - overlap))
     size = math.ceil((length + (number - 1) * overlap) / number / multiple) * multiple
     starts = [round(k * (length - size) / max(number - 1, 1) / multiple) * multiple for k in range(number)]
@@ -43,14 +45,13 @@ def tile_windows(
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-08
 class Denoiser:
-    """A model that has read one image: call it with noisy maps of the image's (padded) size.
+    "A model that has read one image: call it with noisy maps of the image's (padded) size."
 
-    The image has shape (channel, row, column) in [0, 1]; tiles have at most `tile` pixels a side and overlap by `overlap`.
-    """
-
+    # image: (channel, row, column) in [0, 1]; tiles have at most `tile` pixels a side and overlap by `overlap` or more
     def __init__(self, model: Model, image: np.ndarray, tile: int = 288, overlap: int = 32):
         if image.ndim != 3 or not np.isfinite(image).all():
             raise ValueError(f"The image has shape {image.shape}: finite values of shape (channel, row, column) are needed.")
+        self.tile, self.overlap = tile, overlap
         self.network, self.shape, multiple = model.network, image.shape[1:], model.network.architecture.multiple
         self.canvas = tuple(max(64, math.ceil(n / multiple) * multiple) for n in self.shape)
         padding = [(0, 0)] + [(0, c - n) for c, n in zip(self.canvas, self.shape)]
@@ -179,7 +180,7 @@ def sample_batches(
 ) -> Iterator[np.ndarray]:  # Distances in pixels, float32, shape (member, row, column)
     "Draw an ensemble batch by batch."
     batch = batch or batch_size(denoiser, members)
-    with tqdm(total=members, unit="member", disable=not progress, leave=False) as bar:
+    with tqdm(total=members, unit="member", disable=not progress, leave=False, miniters=0) as bar:
         for first in range(0, members, batch):
             numbers = range(first, min(first + batch, members))
             states = draw_members(denoiser, model, sampling, numbers, seed)
@@ -232,22 +233,24 @@ def ensemble(
     keep: int | None = None,  # Members to store whole; None: all, up to 256 MB
     truth: np.ndarray | None = None,  # True mask, shape (row, column), stored beside the rest
     source_shape: tuple[int, int] | None = None,  # Rows and columns before the image was resized; None: as the image
-    batch: int | None = None,  # Members per batch; None: chosen. The result does not depend on it
+    batch: int | None = None,  # Members per batch; None: chosen. The result depends on it for sampler "authors" only
     progress: bool = True,  # Show a progress bar
     **tiling,  # tile, overlap: see Denoiser
 ) -> xr.Dataset:  # Labelled fields; see UNITS
     "Draw many plausible masks of one image and say where they disagree (paper, sections 3.4 and 3.6)."
-    if members < 1:
-        raise ValueError(f"{members} members: at least one is needed.")
-    denoiser, threshold = Denoiser(model, image, **tiling), model.threshold(rule)
-    shape = denoiser.shape
+    if members < 1 or (keep is not None and keep < 0):
+        raise ValueError(f"{members} members, {keep} to keep: at least one member is needed, and no negative number to keep.")
+    if truth is not None and np.shape(truth) != np.shape(image)[1:]:
+        raise ValueError(f"The truth has shape {np.shape(truth)}, the image {np.shape(image)[1:]}: they must agree.")
+    denoiser, threshold, shape = Denoiser(model, image, **tiling), model.threshold(rule), np.shape(image)[1:]
     keep = min(members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
     batches = sample_batches(denoiser, model, sampling, members, seed, batch, progress)
     fields = {"image": (("channel", "row", "column"), np.asarray(image, np.float32)), "prior": _pixels(model, denoiser.prior, shape)[0]}
     fields |= collect(batches, shape, threshold, keep)
     if truth is not None:
         fields["truth"] = np.asarray(truth) > 0
-    settings = {"seed": seed, "members": members, "calls_per_member": sampling.calls, "threshold_rule": rule, "threshold_px": threshold}
+    settings = {"seed": seed, "members": members, "calls_per_member": sampling.calls, "threshold_rule": rule, "threshold_px": threshold,
+                "tile": denoiser.tile, "overlap": denoiser.overlap, "number_format": str(model.network.read.weight.dtype).removeprefix("torch.")}
     return label(fields, model, settings | asdict(sampling), source_shape or shape)
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-21

@@ -16,6 +16,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from .ensembles import Sampling, described, ensemble, plain
+from .files import check_writable
 from .fitting import training_split
 from .histology import find_cases, prepare_image, prepare_labels, read_case
 from .metrics import ZERO_HIT_RULES, counts, scores_from_counts
@@ -79,8 +80,8 @@ def evaluate(
     progress: bool = True,  # Show a progress bar
 ) -> xr.Dataset:
     "Pixel counts and scores of a data set under every convention (paper, section 3.4 and table 1)."
-    if out is not None and Path(out).exists() and not (resume or force):
-        raise FileExistsError(f"{out} exists: pass --force to overwrite it, or --resume to continue it.")
+    if out is not None:
+        check_writable([out], force or resume, ", or --resume to continue it")
     cases = find_split(dataset, root, split)[:limit]
     settings = {"dataset": dataset, "split": split, "members": members, "seed": seed} | described(model) | plain(asdict(sampling))
     result = _resumed(out, settings) if resume and out is not None and Path(out).exists() else None
@@ -115,8 +116,8 @@ def _resumed(out: str | os.PathLike, settings: dict) -> xr.Dataset:
     "A result begun earlier; ValueError when it was made in another way."
     try:
         result = xr.load_dataset(out, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{out} cannot be continued, it is no readable netCDF file ({error}).") from None
+    except (OSError, ValueError, RuntimeError, KeyError):  # h5py and xarray raise many kinds for a damaged file
+        raise ValueError(f"{out} cannot be continued, it is no readable netCDF file: remove it and start anew.") from None
     other = [key for key, value in settings.items() if result.attrs.get(key) != value]
     if other:
         raise ValueError(f"{out} was made with other settings ({', '.join(other)}): use those, or another file.")

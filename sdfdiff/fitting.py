@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEEP', 'RECIPE', 'SETTINGS', 'VALIDATION_FRACTION', 'SPLIT_SEED', 'LUMINANCE', 'Setting', 'training_split',
-           'load_pairs', 'new_network', 'take_over', 'steps_in', 'fit', 'setting_of', 'watch']
+           'load_pairs', 'new_network', 'take_over', 'steps_in', 'fit', 'setting_of', 'described_model', 'watch']
 
 # %% ../nbs/15_fitting.ipynb #15_fitting-02
 import copy
@@ -21,7 +21,7 @@ from .histology import (
     GLANDS, NUCLEI, TISSUE, Preparation, find_cases, prepare_image, prepare_labels, read_case, split_cases)
 from .network import Architecture, Model, ScoreNetwork, load_weights, save_weights
 from .pairs import STRONG, Augmentation, Pairs, Scenes, moments
-from .training import Recipe, stored_recipe, train
+from .training import Recipe, Step, stored_recipe, train
 
 # %% ../nbs/15_fitting.ipynb #15_fitting-05
 @dataclass(frozen=True)
@@ -35,15 +35,16 @@ class Setting:
     crop: int = 128  # Rows and columns of a crop
     instances: bool = True  # Let zero lines run between touching instances
     licence: str = "unknown"  # Of the data
+    data: str | None = None  # Whose files are read; None: those of the setting's own name
 
 
 DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 RECIPE = Recipe(learning_rate=8e-4)
 SETTINGS = {
-    "monuseg": Setting(NUCLEI, replace(DEEP, image_channels=3), replace(RECIPE, steps=4500, noise_centre=1.5, truncation=5.0),
+    "monuseg": Setting(replace(NUCLEI, colour="rgb"), replace(DEEP, image_channels=3), replace(RECIPE, steps=4500, noise_centre=1.5, truncation=5.0),
                        replace(STRONG, grey=0.2), instances=False, licence="CC BY-NC-SA 4.0: non-commercial use only"),
-    "monuseg_grey": Setting(replace(NUCLEI, colour="grey"), DEEP, replace(RECIPE, steps=4500, noise_centre=1.5), instances=False,
-                            licence="CC BY-NC-SA 4.0: non-commercial use only"),
+    "monuseg_grey": Setting(NUCLEI, DEEP, replace(RECIPE, steps=4500, noise_centre=1.5), instances=False,
+                            licence="CC BY-NC-SA 4.0: non-commercial use only", data="monuseg"),
     "glas": Setting(GLANDS, replace(DEEP, image_channels=3), replace(RECIPE, steps=3500, noise_centre=2.0),
                     licence="GlaS challenge: research only, no commercial use"),
     "folder": Setting(TISSUE, replace(DEEP, image_channels=3), replace(RECIPE, steps=3000)),
@@ -63,7 +64,7 @@ def training_split(
 
 
 def load_pairs(
-    dataset: str,  # "monuseg", "glas", "folder" or "tissue"
+    dataset: str,  # A key of SETTINGS
     root: str | os.PathLike | None,  # Its folder; none for tissue
     setting: Setting,  # How to prepare it
     progress: bool = True,  # Show a progress bar
@@ -71,7 +72,7 @@ def load_pairs(
     "Read and prepare all training images; those held out are not even opened."
     if dataset == "tissue":
         return Scenes(setting.crop), []
-    fitted, held_out = training_split(find_cases(dataset, root, "train"))
+    fitted, held_out = training_split(find_cases(setting.data or dataset, root, "train"))
     images, labels = [], []
     for paths in tqdm(fitted, desc="reading", unit="image", disable=not progress, leave=False):
         case = read_case(paths)
@@ -88,6 +89,8 @@ def new_network(
 ) -> ScoreNetwork:  # With random weights that depend on the seed only
     "A network scaled to its data."
     mean, deviation = moments(pairs, recipe.truncation, recipe.data_scale)
+    if not deviation > 0:
+        raise ValueError("No mask of the training images has a boundary: all are empty, or all are full; there is nothing to learn.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return ScoreNetwork(replace(architecture, mean=round(mean, 4), deviation=round(deviation, 4)))
@@ -95,7 +98,7 @@ def new_network(
 
 LUMINANCE = (0.2125, 0.7154, 0.0721)  # Shares of red, green and blue in grey, as in scikit-image
 
-
+# %% ../nbs/15_fitting.ipynb #15_fitting-12
 def take_over(
     network: ScoreNetwork,  # Changed in place
     other: ScoreNetwork,  # Trained on something similar
@@ -104,12 +107,13 @@ def take_over(
     tensors, own = other.state_dict(), network.state_dict()
     if (other.architecture.image_channels, network.architecture.image_channels) == (1, 3):
         tensors["read.weight"] = torch.cat([share * tensors["read.weight"] for share in LUMINANCE], dim=1)
-    wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
-    if wrong:
+    wrong = [name for name in own.keys() | tensors.keys() if name not in own or name not in tensors or tensors[name].shape != own[name].shape]
+    if wrong or other.architecture.parametrisation != network.architecture.parametrisation:
+        wrong = wrong or ["parametrisation"]
         raise ValueError(f"These weights are of another architecture ({wrong[0]} differs): start from weights of the same shape.")
     network.load_state_dict(tensors)
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-12
+# %% ../nbs/15_fitting.ipynb #15_fitting-13
 def steps_in(
     minutes: float,  # Wall-clock time
     network: ScoreNetwork,  # Is not changed
@@ -121,7 +125,7 @@ def steps_in(
     seconds = [step.seconds for step in train(copy.deepcopy(network), pairs, replace(recipe, steps=trial))]
     return max(20, round(60 * minutes * (trial - 1) / (seconds[-1] - seconds[0])))
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-15
+# %% ../nbs/15_fitting.ipynb #15_fitting-16
 def fit(
     dataset: str,  # A key of SETTINGS
     root: str | os.PathLike | None,  # Folder of the data; none for tissue
@@ -129,33 +133,30 @@ def fit(
     steps: int | None = None,  # Training steps; None: those of the setting
     minutes: float | None = None,  # Or: as many steps as fit into this time
     seed: int = 0,  # Of everything random
-    resume: bool = False,  # Continue a training that was stopped
-    force: bool = False,  # Replace files that are there
-    setting: Setting | None = None,  # Other settings than the data set's
-    start: str | os.PathLike | None = None,  # Weights to start from instead of random ones
+    resume: bool = False, force: bool = False,  # Continue a training that was stopped; replace files that are there
+    setting: Setting | None = None, start: str | os.PathLike | None = None,  # Another setting; weights to start from
     progress: bool = True,  # Show progress bars
 ) -> Model:  # The trained model; it is also written to `out`
     "Train on a data set's training images but for the patients held out. A checkpoint beside `out` survives interruption."
-    setting = setting or setting_of(dataset)
-    checkpoint = _free(Path(out), resume, force)
+    setting, checkpoint = setting or setting_of(dataset), _free(Path(out), resume, force)
     pairs, held_out = load_pairs(dataset, root, setting, progress)
-    recipe = replace(setting.recipe, seed=seed, steps=steps or setting.recipe.steps)
+    recipe = replace(setting.recipe, seed=seed, steps=_amount(steps, minutes) or setting.recipe.steps)
     network = new_network(setting.architecture, pairs, recipe)
     if start is not None:
         take_over(network, load_weights(start, dtype=torch.float32).network)
+    if not resume:
+        checkpoint.unlink(missing_ok=True)  # not before the data could be read
     if checkpoint.exists():
-        recipe = stored_recipe(checkpoint)
+        recipe = _continued(checkpoint, recipe, steps)
     elif minutes is not None:
         recipe = replace(recipe, steps=steps_in(minutes, network, pairs, recipe))
     step = watch(train(network, pairs, recipe, VE(), checkpoint), recipe.steps, progress)
-    about = {"name": Path(out).stem, "data": dataset, "start": Path(start).stem if start else "random", "held_out": held_out,
-             "recipe": asdict(recipe), "training_seconds": round(step.seconds), "sdfdiff_version": __version__} | _described(setting)
-    model = Model(step.average, VE(), recipe.truncation, recipe.data_scale, "inner", setting.preparation, about)
+    model = described_model(step, recipe, setting, name=Path(out).stem, data=setting.data or dataset, start=Path(start or "random").stem, held_out=held_out)
     save_weights(out, model, force=force)
     checkpoint.unlink(missing_ok=True)
     return model
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-16
+# %% ../nbs/15_fitting.ipynb #15_fitting-17
 def setting_of(dataset: str) -> Setting:
     "The setting of a data set; ValueError for an unknown name."
     if dataset not in SETTINGS:
@@ -163,9 +164,26 @@ def setting_of(dataset: str) -> Setting:
     return SETTINGS[dataset]
 
 
-def _described(setting: Setting) -> dict:
-    "What of a setting goes into the weights' description, beside architecture, recipe and preparation."
-    return {"licence": setting.licence, "crop": setting.crop, "augmentation": asdict(setting.augmentation)}
+def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
+    "The recipe of an interrupted training; ValueError when something else was asked for."
+    begun = stored_recipe(checkpoint)
+    if replace(recipe, steps=steps or begun.steps) != begun:
+        raise ValueError(f"{checkpoint} was begun with other settings (seed {begun.seed}, {begun.steps} steps): use those, or --force to start anew.")
+    return begun
+
+
+def described_model(step: Step, recipe: Recipe, setting: Setting, **about) -> Model:
+    "The averaged network of a training's last step, with all that was decided about it."
+    about = about | {"recipe": asdict(recipe), "training_seconds": round(step.seconds), "sdfdiff_version": __version__,
+                     "licence": setting.licence, "crop": setting.crop, "augmentation": asdict(setting.augmentation)}
+    return Model(step.average, VE(), recipe.truncation, recipe.data_scale, "inner", setting.preparation, about)
+
+# %% ../nbs/15_fitting.ipynb #15_fitting-18
+def _amount(steps: int | None, minutes: float | None) -> int | None:
+    "The steps asked for, if that or the minutes make sense."
+    if (steps is not None and steps < 1) or (minutes is not None and not 0 < minutes < float("inf")):
+        raise ValueError(f"{steps} steps, {minutes} minutes: at least one step, or a positive number of minutes, is needed.")
+    return steps
 
 
 def _free(out: Path, resume: bool, force: bool) -> Path:
@@ -176,10 +194,9 @@ def _free(out: Path, resume: bool, force: bool) -> Path:
     if checkpoint.exists() and not resume:
         if not force:
             raise FileExistsError(f"{checkpoint} exists: pass --resume to continue that training, or --force to start anew.")
-        checkpoint.unlink()
     return checkpoint
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-17
+# %% ../nbs/15_fitting.ipynb #15_fitting-19
 def watch(
     steps,  # From `train`
     total: int,  # How many steps there will be

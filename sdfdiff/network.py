@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 
@@ -110,6 +110,11 @@ class Architecture:
     mean: float = 0.0  # Mean of the distance maps, model units
     deviation: float = 0.16  # Standard deviation of the distance maps, model units
 
+    def __post_init__(self):
+        scalings(torch.ones(()), self.deviation, self.parametrisation)  # refuses an unknown parametrisation
+        if not (math.isfinite(self.mean) and 0 < self.deviation < math.inf):
+            raise ValueError(f"mean {self.mean} and deviation {self.deviation} of the distance maps: finite numbers are needed, the second positive.")
+
     @property
     def multiple(self) -> int:  # Rows and columns must be multiples of this
         return self.unshuffle * 2 ** (len(self.multipliers) - 1)
@@ -134,11 +139,13 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, length: int, frequencies: int = 16):
         super().__init__()
-        self.register_buffer("frequencies", torch.logspace(0, math.log10(64.0), frequencies), persistent=False)
+        self.frequencies = frequencies
         self.layers = nn.Sequential(nn.Linear(2 * frequencies, length), nn.SiLU(), nn.Linear(length, length), nn.SiLU())
 
     def waves(self, noise_level: torch.Tensor) -> torch.Tensor:
-        angle = (noise_level.float().log() / 4)[:, None] * self.frequencies.float()
+        # always in float32, also in a bfloat16 network: rounded frequencies would turn the fast waves by large angles
+        frequencies = torch.logspace(0, math.log10(64.0), self.frequencies, device=noise_level.device)
+        angle = (noise_level.float().log() / 4)[:, None] * frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
     def forward(self, noise_level: torch.Tensor) -> torch.Tensor:
@@ -256,6 +263,11 @@ class Model:
     preparation: Preparation = TISSUE  # How an image is prepared
     about: dict = field(default_factory=dict)  # Name, data, licence, recipe, seed: plain JSON values
 
+    def __post_init__(self):
+        if not (self.truncation > 0 and self.data_scale > 0 and isinstance(self.about, dict)):
+            raise ValueError(f"truncation {self.truncation} and data_scale {self.data_scale} must be positive, `about` a dictionary.")
+        threshold("zero", self.boundary)  # refuses an unknown boundary
+
     @property
     def device(self) -> torch.device:  # Where the network runs
         return self.network.read.weight.device
@@ -269,8 +281,9 @@ class Model:
         return threshold(rule, self.boundary, self.truncation, self.data_scale, self.schedule.sigma_min)
 
 # %% ../nbs/12_network.ipynb #12_network-31
-def _checksum(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: dict[str, torch.Tensor], description: dict) -> str:
+    "SHA-256 over the numbers and over what the file says of them."
+    digest = hashlib.sha256(json.dumps({k: v for k, v in description.items() if k != "checksum"}, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode() + str(tuple(tensors[name].shape)).encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
@@ -288,9 +301,12 @@ def save_weights(
     description = {
         "architecture": asdict(model.network.architecture), "schedule": asdict(model.schedule),
         "truncation": model.truncation, "data_scale": model.data_scale, "boundary": model.boundary,
-        "preparation": model.preparation.to_dict(), "about": model.about, "checksum": _checksum(tensors)}
+        "preparation": model.preparation.to_dict(), "about": model.about}
+    if isinstance(model.about, dict):
+        description["about"] = {key: value for key, value in model.about.items() if key != "checksum"}
+    description["checksum"] = _checksum(tensors, description)
     with writing(path, force=force) as temporary:
-        save_file(tensors, temporary, metadata={"sdfdiff": json.dumps(description)})
+        temporary.write_bytes(save(tensors, metadata={"sdfdiff": json.dumps(description)}))
 
 # %% ../nbs/12_network.ipynb #12_network-32
 SHIPPED = ("nuclei", "glands", "tissue")  # Weights that come with the package
@@ -307,7 +323,7 @@ def weights_path(
 ) -> Path:
     "The file behind a name; raises FileNotFoundError if there is none."
     if str(name) in SHIPPED:
-        return data_folder() / f"{name}.safetensors"
+        name = data_folder() / f"{name}.safetensors"
     if not Path(name).is_file():
         raise FileNotFoundError(f'No weights "{name}": give one of {", ".join(SHIPPED)}, or a .safetensors file.')
     return Path(name)
@@ -322,8 +338,8 @@ def _read_safetensors(path: Path) -> tuple[dict, dict]:
         raise ValueError(f"{path} is not a readable safetensors file ({error}): download or train it again.") from None
     if not isinstance(description, dict) or "checksum" not in description:
         raise ValueError(f"{path} holds no sdfdiff model: weights written by `sdfdiff train` are needed.")
-    if _checksum(tensors) != description["checksum"]:
-        raise ValueError(f"{path} is damaged: its numbers do not match its checksum; download or train it again.")
+    if _checksum(tensors, description) != description["checksum"]:
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; download or train it again.")
     return description, tensors
 
 # %% ../nbs/12_network.ipynb #12_network-34
@@ -342,8 +358,9 @@ def load_weights(
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
         rest = {k: description[k] for k in ("truncation", "data_scale", "boundary", "about")}
         model = Model(network, VE(**description["schedule"]), preparation=Preparation.from_dict(description["preparation"]), **rest)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} was written by another version of sdfdiff and cannot be read ({error}).") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{path} was written by another version of sdfdiff and cannot be read ({reason}).") from None
     model.about["checksum"] = description["checksum"]
     network.to(device=device, dtype=fast_dtype(device) if dtype is None else dtype, memory_format=torch.channels_last)
     network.eval().requires_grad_(False)

@@ -32,8 +32,9 @@ class Augmentation:
     grey: float = 0.0  # Probability that a colour image is shown in grey
 
     def __post_init__(self):
-        if self.zoom < 1 or min(self.turn, self.contrast, self.brightness, self.gamma, self.colour) < 0:
-            raise ValueError(f"zoom is {self.zoom} and must be at least 1; the other ranges must not be negative: {self}.")
+        ranges = (self.turn, self.contrast, self.brightness, self.gamma, self.colour)
+        if not (self.zoom >= 1 and all(one >= 0 for one in ranges) and 0 <= self.grey <= 1):
+            raise ValueError(f"zoom is {self.zoom} and must be at least 1; the other ranges must not be negative, grey at most 1: {self}.")
 
 
 PAPER = Augmentation()
@@ -85,6 +86,8 @@ class Pairs:
         "Compute each distance map on its whole image. Maps without any boundary are far or deep everywhere: +-1000 px."
         if len(images) != len(labels) or not images:
             raise ValueError(f"{len(images)} images and {len(labels)} masks: as many of both, at least one, are needed.")
+        if crop < 1 or len({len(image) for image in images}) > 1:
+            raise ValueError(f"crop is {crop}, channels {sorted({len(i) for i in images})}: a crop of at least 1 px and one number of channels are needed.")
         for number, (image, label) in enumerate(zip(images, labels)):
             if image.shape[1:] != label.shape:
                 raise ValueError(f"Image {number} has shape {image.shape[1:]}, its mask {label.shape}: they must agree.")

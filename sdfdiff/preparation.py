@@ -170,7 +170,7 @@ class Preparation:
         return cls(**values)
 
 # %% ../nbs/03_preparation.ipynb #03_preparation-37
-NUCLEI = Preparation("vahadane", "rgb", 0.5)  # MoNuSeg: 1000 x 1000 to 500 x 500, as in the paper (which also turns it grey)
+NUCLEI = Preparation("vahadane", "grey", 0.5)  # MoNuSeg in the paper: 1000 x 1000 to 500 x 500
 GLANDS = Preparation("vahadane", "rgb", 0.2, (128, 128))  # GlaS in the paper; 0.2 for images of other sizes
 TISSUE = Preparation("none", "rgb")  # The synthetic tissue of notebook 03
 

@@ -7,7 +7,9 @@ __all__ = ['SMALLEST', 'LARGEST', 'OUTPUTS', 'segment', 'at_source', 'source_mas
            'segment_file']
 
 # %% ../nbs/25_segmenting.ipynb #25_segmenting-02
+import io
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +19,15 @@ from skimage.transform import resize
 
 from . import drawing
 from .ensembles import Sampling, ensemble
-from .files import read_image, write_png, writing
-from .histology import prepare_image
+from .files import check_writable, read_image, write_png, writing
+from .preparation import prepare_image, prepared_shape
 from .network import Model
 
 # %% ../nbs/25_segmenting.ipynb #25_segmenting-05
 SMALLEST, LARGEST = 32, 4096  # Pixels per side
 OUTPUTS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 
-
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-06
 def segment(
     image: np.ndarray,  # In [0, 1], grey (row, column) or RGB (row, column, 3)
     model: Model,  # Trained for this kind of image
@@ -45,11 +47,15 @@ def segment(
     preparation = replace(model.preparation, size=None)
     changes = {"scale": scale, "stain": stain}
     preparation = replace(preparation, **{key: value for key, value in changes.items() if value is not None})
+    seen = prepared_shape(shape, preparation)
+    if min(seen) < SMALLEST // 4 or max(seen) > 2 * LARGEST:
+        raise ValueError(f"At scale {preparation.scale} the network would see {seen[0]} x {seen[1]} pixels: "
+                         f"each side must have {SMALLEST // 4} to {2 * LARGEST}.")
     prepared = prepare_image(image, preparation)
     dataset = ensemble(model, prepared, members, sampling, seed, rule, keep, source_shape=shape, progress=progress)
     return dataset.assign_attrs(scale=preparation.scale, stain=preparation.stain)
 
-# %% ../nbs/25_segmenting.ipynb #25_segmenting-09
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-10
 def at_source(
     dataset: xr.Dataset,  # An ensemble
     field: np.ndarray,  # One of its fields, shape (row, column)
@@ -76,7 +82,7 @@ def overlay(
     picture[mask & ~binary_erosion(mask, border_value=1)] = (1.0, 0.88, 0.30)
     return picture
 
-# %% ../nbs/25_segmenting.ipynb #25_segmenting-13
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-14
 def output_paths(
     image: str | os.PathLike,  # An image file
     folder: str | os.PathLike,  # Where its results go
@@ -93,9 +99,11 @@ def write_dataset(
     "Write a netCDF file, compressed, whole or not at all."
     encoding = {name: {"zlib": True, "complevel": 4, "shuffle": True} for name, data in dataset.data_vars.items() if data.ndim > 1}
     with writing(path, force=force) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        buffer = io.BytesIO()  # HDF5 crashes the process when its disk is full: let Python do the writing
+        dataset.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
+        temporary.write_bytes(buffer.getbuffer())
 
-# %% ../nbs/25_segmenting.ipynb #25_segmenting-14
+# %% ../nbs/25_segmenting.ipynb #25_segmenting-15
 def segment_file(
     path: str | os.PathLike,  # PNG, TIFF, JPEG or BMP, grey or RGB, 8 or 16 bit
     folder: str | os.PathLike,  # Where the results go; made if missing
@@ -105,17 +113,17 @@ def segment_file(
 ) -> xr.Dataset:
     "Segment an image file and write mask, overlay, uncertainty and dataset; raises FileExistsError before any sampling."
     image, outputs = read_image(path), output_paths(path, folder)
-    for output in outputs:
-        if output.exists() and not force:
-            raise FileExistsError(f"{output} exists: pass --force to overwrite it, or --resume to skip images that are done.")
+    check_writable(outputs, force, ", or --resume to skip images that are done")
     try:
         dataset = segment(image, model, **options).assign_attrs(source=Path(path).name)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     mask = source_mask(dataset)
     doubt = at_source(dataset, dataset["mask_std"].values)
-    write_png(outputs[0], mask, force=force)
-    write_png(outputs[1], overlay(image, mask), force=force)
-    write_png(outputs[2], drawing.colour_map(drawing.SPREAD)(2 * doubt)[..., :3].astype(np.float32), force=force)
-    write_dataset(dataset, outputs[3], force=force)  # last: where it stands, the image is done
+    with ExitStack() as stack:  # all four or none; renamed in the order of OUTPUTS
+        last, *others = [stack.enter_context(writing(output, force)) for output in reversed(outputs)]
+        for temporary, picture in zip(reversed(others), (
+                mask, overlay(image, mask), drawing.colour_map(drawing.SPREAD)(2 * doubt)[..., :3].astype(np.float32))):
+            write_png(temporary, picture)
+        write_dataset(dataset, last)
     return dataset

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .corruption import VE, corrupt
 from .files import writing
@@ -43,6 +43,10 @@ class Recipe:
     truncation: float = 10.0  # Pixels
     data_scale: float = 0.2  # Model units of a distance of `truncation`
     seed: int = 0  # Of everything random
+
+    def __post_init__(self):
+        if min(self.steps, self.batch, self.levels) < 1:
+            raise ValueError(f"{self.steps} steps of {self.batch} images at {self.levels} noise levels: at least 1 of each is needed.")
 
 # %% ../nbs/13_training.ipynb #13_training-07
 def draw_noise_levels(
@@ -102,9 +106,13 @@ def _description(checkpoint: str | Path) -> dict:
     "What a checkpoint says of itself; ValueError when the file is no checkpoint."
     try:
         with safe_open(checkpoint, framework="pt") as file:
-            return json.loads(file.metadata()["training"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{checkpoint} is no readable checkpoint ({error}): remove it and start anew.") from None
+            about = json.loads(file.metadata()["training"])
+        return about | {"recipe": Recipe(**about["recipe"]), "step": int(about["step"]), "architecture": str(about["architecture"])}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{checkpoint} does not exist: there is no training to continue.") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{checkpoint} is no readable checkpoint ({reason}): remove it and start anew.") from None
 
 # %% ../nbs/13_training.ipynb #13_training-15
 class _State:
@@ -123,18 +131,20 @@ def _save(state: _State, path: Path, recipe: Recipe) -> None:
     for index, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     tensors["generator"] = state.generator.get_state()
-    about = {"step": state.step, "seconds": state.seconds, "recipe": asdict(recipe)}
+    about = {"step": state.step, "seconds": state.seconds, "recipe": asdict(recipe), "architecture": repr(state.network.architecture)}
     with writing(path) as temporary:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata={"training": json.dumps(about)})
+        temporary.write_bytes(save({k: v.detach().contiguous() for k, v in tensors.items()}, {"training": json.dumps(about)}))
 
-
+# %% ../nbs/13_training.ipynb #13_training-17
 def _load(state: _State, path: Path, recipe: Recipe) -> None:
     "Take over everything from a checkpoint; ValueError when it belongs to another training."
     about = _description(path)
-    if about["recipe"] != asdict(recipe):
+    if about["recipe"] != recipe:
         raise ValueError(f"{path} was written by another recipe: continue with its settings, or start anew without it.")
     with safe_open(path, framework="pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys()}
+    if about["architecture"] != repr(state.network.architecture):
+        raise ValueError(f"{path} was written by another network, or one for other data: name the data set that it belongs to, or start anew.")
     for part in ("network", "average"):
         getattr(state, part).load_state_dict({k[len(part) + 1:]: v for k, v in tensors.items() if k.startswith(part + ".")})
     moments = {}
@@ -145,14 +155,14 @@ def _load(state: _State, path: Path, recipe: Recipe) -> None:
     state.generator.set_state(tensors["generator"])
     state.step, state.seconds = about["step"], about["seconds"]
 
-# %% ../nbs/13_training.ipynb #13_training-17
+# %% ../nbs/13_training.ipynb #13_training-18
 def stored_recipe(
     checkpoint: str | Path,  # A file that `train` wrote
 ) -> Recipe:
     "The recipe of a training that was interrupted."
-    return Recipe(**_description(checkpoint)["recipe"])
+    return _description(checkpoint)["recipe"]
 
-# %% ../nbs/13_training.ipynb #13_training-19
+# %% ../nbs/13_training.ipynb #13_training-20
 def train(
     network: ScoreNetwork,  # Changed in place; a fresh one, also when resuming
     pairs: Pairs,  # Training pairs
@@ -183,7 +193,7 @@ def train(
             _save(state, checkpoint, recipe)
         raise
 
-# %% ../nbs/13_training.ipynb #13_training-20
+# %% ../nbs/13_training.ipynb #13_training-21
 def _advance(state: _State, pairs: Pairs, recipe: Recipe, schedule: VE, device, dtype: torch.dtype) -> Step:
     "One optimiser step and one step of the moving average."
     start = time.perf_counter()

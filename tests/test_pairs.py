@@ -210,6 +210,16 @@ def test_colour_changes_each_channel_by_itself_and_grey_not_at_all():
     assert torch.equal(change_tone(image[:, :1], Augmentation(colour=0.1), seeded()), image[:, :1])
 
 
+def test_a_share_of_colour_images_turns_grey():
+    image = picture(400)
+    view = change_tone(image, Augmentation(grey=0.3), seeded())
+    grey = (view == view[:, :1]).flatten(1).all(dim=1)
+    assert abs(grey.double().mean() - 0.3) < 4 * math.sqrt(0.21 / 400)
+    assert torch.equal(view[~grey], image[~grey])
+    assert torch.allclose(view[grey], image[grey].mean(dim=1, keepdim=True).expand(-1, 3, -1, -1), atol=1e-6)
+    assert torch.equal(change_tone(image[:, :1], Augmentation(grey=1.0), seeded()), image[:, :1])
+
+
 def test_any_tone_stays_an_image():
     extreme = Augmentation(contrast=1.0, brightness=0.9, gamma=1.0, colour=0.5)
     for image in (picture(), torch.zeros(8, 3, 4, 4), torch.ones(8, 3, 4, 4)):
@@ -283,6 +293,8 @@ def test_moments_are_those_of_all_truncated_pixels():
     (lambda: Augmentation(zoom=math.nan), "zoom is nan"),
     (lambda: Augmentation(turn=-1.0), "turn=-1.0"),
     (lambda: Augmentation(gamma=-0.1), "gamma=-0.1"),
+    (lambda: Augmentation(grey=-0.5), "grey"),
+    (lambda: Augmentation(grey=1.5), "grey"),
     (lambda: Pairs.of([], []), "0 images and 0 masks"),
     (lambda: Pairs.of([np.zeros((1, 4, 4))] * 2, [np.zeros((4, 4), bool)]), "2 images and 1 masks"),
     (lambda: Pairs.of([np.zeros((1, 4, 4)), np.zeros((1, 4, 5))], [np.zeros((4, 4), bool)] * 2), r"Image 1 .*\(4, 5\)"),

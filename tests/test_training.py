@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from scipy import stats
 
 from sdfdiff import shapes
@@ -389,13 +389,13 @@ def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path, monkeypatch):
     clock = {"now": 0.0}
     checkpoint, written = tmp_path / "c.safetensors", []
 
-    def remembered(tensors, path, metadata):
+    def remembered(tensors, metadata):
         written.append(json.loads(metadata["training"])["step"])
-        save_file(tensors, path, metadata)
+        return save(tensors, metadata)
 
     monkeypatch.setattr(module, "time", SimpleNamespace(
         perf_counter=lambda: clock.update(now=next(ticks)) or clock["now"], monotonic=lambda: clock["now"]))
-    monkeypatch.setattr(module, "save_file", remembered)
+    monkeypatch.setattr(module, "save", remembered)
     assert run(fresh(), RECIPE, checkpoint=checkpoint, every=10.0).number == 8
     assert written == [2, 4, 6, 8]  # more than ten seconds apart
     written.clear()
@@ -483,11 +483,11 @@ def test_a_missing_checkpoint_has_no_recipe(tmp_path):
 def test_a_failed_write_leaves_the_older_checkpoint_whole(stopped, monkeypatch, problem):
     content = stopped.read_bytes()
 
-    def fails(tensors, path, metadata):
-        Path(path).write_bytes(content[:500])
+    def fails(path, content):
+        path.open("wb").write(content[: len(content) // 2])
         raise problem
 
-    monkeypatch.setattr(module, "save_file", fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(type(problem)):
         run(fresh(), RECIPE, checkpoint=stopped, every=0)
     assert stopped.read_bytes() == content and os.listdir(stopped.parent) == [stopped.name]
@@ -518,6 +518,12 @@ def test_nan_is_named_and_not_learned(tmp_path, what):
         run(network, RECIPE, pairs, checkpoint=tmp_path / "c.safetensors", every=0)
     assert "\n" not in str(caught.value) and not (tmp_path / "c.safetensors").exists()
     assert numbers(network).isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"batch": 0}, {"levels": 0}], ids=str)
+def test_a_recipe_without_work_is_refused(wrong):
+    with pytest.raises(ValueError, match="at least 1"):
+        run(fresh(), replace(RECIPE, **wrong))
 
 
 def test_images_with_other_channels_are_named():
