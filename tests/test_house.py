@@ -412,3 +412,17 @@ def test_in_sync_names_stale_and_orphaned_modules(small_house):
     assert done.returncode == 1 and "nbdev_export" in done.stderr
     assert "sdfdiff/room.py" in done.stderr and "sdfdiff/orphan.py" in done.stderr
     assert (small_house / "sdfdiff" / "room.py").read_text() == "two = 3\n"
+
+
+def test_slow_cells_are_skipped(small_house):
+    "nbdev_test leaves out the cells of every flag in tst_flags, and runs the others."
+    path = small_house / "nbs" / "01_room.ipynb"
+    book = json.loads(path.read_text())
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    book["cells"] += [cell | {"id": flag, "source": [f"#| {flag}\n", "1 / 0"]} for flag in ("slow", "notest", "gpu")]
+    path.write_text(json.dumps(book))
+    command = [Path(sys.executable).parent / "nbdev_test", "--n_workers", "0"]
+    assert subprocess.run(command, cwd=small_house, capture_output=True).returncode == 0
+    book["cells"] += [cell | {"id": "last", "source": ["1 / 0"]}]
+    path.write_text(json.dumps(book))
+    assert subprocess.run(command, cwd=small_house, capture_output=True).returncode == 1
