@@ -89,7 +89,7 @@ def new_network(
 ) -> ScoreNetwork:  # With random weights that depend on the seed only
     "A network scaled to its data."
     mean, deviation = moments(pairs, recipe.truncation, recipe.data_scale)
-    if not deviation > 0:
+    if not deviation > 1e-6:
         raise ValueError("No mask of the training images has a boundary: all are empty, or all are full; there is nothing to learn.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
