@@ -8,7 +8,9 @@ __all__ = ['DEMO_SCALE', 'COMMANDS', 'parser', 'segment', 'demo', 'evaluate', 't
 # %% ../nbs/51_command.ipynb #51_command-02
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,12 +40,12 @@ def _seed(text: str) -> int:
     return number
 
 # %% ../nbs/51_command.ipynb #51_command-06
-def _minutes(text: str) -> float:
-    "A time, for argparse."
-    minutes = float(text)
-    if not 0 < minutes < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
-    return minutes
+def _number(text: str) -> float:
+    "A positive number, for argparse."
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
 
 
 def _sampling(arguments: argparse.Namespace):
@@ -89,7 +91,8 @@ def _add_train(commands):
     one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
     one.add_argument("--start", help="weights to start from: nuclei, glands, tissue, or a .safetensors file")
-    one.add_argument("--minutes", type=_minutes, help="as many steps as fit into this time on this machine")
+    one.add_argument("--truncation", type=_number, help="distances are cut at this many pixels (default: the setting's)")
+    one.add_argument("--minutes", type=_number, help="as many steps as fit into this time on this machine")
     one.add_argument("--steps", type=_positive, help="training steps (default: as the shipped weights)")
     one.add_argument("--seed", type=_seed, default=0, help="of everything random (default 0)")
     one.add_argument("--resume", action="store_true", help="continue a training that was stopped")
@@ -222,21 +225,26 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         print(f"numbers: {arguments.out}")
 
-
+# %% ../nbs/51_command.ipynb #51_command-15
 def train(arguments: argparse.Namespace) -> None:
     "Train weights on a data set's training images but for the patients held out; a checkpoint survives interruption."
-    from sdfdiff.fitting import fit
+    from dataclasses import replace
+
+    from sdfdiff.fitting import fit, setting_of
 
     if arguments.dataset != "tissue" and arguments.root is None:
         raise ValueError(f"train {arguments.dataset} needs --root, the folder of the data set.")
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"{arguments.out} must end in .safetensors.")
     _prepare_threads()
+    setting = setting_of(arguments.dataset)
+    if arguments.truncation is not None:
+        setting = replace(setting, recipe=replace(setting.recipe, truncation=arguments.truncation))
     model = fit(arguments.dataset, arguments.root, arguments.out, arguments.steps, arguments.minutes, arguments.seed, arguments.resume, arguments.force,
-                start=arguments.start)
+                setting, arguments.start)
     print(f"{arguments.out}: {model.about['recipe']['steps']} steps in {model.about['training_seconds']} s")
 
-# %% ../nbs/51_command.ipynb #51_command-15
+# %% ../nbs/51_command.ipynb #51_command-16
 COMMANDS: dict[str, Callable] = {"demo": demo, "segment": segment, "evaluate": evaluate, "train": train}
 
 
@@ -249,19 +257,34 @@ def main(words: list[str] | None = None) -> int:  # Exit code: 0, 1 for an error
 
         print(f"sdfdiff {__version__}") if arguments.version else top.print_help()
         return 0
+    stopped = _listen()
     try:
         COMMANDS[arguments.command](arguments)
         return 0
-    except KeyboardInterrupt:
-        print("sdfdiff: stopped; nothing half-written was left" + "; continue with --resume" * (hasattr(arguments, "resume") and arguments.out is not None), file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        if arguments.traceback:
+    except (KeyboardInterrupt, Exception) as error:
+        if stopped or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may fail with any error
+            again = "; continue with --resume" * (hasattr(arguments, "resume") and arguments.out is not None)
+            print("sdfdiff: stopped; nothing half-written was left" + again, file=sys.stderr)
+            return 130
+        if arguments.traceback or not isinstance(error, (ValueError, OSError)):
             raise
         print(f"sdfdiff: {_sentence(error)}", file=sys.stderr)
         return 1
 
-# %% ../nbs/51_command.ipynb #51_command-16
+# %% ../nbs/51_command.ipynb #51_command-17
+def _listen() -> list:
+    "Remember Ctrl-C, beside raising KeyboardInterrupt as usual; the list is empty until then."
+    stopped, default = [], signal.default_int_handler
+
+    def remember(number, frame):
+        stopped.append(number)
+        default(number, frame)
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is default:
+        signal.signal(signal.SIGINT, remember)
+    return stopped
+
+# %% ../nbs/51_command.ipynb #51_command-18
 def _sentence(error: Exception) -> str:
     "What went wrong; the system's own errors name their file."
     if isinstance(error, OSError) and error.strerror:

@@ -23,6 +23,8 @@ def _object_and_edge(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"A mask has shape (row, column) and is boolean or integer; got shape {labels.shape}, {labels.dtype}.")
     if labels.dtype.kind == "i" and labels.min(initial=0) < 0:
         raise ValueError(f"A mask has no negative values; got {labels.min()}.")
+    if labels.max(initial=0) > np.iinfo(np.int32).max:
+        raise ValueError(f"A mask holds {labels.max()}: instance numbers up to 2147483647 are possible.")
     labels = labels.astype(np.int32)
     return labels > 0, find_boundaries(labels, connectivity=1, mode="inner", background=0)
 

@@ -77,7 +77,7 @@ class Denoiser:
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-09
 def _pixels(model: Model, field: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
     "Model units on the padded canvas to pixels on the image, clipped at the truncation, (member, row, column)."
-    return model.to_pixels(field[:, 0, :shape[0], :shape[1]]).clamp(-model.truncation, model.truncation).cpu().numpy()
+    return model.to_pixels(field[:, 0, :shape[0], :shape[1]]).clamp(-model.limit, model.limit).cpu().numpy()
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-10
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def described(
 ) -> dict:  # Attributes
     "What of a model goes into every result: which weights, which units."
     return {"weights": model.about.get("name", "unnamed"), "weights_checksum": model.about.get("checksum", "none"),
-            "boundary": model.boundary, "truncation_px": model.truncation, "data_scale": model.data_scale,
+            "boundary": model.boundary, "truncation_px": model.limit, "data_scale": model.data_scale,
             "sigma_min": model.schedule.sigma_min, "sigma_max": model.schedule.sigma_max}
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-22

@@ -35,14 +35,15 @@ class Setting:
     crop: int = 128  # Rows and columns of a crop
     instances: bool = True  # Let zero lines run between touching instances
     licence: str = "unknown"  # Of the data
+    reach: float | None = None  # Results are truncated at this many pixels; None: as in training
     data: str | None = None  # Whose files are read; None: those of the setting's own name
 
-
+# %% ../nbs/15_fitting.ipynb #15_fitting-06
 DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 RECIPE = Recipe(learning_rate=8e-4)
 SETTINGS = {
     "monuseg": Setting(replace(NUCLEI, colour="rgb"), replace(DEEP, image_channels=3), replace(RECIPE, steps=4500, noise_centre=1.5, truncation=5.0),
-                       replace(STRONG, grey=0.2), instances=False, licence="CC BY-NC-SA 4.0: non-commercial use only"),
+                       replace(STRONG, grey=0.2), instances=False, licence="CC BY-NC-SA 4.0: non-commercial use only", reach=2.0),
     "monuseg_grey": Setting(NUCLEI, DEEP, replace(RECIPE, steps=4500, noise_centre=1.5), instances=False,
                             licence="CC BY-NC-SA 4.0: non-commercial use only", data="monuseg"),
     "glas": Setting(GLANDS, replace(DEEP, image_channels=3), replace(RECIPE, steps=3500, noise_centre=2.0),
@@ -54,7 +55,7 @@ SETTINGS = {
 VALIDATION_FRACTION = 0.2  # Of the cases, by patient
 SPLIT_SEED = 0
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-08
+# %% ../nbs/15_fitting.ipynb #15_fitting-09
 def training_split(
     cases: list,  # From find_cases; anything with a `group`
 ) -> tuple[list, list]:  # Cases to train on, cases held out
@@ -81,7 +82,7 @@ def load_pairs(
         labels.append(label if setting.instances else (label > 0).astype("int32"))
     return Pairs.of(images, labels, setting.crop, setting.augmentation), [case.name for case in held_out]
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-11
+# %% ../nbs/15_fitting.ipynb #15_fitting-12
 def new_network(
     architecture: Architecture,  # Its shape
     pairs: Pairs | Scenes,  # Training pairs, for the mean and deviation of their distances
@@ -98,7 +99,7 @@ def new_network(
 
 LUMINANCE = (0.2125, 0.7154, 0.0721)  # Shares of red, green and blue in grey, as in scikit-image
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-12
+# %% ../nbs/15_fitting.ipynb #15_fitting-13
 def take_over(
     network: ScoreNetwork,  # Changed in place
     other: ScoreNetwork,  # Trained on something similar
@@ -113,7 +114,7 @@ def take_over(
         raise ValueError(f"These weights are of another architecture ({wrong[0]} differs): start from weights of the same shape.")
     network.load_state_dict(tensors)
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-13
+# %% ../nbs/15_fitting.ipynb #15_fitting-14
 def steps_in(
     minutes: float,  # Wall-clock time
     network: ScoreNetwork,  # Is not changed
@@ -125,7 +126,7 @@ def steps_in(
     seconds = [step.seconds for step in train(copy.deepcopy(network), pairs, replace(recipe, steps=trial))]
     return max(20, round(60 * minutes * (trial - 1) / (seconds[-1] - seconds[0])))
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-16
+# %% ../nbs/15_fitting.ipynb #15_fitting-17
 def fit(
     dataset: str,  # A key of SETTINGS
     root: str | os.PathLike | None,  # Folder of the data; none for tissue
@@ -156,7 +157,7 @@ def fit(
     checkpoint.unlink(missing_ok=True)
     return model
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-17
+# %% ../nbs/15_fitting.ipynb #15_fitting-18
 def setting_of(dataset: str) -> Setting:
     "The setting of a data set; ValueError for an unknown name."
     if dataset not in SETTINGS:
@@ -176,9 +177,9 @@ def described_model(step: Step, recipe: Recipe, setting: Setting, **about) -> Mo
     "The averaged network of a training's last step, with all that was decided about it."
     about = about | {"recipe": asdict(recipe), "training_seconds": round(step.seconds), "sdfdiff_version": __version__,
                      "licence": setting.licence, "crop": setting.crop, "augmentation": asdict(setting.augmentation)}
-    return Model(step.average, VE(), recipe.truncation, recipe.data_scale, "inner", setting.preparation, about)
+    return Model(step.average, VE(), recipe.truncation, recipe.data_scale, "inner", setting.preparation, setting.reach, about)
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-18
+# %% ../nbs/15_fitting.ipynb #15_fitting-19
 def _amount(steps: int | None, minutes: float | None) -> int | None:
     "The steps asked for, if that or the minutes make sense."
     if (steps is not None and steps < 1) or (minutes is not None and not 0 < minutes < float("inf")):
@@ -188,6 +189,8 @@ def _amount(steps: int | None, minutes: float | None) -> int | None:
 
 def _free(out: Path, resume: bool, force: bool) -> Path:
     "The checkpoint's place, once it is clear that nothing of the user's is in the way."
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} must end in .safetensors.")
     checkpoint = out.with_suffix(".checkpoint.safetensors")
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists: pass --force to replace it.")
@@ -196,7 +199,7 @@ def _free(out: Path, resume: bool, force: bool) -> Path:
             raise FileExistsError(f"{checkpoint} exists: pass --resume to continue that training, or --force to start anew.")
     return checkpoint
 
-# %% ../nbs/15_fitting.ipynb #15_fitting-19
+# %% ../nbs/15_fitting.ipynb #15_fitting-20
 def watch(
     steps,  # From `train`
     total: int,  # How many steps there will be

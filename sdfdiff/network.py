@@ -251,22 +251,29 @@ def fast_dtype(
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
 
 # %% ../nbs/12_network.ipynb #12_network-30
+def _check_model(model: "Model") -> None:
+    "ValueError for units that cannot be."
+    if not (model.truncation > 0 and model.data_scale > 0 and model.limit > 0 and isinstance(model.about, dict)):
+        raise ValueError(f"truncation {model.truncation} and data_scale {model.data_scale} must be positive, `about` a dictionary.")
+    threshold("zero", model.boundary)  # refuses an unknown boundary
+
+# %% ../nbs/12_network.ipynb #12_network-31
 @dataclass(frozen=True)
 class Model:
     "A trained network with its units, its noise and its way of reading images."
-
     network: ScoreNetwork  # The network
     schedule: VE = field(default_factory=VE)  # Noise levels it was trained for
     truncation: float = 10.0  # Distances are cut at this many pixels
     data_scale: float = 0.2  # A distance of `truncation` pixels is this many model units
     boundary: str = "inner"  # Convention of the distance: "inner" or "half_pixel"
     preparation: Preparation = TISSUE  # How an image is prepared
+    reach: float | None = None  # Results are truncated at this many pixels; None: at `truncation`
     about: dict = field(default_factory=dict)  # Name, data, licence, recipe, seed: plain JSON values
+    __post_init__ = _check_model
 
-    def __post_init__(self):
-        if not (self.truncation > 0 and self.data_scale > 0 and isinstance(self.about, dict)):
-            raise ValueError(f"truncation {self.truncation} and data_scale {self.data_scale} must be positive, `about` a dictionary.")
-        threshold("zero", self.boundary)  # refuses an unknown boundary
+    @property
+    def limit(self) -> float:  # Pixels: no distance in a result is larger than this
+        return self.truncation if self.reach is None else min(self.reach, self.truncation)
 
     @property
     def device(self) -> torch.device:  # Where the network runs
@@ -280,7 +287,7 @@ class Model:
         'Distance at which a map becomes a mask: rule "zero", "paper" or "half_pixel".'
         return threshold(rule, self.boundary, self.truncation, self.data_scale, self.schedule.sigma_min)
 
-# %% ../nbs/12_network.ipynb #12_network-31
+# %% ../nbs/12_network.ipynb #12_network-32
 def _checksum(tensors: dict[str, torch.Tensor], description: dict) -> str:
     "SHA-256 over the numbers and over what the file says of them."
     digest = hashlib.sha256(json.dumps({k: v for k, v in description.items() if k != "checksum"}, sort_keys=True).encode())
@@ -300,7 +307,7 @@ def save_weights(
     tensors = {k: v.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format) for k, v in model.network.state_dict().items()}
     description = {
         "architecture": asdict(model.network.architecture), "schedule": asdict(model.schedule),
-        "truncation": model.truncation, "data_scale": model.data_scale, "boundary": model.boundary,
+        "truncation": model.truncation, "data_scale": model.data_scale, "boundary": model.boundary, "reach": model.reach,
         "preparation": model.preparation.to_dict(), "about": model.about}
     if isinstance(model.about, dict):
         description["about"] = {key: value for key, value in model.about.items() if key != "checksum"}
@@ -308,7 +315,7 @@ def save_weights(
     with writing(path, force=force) as temporary:
         temporary.write_bytes(save(tensors, metadata={"sdfdiff": json.dumps(description)}))
 
-# %% ../nbs/12_network.ipynb #12_network-32
+# %% ../nbs/12_network.ipynb #12_network-33
 SHIPPED = ("nuclei", "glands", "tissue")  # Weights that come with the package
 
 
@@ -328,7 +335,7 @@ def weights_path(
         raise FileNotFoundError(f'No weights "{name}": give one of {", ".join(SHIPPED)}, or a .safetensors file.')
     return Path(name)
 
-# %% ../nbs/12_network.ipynb #12_network-33
+# %% ../nbs/12_network.ipynb #12_network-34
 def _read_safetensors(path: Path) -> tuple[dict, dict]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -342,7 +349,7 @@ def _read_safetensors(path: Path) -> tuple[dict, dict]:
         raise ValueError(f"{path} is damaged: its content does not match its checksum; download or train it again.")
     return description, tensors
 
-# %% ../nbs/12_network.ipynb #12_network-34
+# %% ../nbs/12_network.ipynb #12_network-35
 def load_weights(
     name: str | os.PathLike,  # One of SHIPPED, or a .safetensors file
     device: torch.device | str = "cpu",  # Where the network shall run
@@ -356,7 +363,7 @@ def load_weights(
         architecture["multipliers"] = tuple(architecture["multipliers"])
         network = ScoreNetwork(Architecture(**architecture))
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
-        rest = {k: description[k] for k in ("truncation", "data_scale", "boundary", "about")}
+        rest = {k: description[k] for k in ("truncation", "data_scale", "boundary", "reach", "about")}
         model = Model(network, VE(**description["schedule"]), preparation=Preparation.from_dict(description["preparation"]), **rest)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]

@@ -489,7 +489,7 @@ def test_demo(run, place):
     with Image.open("new/out/demo.png") as drawn:
         assert min(drawn.size) >= 500 and np.asarray(drawn.convert("L")).std() > 20
     dataset = xr.load_dataset("new/out/demo.nc", engine="h5netcdf")
-    assert dict(dataset.sizes) == {"channel": 1, "row": 512, "column": 512, "member": 2, "every_member": 2}
+    assert dict(dataset.sizes) == {"channel": 3, "row": 512, "column": 512, "member": 2, "every_member": 2}
     assert (dataset.attrs["weights"], dataset.attrs["members"]) == ("nuclei", 2)
 
 

@@ -33,8 +33,8 @@ def folder(tmp_path_factory):
         row, column = generator.integers(2, 12, 2)
         labels[row : row + 8, column : column + 5] = 3
         labels[row + 1 : row + 9, column + 5 : column + 11] = 8
-        image = np.where(labels[..., None] > 0, [0.4, 0.2, 0.5], [0.9, 0.7, 0.8]) + generator.uniform(-0.1, 0.1, (24, 28, 3))
-        write_png(root / "images" / f"case{number}.png", image)
+        image = np.where(labels[..., None] > 0, [0.4, 0.2, 0.5], [0.9, 0.7, 0.8])
+        write_png(root / "images" / f"case{number}.png", image + generator.uniform(-0.1, 0.1, image.shape))
         write_png(root / "masks" / f"case{number}.png", labels)
     return root
 
@@ -119,7 +119,8 @@ def test_pairs_are_prepared_images_with_their_distances(folder, instances):
     for paths, image, distance in zip(fitted, pairs.images, pairs.distances, strict=True):
         case = fitting.read_case(paths)
         labels = prepare_labels(case.labels, preparation)
-        assert torch.equal(image, torch.from_numpy(prepare_image(case.image, preparation))) and image.shape == (1, 36, 42)
+        assert torch.equal(image, torch.from_numpy(prepare_image(case.image, preparation)))
+        assert image.shape == (1, 36, 42)
         assert torch.equal(distance, torch.from_numpy(signed_distance(labels if instances else labels > 0)))
         deepest = signed_distance(labels > 0).min()
         assert distance.min() > deepest if instances else distance.min() == deepest  # a line between them, or none
@@ -223,8 +224,8 @@ def test_a_grey_network_becomes_a_colour_network_that_does_the_same():
 
 
 @pytest.mark.parametrize("change", [
-    {"width": 16}, {"multipliers": (1,)}, {"multipliers": (1, 1, 1)}, {"blocks": 2}, {"encoder_blocks": 2}, {"unshuffle": 4},
-    {"image_channels": 1}, {"parametrisation": "score"}], ids=str)
+    {"width": 16}, {"multipliers": (1,)}, {"multipliers": (1, 1, 1)}, {"blocks": 2}, {"encoder_blocks": 2},
+    {"unshuffle": 4}, {"image_channels": 1}, {"parametrisation": "score"}], ids=str)
 def test_weights_of_another_architecture_are_not_taken_over(change):
     "Smaller ones, larger ones, and those that fit but answer in other words; in both directions."
     base = replace(TINY, multipliers=(1, 1))
@@ -320,7 +321,8 @@ def test_an_unfinished_training_is_neither_overwritten_nor_continued_silently(in
     content = checkpoint.read_bytes()
     with pytest.raises(FileExistsError, match="--resume") as caught:
         quiet(interrupted, folder, seed=3)
-    assert str(checkpoint) in str(caught.value) and "--force" in str(caught.value) and checkpoint.read_bytes() == content
+    assert str(checkpoint) in str(caught.value) and "--force" in str(caught.value)
+    assert checkpoint.read_bytes() == content
     model = quiet(interrupted, folder, seed=4, force=True)  # anew
     assert load_weights(interrupted).about["recipe"]["seed"] == 4
     assert not torch.equal(numbers(model.network), numbers(uninterrupted[0].network))

@@ -129,7 +129,8 @@ def test_the_denoiser_is_the_formula_about_the_answer_of_the_network(parametrisa
 
 def test_the_network_depends_on_image_noise_level_and_map():
     "In the score form nothing but the embedding tells the noise level: map and answer are not scaled."
-    network, noisy, image = stirred(parametrisation="score"), noise(1, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=seeded())
+    network, noisy = stirred(parametrisation="score"), noise(1, 1, 8, 8)
+    image = torch.rand(1, 1, 8, 8, generator=seeded())
     features = network.encode(image)
     answer = partial(raw_answers, network)
     reference = answer(noisy, 0.2, features)[1]
@@ -143,7 +144,7 @@ def test_each_level_on_the_way_up_sees_what_came_down():
     unet, seen = stirred(multipliers=(1, 2, 3)).body, {}
     for way in ("down", "up"):
         for k, level in enumerate(getattr(unet, way)):
-            level.register_forward_hook(lambda module, inputs, output, key=(way, k): seen.update({key: (inputs[0], output)}))
+            level.register_forward_hook(lambda _, inputs, output, key=(way, k): seen.update({key: (inputs[0], output)}))
     x = noise(1, 8, 8, 12)
     assert unet(x, noise(1, 32)).shape == x.shape
     for k, (channels, scale) in enumerate([(8, 1), (16, 2), (24, 4)]):
