@@ -22,6 +22,7 @@ def _add_sampling(parser: argparse.ArgumentParser, members: int):
     parser.add_argument("--members", type=_positive, default=members, help=f"masks to draw per image (default {members})")
     parser.add_argument("--sampler", help=f"{names}; or a whole setting: default, paper-nuclei, paper-glands (default: default)", default="default")
     parser.add_argument("--steps", type=_positive, help="steps of the sampler (default: the setting's)")
+    parser.add_argument("--reach", type=_number, help="results are truncated at this many pixels (default: the weights')")
     parser.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same masks (default 0)")
 
 
@@ -46,6 +47,16 @@ def _number(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return number
+
+
+def _model(weights, reach: float | None):
+    "Shipped weights or a file, with another reach if one is given."
+    from dataclasses import replace
+
+    from sdfdiff.network import load_weights
+
+    model = load_weights(weights)
+    return model if reach is None else replace(model, reach=reach)
 
 
 def _sampling(arguments: argparse.Namespace):
@@ -151,11 +162,10 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
 # %% ../nbs/51_command.ipynb #51_command-11
 def segment(arguments: argparse.Namespace) -> None:
     "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
-    from sdfdiff.network import load_weights
     from sdfdiff.segmenting import output_paths, segment_file
 
     images = _images(arguments)
-    model, sampling = load_weights(arguments.weights), _sampling(arguments)
+    model, sampling = _model(arguments.weights, arguments.reach), _sampling(arguments)
     _prepare_threads()
     for path in images:
         outputs = output_paths(path, arguments.out)
@@ -176,7 +186,6 @@ def demo(arguments: argparse.Namespace) -> None:
 
     from sdfdiff.figures import summary_figure
     from sdfdiff.files import check_writable, writing
-    from sdfdiff.network import load_weights
     from sdfdiff.segmenting import segment as segment_image
     from sdfdiff.segmenting import write_dataset
 
@@ -185,7 +194,7 @@ def demo(arguments: argparse.Namespace) -> None:
     _prepare_threads()
     start = time.perf_counter()
     image = immunohistochemistry().astype(np.float32) / 255
-    dataset = segment_image(image, load_weights("nuclei"), arguments.members, _sampling(arguments), arguments.seed, scale=DEMO_SCALE, stain="haematoxylin")
+    dataset = segment_image(image, _model("nuclei", arguments.reach or 10.0), arguments.members, _sampling(arguments), arguments.seed, scale=DEMO_SCALE, stain="haematoxylin")
     seconds = time.perf_counter() - start
     with writing(numbers, arguments.force) as other, writing(picture, arguments.force) as temporary:  # both or none
         write_dataset(dataset, other)
@@ -213,13 +222,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     "Measure F1 and IoU on a data set under every convention; prints a table and writes the numbers."
     from sdfdiff.evaluation import evaluate as evaluate_dataset
     from sdfdiff.evaluation import summary
-    from sdfdiff.network import load_weights
 
     weights = arguments.weights or {"monuseg": "nuclei", "glas": "glands"}.get(arguments.dataset)
     if weights is None:
         raise ValueError("A folder of images needs --weights: nuclei, glands, tissue, or a .safetensors file.")
     _prepare_threads()
-    result = evaluate_dataset(arguments.dataset, arguments.root, arguments.split, load_weights(weights), arguments.members, _sampling(arguments),
+    result = evaluate_dataset(arguments.dataset, arguments.root, arguments.split, _model(weights, arguments.reach), arguments.members, _sampling(arguments),
                               arguments.seed, arguments.limit, arguments.out, arguments.resume, arguments.force)
     print(summary(result))
     if arguments.out is not None:

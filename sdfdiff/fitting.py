@@ -43,7 +43,7 @@ DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 RECIPE = Recipe(learning_rate=8e-4)
 SETTINGS = {
     "monuseg": Setting(replace(NUCLEI, colour="rgb"), replace(DEEP, image_channels=3), replace(RECIPE, steps=4500, noise_centre=1.5, truncation=5.0),
-                       replace(STRONG, grey=0.2), instances=False, licence="CC BY-NC-SA 4.0: non-commercial use only", reach=2.0),
+                       replace(STRONG, grey=0.2), instances=False, licence="CC BY-NC-SA 4.0: non-commercial use only", reach=1.0),
     "monuseg_grey": Setting(NUCLEI, DEEP, replace(RECIPE, steps=4500, noise_centre=1.5), instances=False,
                             licence="CC BY-NC-SA 4.0: non-commercial use only", data="monuseg"),
     "glas": Setting(GLANDS, replace(DEEP, image_channels=3), replace(RECIPE, steps=3500, noise_centre=2.0),
