@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 import sdfdiff
 from sdfdiff import evaluation, fitting, segmenting
 from sdfdiff.command import main
-from sdfdiff.network import Architecture, Model, ScoreNetwork, load_weights, save_weights
+from sdfdiff.network import Architecture, Model, load_weights, save_weights
 from sdfdiff.preparation import NUCLEI, TISSUE
 from sdfdiff.sampling import SAMPLERS
 from sdfdiff.tissue import tissue
+from small_networks import random_network
 
 ENDINGS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 QUICK = ("--members", "2", "--steps", "2")
@@ -35,16 +36,8 @@ QUICK = ("--members", "2", "--steps", "2")
 @cache
 def tiny(preparation=NUCLEI):
     "A small network with random weights: what it finds does not matter here."
-    generator = torch.Generator().manual_seed(0)
     channels = 3 if preparation.colour == "rgb" else 1
-    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1))
-    with torch.no_grad():
-        for name, weights in network.named_parameters():
-            if weights.ndim > 1:
-                weights.copy_(torch.randn(weights.shape, generator=generator) / weights[0].numel() ** 0.5)
-            else:
-                weights.fill_("norm.weight" in name)
-    return Model(network, preparation=preparation, about={"name": "tiny"})
+    return Model(random_network(channels), preparation=preparation, about={"name": "tiny"})
 
 
 @cache

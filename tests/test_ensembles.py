@@ -31,11 +31,12 @@ from sdfdiff.ensembles import (
     source_pixels,
     tile_windows,
 )
-from sdfdiff.network import Architecture, Features, Model, ScoreNetwork
+from sdfdiff.network import Features, Model
 from sdfdiff.oracle import FiniteMasks, GaussianField
 from sdfdiff.sampling import SAMPLERS, Counted, last
 from sdfdiff.segmenting import write_dataset
 from sdfdiff.shapes import box, disc
+from small_networks import random_network
 
 IMAGE = np.random.default_rng(0).random((1, 72, 96), dtype=np.float32)
 QUICK = Sampling(steps=3)
@@ -45,15 +46,7 @@ INDEPENDENT = sorted(set(SAMPLERS) - {"authors"})  # the authors' corrector has 
 @cache
 def tiny(channels=1, seed=0):
     "A small network with random weights, in float32: what it finds does not matter here."
-    generator = torch.Generator().manual_seed(seed)
-    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1))
-    with torch.no_grad():
-        for name, weights in network.named_parameters():
-            if weights.ndim > 1:
-                weights.copy_(torch.randn(weights.shape, generator=generator) / weights[0].numel() ** 0.5)
-            else:
-                weights.fill_("norm.weight" in name)
-    return Model(network.eval().requires_grad_(False), about={"name": "tiny", "checksum": "123"})
+    return Model(random_network(channels, seed), about={"name": "tiny", "checksum": "123"})
 
 
 class Known:

@@ -6,7 +6,6 @@ from shutil import copytree
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from PIL import Image
 
@@ -16,10 +15,11 @@ from sdfdiff.ensembles import Sampling, ensemble
 from sdfdiff.evaluation import COUNTS, ESTIMATORS, THRESHOLDS, estimates, evaluate, evaluate_case, find_split, summary
 from sdfdiff.fitting import training_split
 from sdfdiff.histology import find_cases, read_case
-from sdfdiff.network import Architecture, Model, ScoreNetwork, save_weights
+from sdfdiff.network import Model, save_weights
 from sdfdiff.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.segmenting import write_dataset
 from sdfdiff.tissue import tissue
+from small_networks import random_network
 
 QUICK = {"members": 3, "sampling": Sampling(steps=2), "progress": False}
 TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]
@@ -27,17 +27,8 @@ TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]
 
 def tiny(preparation=TISSUE, **about):
     "A small network with random weights, in float32: what it finds does not matter here."
-    generator = torch.Generator().manual_seed(0)
     channels = 3 if preparation.colour == "rgb" else 1
-    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1))
-    with torch.no_grad():
-        for name, weights in network.named_parameters():
-            if weights.ndim > 1:
-                weights.copy_(torch.randn(weights.shape, generator=generator) / weights[0].numel() ** 0.5)
-            else:
-                weights.fill_("norm.weight" in name)
-    about = {"name": "tiny", "checksum": "1"} | about
-    return Model(network.eval().requires_grad_(False), preparation=preparation, about=about)
+    return Model(random_network(channels), preparation=preparation, about={"name": "tiny", "checksum": "1"} | about)
 
 
 @cache

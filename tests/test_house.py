@@ -161,7 +161,7 @@ def test_imports_are_required():
     settings = ConfigParser()
     settings.read(ROOT / "settings.ini", encoding="utf8")
     about = settings["DEFAULT"]
-    allowed, wrong = {"sdfdiff"}, []
+    allowed, wrong, beside = {"sdfdiff"}, [], {file.stem for file in (ROOT / "tests").glob("*.py")}
     distributions = packages_distributions()
     steps = [
         ("requirements", [file.read_text(encoding="utf8") for file in MODULES], set()),
@@ -171,7 +171,7 @@ def test_imports_are_required():
     for field, sources, come_along in steps:
         allowed |= come_along | {re.split(r"[<>=!~\[]", word)[0] for word in about[field].split()}
         names = {name.split(".")[0] for source in sources for name, _ in imported(ast.parse(source))}
-        for name in sorted(names - sys.stdlib_module_names - {"in_sync", "run_notebooks", "conftest"}):
+        for name in sorted(names - sys.stdlib_module_names - beside):
             if not allowed & {found.lower().replace("_", "-") for found in distributions.get(name, [name])}:
                 wrong.append(f"{name} is imported but not among the {field}")
     assert not wrong

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
 import xarray as xr
 from PIL import Image
 from scipy import ndimage
@@ -15,7 +14,7 @@ from scipy import ndimage
 from sdfdiff import segmenting
 from sdfdiff.ensembles import Sampling, source_pixels
 from sdfdiff.files import read_image
-from sdfdiff.network import Architecture, Model, ScoreNetwork
+from sdfdiff.network import Model
 from sdfdiff.preparation import NUCLEI, Preparation
 from sdfdiff.segmenting import (
     OUTPUTS,
@@ -29,6 +28,7 @@ from sdfdiff.segmenting import (
 )
 from sdfdiff.shapes import disc
 from sdfdiff.tissue import tissue
+from small_networks import random_network
 
 QUICK = {"members": 2, "sampling": Sampling(steps=2), "progress": False}
 PICTURE = tissue(3, (48, 64)).image  # float32 RGB
@@ -38,16 +38,8 @@ PLAIN = Preparation("none", "rgb", 1.0)
 @cache
 def tiny(preparation=NUCLEI):
     "A small network with random weights, in float32: what it finds does not matter here."
-    generator = torch.Generator().manual_seed(0)
     channels = 3 if preparation.colour == "rgb" else 1
-    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1))
-    with torch.no_grad():
-        for name, weights in network.named_parameters():
-            if weights.ndim > 1:
-                weights.copy_(torch.randn(weights.shape, generator=generator) / weights[0].numel() ** 0.5)
-            else:
-                weights.fill_("norm.weight" in name)
-    return Model(network.eval().requires_grad_(False), preparation=preparation, about={"name": "tiny"})
+    return Model(random_network(channels), preparation=preparation, about={"name": "tiny"})
 
 
 def eight(image):
