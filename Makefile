@@ -2,7 +2,7 @@
 #   make demo LAB_ARGS=...   arguments for JupyterLab       make test PYTHON=python3.12   the Python to make .venv with
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test sync notebooks clean
+.PHONY: help demo lab docs test browser sync notebooks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -21,16 +21,27 @@ lab: $(BIN)/ready-lab  ## Open the notebooks in JupyterLab (LAB_ARGS="--no-brows
 	@cd nbs && PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
 		../$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
+docs: $(BIN)/ready-docs  ## Make a web site of the course in _docs/, which needs no network
+	@$(BIN)/python nbs/_site/build.py _docs
+
 # One thread per process: small tensor operations are slower with two, and two processes share the machine.
-test notebooks: export OMP_NUM_THREADS := 1
-test notebooks: export MKL_NUM_THREADS := 1
+docs test notebooks: export OMP_NUM_THREADS := 1
+docs test notebooks: export MKL_NUM_THREADS := 1
 test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
-test: $(BIN)/ready-test  ## Check everything: notebooks clean and exported, ruff, each notebook, pytest
+test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and exported, ruff, each notebook, pytest
 	@echo "== are the notebooks clean?" && python tests/in_sync.py clean
 	@echo "== is sdfdiff/ what they export?" && python tests/in_sync.py export
-	@echo "== ruff" && ruff check sdfdiff tests setup.py
+	@echo "== ruff" && ruff check sdfdiff tests nbs/_site setup.py
 	@echo "== each notebook" && nbdev_test --n_workers 2 --timing --do_print
 	@echo "== pytest" && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The site and the panels are tested in a real browser; the names are those of tests/browser.py.
+browser:
+	@command -v $$CHROMIUM chromium chromium-browser google-chrome > /dev/null || { \
+		echo "Installing Chromium, in which the tests look at the pages."; \
+		sudo="$$([ "$$(id -u)" = 0 ] || command -v sudo)"; \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core \
+	} || { echo "The tests need a Chromium browser and apt-get could not install it: install one, or name it as in \`make test CHROMIUM=/path/to/chrome\`." >&2; exit 1; }
 
 sync: $(BIN)/ready-test  ## Clean the notebooks and export them to sdfdiff/
 	@nbdev_clean && nbdev_export && echo "The notebooks are clean and sdfdiff/ is what they export."
@@ -38,17 +49,19 @@ sync: $(BIN)/ready-test  ## Clean the notebooks and export them to sdfdiff/
 notebooks: $(BIN)/ready-test  ## Execute the notebooks in place, then clean them (NOTEBOOKS="nbs/02_distance.ipynb" for some)
 	@python tests/run_notebooks.py $(NOTEBOOKS) && nbdev_clean
 
-clean:  ## Remove .venv, caches and what builds left behind (out/ and runs/ stay)
-	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
+clean:  ## Remove .venv, _docs, caches and what builds left behind (out/ and runs/ stay)
+	@rm -rf .venv build dist _docs *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
 	@find sdfdiff tests nbs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What each way in installs, and which others are served by it too.
 WHAT_demo := .
 WHAT_lab  := .[lab]
+WHAT_docs := .[docs,lab]
 WHAT_test := .[dev,lab]
 SERVES_demo := demo
 SERVES_lab  := lab demo
-SERVES_test := test lab demo
+SERVES_docs := docs lab demo
+SERVES_test := test docs lab demo
 
 # A .venv that was moved or copied along with the checkout would still run the code of the old place.
 ifneq ($(wildcard .venv/bin/activate),)

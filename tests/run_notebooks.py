@@ -7,6 +7,7 @@ A notebook that raises is left as it was.
 import os
 import re
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,14 @@ from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
 
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.MULTILINE)
+
+
+def without_widgets(notebook) -> None:
+    "Take out what only a running kernel can show: panels and progress bars, and their state."
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if not any("widget" in kind for kind in out.get("data", {}))]
 
 
 def execute(path: Path, every_cell: bool = False) -> bool:
@@ -30,13 +39,15 @@ def execute(path: Path, every_cell: bool = False) -> bool:
             cell.source = ""
     place = {"metadata": {"path": str(path.parent)}}
     try:
-        settings = Config(KernelManager={"transport": "ipc"})
-        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=place, config=settings).execute()
+        with tempfile.TemporaryDirectory() as sockets:
+            settings = Config(KernelManager={"transport": "ipc", "connection_file": f"{sockets}/kernel.json"})
+            NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=place, config=settings).execute()
     except CellExecutionError as error:
         print(f"{path.name} raised and was left as it was:\n{error}", file=sys.stderr)
         return False
     for index, cell in kept.items():
         notebook.cells[index].update(cell)
+    without_widgets(notebook)
     temporary = path.with_suffix(".part")
     try:
         nbformat.write(notebook, temporary)

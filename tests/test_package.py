@@ -74,7 +74,7 @@ def test_constraints_are_met():
     pins = dict(line.split("==") for line in lines)
     assert list(pins) == sorted(pins)
     assert not [name for name, pin in pins.items() if not re.fullmatch(r"[0-9.]+(post|rc)?[0-9]*", pin)]
-    fields = ("requirements", "lab_requirements", "dev_requirements")
+    fields = ("requirements", "lab_requirements", "docs_requirements", "dev_requirements")
     required = [re.split(r"[<>=!~\[]", word)[0] for field in fields for word in settings["DEFAULT"][field].split()]
     assert not [name for name in required if name not in pins]
     assert not [name for name in required if version(name).split("+")[0] != pins[name]]

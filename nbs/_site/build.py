@@ -1,0 +1,106 @@
+"""Build the course as a web site that needs no network.  Usage: python nbs/_site/build.py [OUT]
+
+The pages are README.md, data/README.md and copies of the notebooks. Committed outputs are shown as they are; a notebook
+with panels is executed (the copy), and each of its panels becomes a page of its own, which scrubs in a frame.
+"""
+
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from sphinx.cmd.build import main as sphinx
+from traitlets.config import Config
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PARTS = {
+    "0": "The material", "1": "The diffusion", "2": "Ensembles and measures", "3": "Figures", "4": "Beyond",
+    "5": "Panels and command", "6": "The paper",
+}  # fmt: skip
+DIRECTIVES = re.compile(r"\A(?:#\s*\|.*(?:\n|\Z))+")
+HIDDEN = re.compile(r"^#\s*\|\s*hide\b", re.M)
+SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.M)  # as in tests/run_notebooks.py
+PANELS = re.compile(r"^#\s*\|\s*default_exp widgets\b|^\s*(from|import) sdfdiff(\.widgets\b| import .*\bwidgets\b)", re.M)
+SOLUTION = re.compile(r"^( *)<details>\s*<summary>(.*?)</summary>\s*(.*?)\s*</details>", re.M | re.S)
+
+
+def title_of(notebook) -> str:
+    return notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+
+
+def has_panels(notebook) -> bool:
+    return any(cell.cell_type == "code" and PANELS.search(cell.source) for cell in notebook.cells)
+
+
+def execute(notebook, folder: Path, panels: Path) -> None:
+    "Run the notebook in `folder`; its panels are saved to `panels`. Cells that tests skip keep the outputs they have."
+    first = f"import sys\nsys.path.append({str(HERE)!r})\nfrom panels import show_panels\n"
+    first += f"show_panels({str(panels)!r}, {title_of(notebook)!r})"
+    run = nbformat.from_dict(notebook | {"cells": [nbformat.v4.new_code_cell(first)]})
+    run.cells += [cell for cell in notebook.cells if cell.cell_type == "code" and not SKIPPED.search(cell.source)]
+    place = {"metadata": {"path": str(folder)}}
+    # A socket with an absolute path: the kernel starts in another folder.
+    settings = Config(KernelManager={"transport": "ipc", "ip": str(folder / "kernel")})
+    NotebookClient(run, timeout=600, resources=place, config=settings, store_widget_state=False).execute()
+    # IPython reports an error in a formatter as an output, and goes on.
+    if wrong := [output for cell in run.cells for output in cell.outputs if output.output_type == "error"]:
+        sys.exit("\n".join(wrong[0].traceback))
+
+
+def readable(notebook) -> None:
+    "Leave out what is meant for nbdev, and let Markdown see what is folded in <details>."
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            folded = r"\1<details><summary>\2</summary>\n\n\1\3\n\n\1</details>"
+            cell.source = SOLUTION.sub(folded, cell.source)
+        elif HIDDEN.search(cell.source):
+            cell.source = ""
+        else:
+            cell.source = DIRECTIVES.sub("", cell.source).strip("\n")
+    notebook.cells = [cell for cell in notebook.cells if cell.source]
+
+
+def lay_out(source: Path, panels: Path) -> None:
+    "Write what Sphinx reads, in the places where it lies in the project, so that its links stay true."
+    (source / "nbs").mkdir(parents=True)
+    shutil.copytree(ROOT / "data", source / "data")
+    (source / "LICENSE.md").write_text(f"# Licence\n\n```text\n{(ROOT / 'LICENSE').read_text()}```\n")
+    front = (ROOT / "README.md").read_text(encoding="utf8")
+    chapters = {}
+    for path in sorted((ROOT / "nbs").glob("*.ipynb"), key=lambda path: (path.name[:2], front.find(path.name))):
+        notebook = nbformat.read(path, as_version=4)
+        if has_panels(notebook):
+            execute(notebook, source / "nbs", panels / path.stem)
+        readable(notebook)
+        nbformat.write(notebook, source / "nbs" / path.name)
+        entry = f"{path.name[:2]} {title_of(notebook)} <nbs/{path.stem}>"
+        chapters.setdefault(PARTS[path.name[0]], []).append(entry)
+    chapters["Beside the course"] = ["Weights and data <data/README>", "Licence <LICENSE>"]
+    for caption, entries in chapters.items():
+        front += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```\n"])
+    (source / "index.md").write_text(front, encoding="utf8")
+
+
+def main(out: Path) -> None:
+    if out.exists() and not (out / "searchindex.js").exists():
+        sys.exit(f"{out} is there and is no site: nothing was changed.")
+    with tempfile.TemporaryDirectory() as temporary:
+        source, site, panels = (Path(temporary) / name for name in ("source", "site", "panels"))
+        lay_out(source, panels)
+        wrong = sphinx(["-qW", "--keep-going", "-c", str(HERE), "-d", str(source / ".trees"), str(source), str(site)])
+        if wrong:
+            sys.exit("The site was not built: the warnings above are errors.")
+        if panels.exists():
+            shutil.move(panels, site)
+        if out.exists():
+            shutil.rmtree(out)
+        shutil.move(site, out)
+    print(f"The site is in {out}: open {out / 'index.html'} in a browser.")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "_docs"))
