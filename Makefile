@@ -40,7 +40,7 @@ browser:
 	@command -v $$CHROMIUM chromium chromium-browser google-chrome > /dev/null || { \
 		echo "Installing Chromium, in which the tests look at the pages."; \
 		sudo="$$([ "$$(id -u)" = 0 ] || command -v sudo)"; \
-		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	} || { echo "The tests need a Chromium browser and apt-get could not install it: install one, or name it as in \`make test CHROMIUM=/path/to/chrome\`." >&2; exit 1; }
 
 sync: $(BIN)/ready-test  ## Clean the notebooks and export them to sdfdiff/

@@ -104,7 +104,7 @@ class Panel(widgets.VBox):
     def __init__(self, *arguments, **options):
         try:
             self.canvas, self.controls = self.prepare(*arguments, **options)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.canvas, self.controls = Canvas(message=str(error), label=self.title), {}
         for name, control in self.controls.items():
             setattr(self, name, control)

@@ -562,8 +562,8 @@ SCENES.error = (panel) => {
     keys.append(element("span", {}, patch, ` ${name}`));
   });
   const ink = Uint32Array.from({ length: 4 }, (_, k) => (255 << 24) | (kinds[3 * k + 2] << 16) | (kinds[3 * k + 1] << 8) | kinds[3 * k]);
-  const limits = maps.map((_, k) => part(spread, k).reduce((a, b) => Math.max(a, b), 0) || 1);
   const bases = maps.map((_, k) => part(spread, k).reduce((a, b) => Math.min(a, b), Infinity));
+  const limits = maps.map((_, k) => Math.max(part(spread, k).reduce((a, b) => Math.max(a, b), -Infinity), bases[k] + 1e-6));
   const dimmed = (pixel) => (255 << 24) | (((pixel >>> 16 & 255) + 3 * 128) >> 2 << 16) | (((pixel >>> 8 & 255) + 3 * 128) >> 2 << 8) | (((pixel & 255) + 3 * 128) >> 2);
   for (const picture of [left, middle, right]) {
     picture.stack.addEventListener("pointermove", (event) => panel.set("pixel", picture.pixel(event)));

@@ -163,22 +163,15 @@ def reverse_run(
 ) -> Run:
     "Sample some members and keep the whole path."
     recorder = _Recorder(Denoiser(model, image))
-    begin, firsts = time.perf_counter(), []
+    begin, firsts = time.perf_counter(), [0]
     with torch.inference_mode():
-        states = iter(draw_members(recorder, model, sampling, range(members), seed))
-        while True:
-            asked = len(recorder.log)
-            state = next(states, None)
-            if state is None:
-                break
-            firsts.append(asked)
-            last = state
+        for last in draw_members(recorder, model, sampling, range(members), seed):  # noqa: B007
+            firsts.append(len(recorder.log))
     seconds = time.perf_counter() - begin
-    frames = [(recorder.log[k][0], recorder.log[k][1]) for k in firsts] + [(last, last)]
+    frames = [recorder.log[k] for k in firsts[:-1]] + [(last, last, 0.0)]
     rows, columns = image.shape[1:]
-    state, denoised = (torch.stack(part)[:, :, 0, :rows, :columns].cpu().numpy() for part in zip(*frames))
-    levels = [recorder.log[k][2] for k in firsts] + [0.0]
-    return Run(state, denoised, np.array(levels, np.float32), np.array([*firsts, len(recorder.log)], np.int32), seconds)
+    state, denoised = (torch.stack([frame[k] for frame in frames])[:, :, 0, :rows, :columns].cpu().numpy() for k in (0, 1))
+    return Run(state, denoised, np.array([frame[2] for frame in frames], np.float32), np.array(firsts, np.int32), seconds)
 
 # %% ../nbs/45_views.ipynb #45_views-16
 def reverse_figure(
@@ -232,6 +225,10 @@ def check_ensemble(
         source = "pass the true mask to sdfdiff.ensembles.ensemble(..., truth=mask)" if missing == ["truth"] else \
             "needed is an ensemble as sdfdiff.ensembles.ensemble and `sdfdiff segment` make it"
         raise ValueError(f"The dataset has no {', '.join(missing)}: {source}.")
+    unnamed = [name for name in ("threshold_px", "truncation_px") if name not in dataset.attrs]
+    if unnamed or dataset["distance"].dims != ("member", "row", "column"):
+        raise ValueError(f"The dataset's distance has the dimensions {dataset['distance'].dims} and lacks the attributes {unnamed}: "
+                         "needed are (member, row, column), threshold_px and truncation_px.")
     rows, columns = dataset.sizes["row"], dataset.sizes["column"]
     if max(rows, columns) > largest:
         raise ValueError(f"The image has {rows} × {columns} pixels and a panel shows up to {largest} × {largest}: "

@@ -7,7 +7,6 @@ __all__ = ['CALLS', 'SHOWN', 'PaintPanel', 'CorruptionPanel', 'sampling_with', '
            'ErrorPanel']
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-02
-import ipywidgets as widgets
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
@@ -15,9 +14,9 @@ from tqdm.auto import tqdm
 from . import drawing
 from .corruption import VE, VP
 from .distance import BOUNDARIES, signed_distance, to_mask
-from .ensembles import Sampling, ensemble, masks
+from .ensembles import Sampling, masks
 from .network import Model, load_weights
-from .pages import Canvas, Numbers, Panel, canvas, choice, codes, colours, packed, play, slider, toggle
+from .pages import Numbers, Panel, canvas, choice, codes, colours, packed, play, slider, toggle
 from .sampling import calls as count_calls
 from .tissue import tissue
 from .views import (
@@ -195,7 +194,11 @@ class ReversePanel(_Runs):
 # %% ../nbs/50_widgets.ipynb #50_widgets-31
 def _loaded(dataset: xr.Dataset | str, also: tuple[str, ...] = ()) -> xr.Dataset:
     "An ensemble, or the one in a netCDF file, checked."
-    dataset = dataset if isinstance(dataset, xr.Dataset) else xr.load_dataset(dataset)
+    if not isinstance(dataset, xr.Dataset):
+        try:
+            dataset = xr.load_dataset(dataset)
+        except (OSError, ValueError):
+            raise ValueError(f"{dataset} cannot be read: the netCDF file of an ensemble is needed, as `sdfdiff segment` writes it.") from None
     check_ensemble(dataset, also)
     if dataset["distance"].nbytes > 2**27:
         fit = max(2, int(2**27 // dataset["distance"].isel(member=0).nbytes))

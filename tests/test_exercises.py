@@ -19,8 +19,18 @@ def test_the_right_number_is_right_and_others_are_not(truth):
 
 @pytest.mark.parametrize(
     "answer, said",
-    [(-3.0, "sign"), (300.0, "per cent"), (6.0, "twice"), (1.5, "half"), (9.0, "square"), (3**0.5, "root"), (1 / 3, "reciprocal"),
-     (2.9, "too small"), (3.1, "too large"), (float("nan"), "NaN")],
+    [
+        (-3.0, "sign"),
+        (300.0, "per cent"),
+        (6.0, "twice"),
+        (1.5, "half"),
+        (9.0, "square"),
+        (3**0.5, "root"),
+        (1 / 3, "reciprocal"),
+        (2.9, "too small"),
+        (3.1, "too large"),
+        (float("nan"), "NaN"),
+    ],
 )
 def test_slips_are_named(answer, said):
     assert said in repr(check(answer, 3.0))
@@ -28,7 +38,9 @@ def test_slips_are_named(answer, said):
 
 @given(numbers, st.floats(0.01, 10), st.floats(-3, 3))
 def test_tolerance_is_in_the_answers_unit(truth, within, off):
-    assert bool(check(truth + off * within, truth, within)) == (abs(truth + off * within - truth) <= within + 1e-9 * abs(truth))
+    assert bool(check(truth + off * within, truth, within)) == (
+        abs(truth + off * within - truth) <= within + 1e-9 * abs(truth)
+    )
 
 
 def test_no_answer_is_neither_right_nor_wrong():

@@ -63,11 +63,11 @@ def look(tab, address: str) -> dict:
     tab.requests.clear()
     tab.goto(address)
     seen = tab.evaluate(LOOK)
-    frames = tab.query_selector_all("iframe")
+    frames = tab.query_selector_all("iframe.panel")
     for frame in frames:
         frame.scroll_into_view_if_needed()
         frame.content_frame().wait_for_load_state()
-    tab.wait_for_load_state("networkidle")
+        tab.wait_for_function("frame => frame.style.height", arg=frame)  # the panel has said how tall it is
     seen["frames"] = [
         {"title": frame.get_attribute("title"), "text": frame.content_frame().inner_text("body"), **frame.bounding_box()}
         for frame in frames
@@ -142,7 +142,7 @@ def test_pages_fit_their_width(pages):
 
 def test_panels_load(pages):
     frames = [(name, frame) for name, page in pages.items() for frame in page["frames"]]
-    assert not [name for name, frame in frames if not (frame["title"] and frame["height"] > 50)]
+    assert not [name for name, frame in frames if not (frame["title"] and frame["text"] and frame["height"] > 50)]
 
 
 def test_site_opens_from_the_disk(site):
@@ -151,6 +151,9 @@ def test_site_opens_from_the_disk(site):
         for name in ("index.html", "nbs/02_distance.html"):
             seen = look(tab, (site / name).as_uri())
             assert not seen["problems"] and seen["drawn"] == seen["formulas"]
+        tab.goto((site / "search.html").as_uri() + "?q=corrector")
+        tab.wait_for_selector("#search-results a[href*='14_sampling']")
+        assert not tab.problems
 
 
 # ---- a small project with a panel, to see what the build does with one
@@ -159,10 +162,13 @@ PANEL = """
 import ipywidgets
 
 class Panel(ipywidgets.VBox):
+    title = "A <panel>"
+
     def save(self, path, title):
         page = f"<title>{title}</title><p>It scrubs.</p>"
         path.write_text(page + '<script>parent.postMessage({sdfdiffHeight: 321}, "*")</script>')
 """
+SOLUTION = "   <details><summary>Solution</summary>It is $\\sigma/2$, says `half`.</details>"
 STAND_IN = [
     ("markdown", "# Panels\n> One panel."),
     ("code", "#| default_exp widgets"),
@@ -170,7 +176,7 @@ STAND_IN = [
     ("code", "#| export" + PANEL),
     ("code", "#| slow\nraise RuntimeError('tests skip this cell')"),
     ("code", "Panel([ipywidgets.IntSlider(max=few)])"),
-    ("markdown", "1. Half of $\\sigma$?\n   <details><summary>Solution</summary>It is $\\sigma/2$, says `half`.</details>"),
+    ("markdown", "Here\n$$x = 1$$\nis a formula.\n\n1. Half of $\\sigma$?\n" + SOLUTION),
 ]
 
 
@@ -203,13 +209,13 @@ def test_panel_becomes_a_frame_that_scrubs(small_project, tmp_path):
     assert done.returncode == 0, done.stderr
     with served(tmp_path / "out") as address, browser.page(offline=True) as tab:
         seen = look(tab, f"{address}/nbs/50_widgets.html")
-        tab.wait_for_function("document.querySelector('iframe').style.height == '321px'")
     (frame,) = seen["frames"]
-    assert frame["title"] == "Panels, panel 1" and frame["text"] == "It scrubs." and frame["width"] > 700
+    assert frame["title"] == "A <panel>" and frame["text"] == "It scrubs."
+    assert frame["height"] == 321 and frame["width"] > 700
     assert not seen["problems"]
     code = "\n".join(seen["code"])
     assert "class Panel" in code and "tests skip" in code and "few = 2" not in code and "default_exp" not in code
-    assert seen["drawn"] == 2 and "`" not in seen["prose"]
+    assert seen["drawn"] == 3 and "$" not in seen["prose"] and "`" not in seen["prose"]
 
 
 @pytest.mark.parametrize(

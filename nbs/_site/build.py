@@ -18,13 +18,14 @@ from traitlets.config import Config
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARTS = {
-    "0": "The material", "1": "The diffusion", "2": "Ensembles and measures", "3": "Figures", "4": "Beyond",
+    "0": "The material", "1": "The diffusion", "2": "Ensembles and measures", "3": "Figures", "4": "Panels and command",
     "5": "Panels and command", "6": "The paper",
 }  # fmt: skip
 DIRECTIVES = re.compile(r"\A(?:#\s*\|.*(?:\n|\Z))+")
 HIDDEN = re.compile(r"^#\s*\|\s*hide\b", re.M)
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.M)  # as in tests/run_notebooks.py
-PANELS = re.compile(r"^#\s*\|\s*default_exp widgets\b|^\s*(from|import) sdfdiff(\.widgets\b| import .*\bwidgets\b)", re.M)
+PANELS = re.compile(r"default_exp (pages|widgets)\b|(from|import) sdfdiff(\.| import .*\b)(pages|widgets)\b")
+FORMULA = re.compile(r"^( *)(\$\$.+?\$\$) *$", re.M | re.S)
 SOLUTION = re.compile(r"^( *)<details>\s*<summary>(.*?)</summary>\s*(.*?)\s*</details>", re.M | re.S)
 
 
@@ -39,7 +40,7 @@ def has_panels(notebook) -> bool:
 def execute(notebook, folder: Path, panels: Path) -> None:
     "Run the notebook in `folder`; its panels are saved to `panels`. Cells that tests skip keep the outputs they have."
     first = f"import sys\nsys.path.append({str(HERE)!r})\nfrom panels import show_panels\n"
-    first += f"show_panels({str(panels)!r}, {title_of(notebook)!r})"
+    first += f"show_panels({str(panels)!r})"
     run = nbformat.from_dict(notebook | {"cells": [nbformat.v4.new_code_cell(first)]})
     run.cells += [cell for cell in notebook.cells if cell.cell_type == "code" and not SKIPPED.search(cell.source)]
     place = {"metadata": {"path": str(folder)}}
@@ -52,11 +53,11 @@ def execute(notebook, folder: Path, panels: Path) -> None:
 
 
 def readable(notebook) -> None:
-    "Leave out what is meant for nbdev, and let Markdown see what is folded in <details>."
+    "Leave out what is meant for nbdev; blank lines let MyST see the formulas and solutions that Jupyter sees without."
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            folded = r"\1<details><summary>\2</summary>\n\n\1\3\n\n\1</details>"
-            cell.source = SOLUTION.sub(folded, cell.source)
+            source = FORMULA.sub(r"\n\1\2\n", cell.source)
+            cell.source = SOLUTION.sub(r"\1<details><summary>\2</summary>\n\n\1\3\n\n\1</details>", source)
         elif HIDDEN.search(cell.source):
             cell.source = ""
         else:

@@ -32,6 +32,7 @@ html_theme = "sphinx_book_theme"
 html_title = f"{project}: the course"
 html_copy_source = False
 html_use_index = False
+html_show_search_summary = False  # would be fetched, which a browser refuses to a page from the disk
 html_favicon = "icon.svg"
 html_context = {"default_mode": "light"}  # the pictures are drawn on white
 html_theme_options = {"home_page_in_toc": True, "use_download_button": False, "navbar_persistent": []}

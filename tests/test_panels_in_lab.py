@@ -1,0 +1,281 @@
+"""The panels as a person uses them: notebook 50 in a real JupyterLab, run from the menu, then dragged, pressed and painted on.
+
+What a canvas holds is compared pixel by pixel with what Python computes from the same state.
+"""
+
+import numpy as np
+import pytest
+from lab import ROOT, lab
+from pictures import coloured, expected_corruption, masked, pixels, says, settled
+from sdfdiff import drawing
+from sdfdiff.corruption import VE, VP
+from sdfdiff.pages import colours
+from sdfdiff.tissue import tissue
+from sdfdiff.views import margin_trade, retained_error
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    "Notebook 50 in JupyterLab, every cell run through the menu."
+    folder = tmp_path_factory.mktemp("lab")
+    with lab(folder, [ROOT / "nbs" / "50_widgets.ipynb"]) as (one, address):
+        one.open(address, "50_widgets.ipynb")
+        one.run_all()
+        yield one
+        assert not one.page.problems
+        own = (address, address.replace("http", "ws"), "data:", "blob:")
+        assert not [url for url in one.page.requests if not url.startswith(own)]
+
+
+class Box:
+    "One panel in the notebook: its pictures, and its controls by label."
+
+    def __init__(self, opened, label: str):
+        self.page = opened.page
+        for _ in range(100):  # JupyterLab attaches cells as they come into view
+            if self.page.locator(f".sdfdiff[aria-label^='{label}']").count():
+                break
+            self.page.mouse.move(700, 700)
+            self.page.mouse.wheel(0, 500)
+            self.page.wait_for_timeout(150)
+        self.panel = self.page.locator(f".sdfdiff[aria-label^='{label}']").first
+        self.panel.scroll_into_view_if_needed()
+        self.page.wait_for_timeout(300)
+        self.whole = self.page.locator(f".widget-vbox:has(.sdfdiff[aria-label^='{label}'])").last
+
+    def drag(self, label: str, to: float) -> None:
+        "Drag a slider's handle to a fraction of its length, with the mouse."
+        slider = self.whole.locator(f".widget-slider:has-text('{label}')")
+        handle, bar = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
+        y = handle["y"] + handle["height"] / 2
+
+        def move():
+            self.page.mouse.move(handle["x"] + handle["width"] / 2, y)
+            self.page.mouse.down()
+            self.page.mouse.move(bar["x"] + to * bar["width"], y, steps=8)
+            self.page.mouse.up()
+
+        settled(self.page, self.panel, move)
+
+    def choose(self, label: str, option: str) -> None:
+        dropdown = self.whole.locator(f".widget-dropdown:has-text('{label}') select")
+        settled(self.page, self.panel, lambda: dropdown.select_option(option))
+
+    def press(self, key: str) -> None:
+        self.panel.focus()
+        settled(self.page, self.panel, lambda: self.page.keyboard.press(key))
+
+    def point(self, view: str, row: float, column: float, count: tuple[int, int]) -> tuple[float, float]:
+        "Where on the screen a data pixel lies."
+        box = self.panel.locator(f"canvas[data-view='{view}']").bounding_box()
+        return box["x"] + (column + 0.5) / count[1] * box["width"], box["y"] + (row + 0.5) / count[0] * box["height"]
+
+
+def test_paint(opened):
+    box = Box(opened, "paint")
+
+    def same():
+        mask = np.array(opened.python("paint.mask.tolist()"))
+        distance = np.array(opened.python("paint.distance.tolist()"), np.float32)
+        thresholded = np.array(opened.python("paint.thresholded.tolist()"))
+        limit = opened.python("paint.truncation.value")
+        np.testing.assert_array_equal(pixels(box.panel, "mask"), masked(mask))
+        np.testing.assert_array_equal(
+            pixels(box.panel, "distance"), coloured(distance, drawing.DISTANCE, -limit, limit)
+        )
+        np.testing.assert_array_equal(pixels(box.panel, "thresholded"), masked(thresholded))
+        return mask
+
+    first = same()
+    start, end = box.point("mask", 80, 20, first.shape), box.point("mask", 70, 110, first.shape)
+
+    def stroke():
+        box.page.mouse.move(*start)
+        box.page.mouse.down()
+        box.page.mouse.move(*end, steps=12)
+        box.page.mouse.up()
+
+    settled(box.page, box.panel, stroke)
+    painted = same()
+    assert painted[80, 20] and painted[75, 65] and painted[70, 110] and not first[80, 20], "the brush left its trace"
+    rows = np.nonzero(painted[:, 20])[0]
+    assert rows.min() == 80 - 4 and rows.max() == 80 + 4, "as wide as the brush"
+    box.choose("boundary", "half_pixel")
+    box.drag("truncation", 0.6)
+    box.drag("threshold", 0.8)
+    assert opened.python("paint.boundary.value") == "half_pixel"
+    assert opened.python("paint.truncation.value") > 20 and opened.python("paint.threshold.value") > 4
+    same()
+    assert f"{opened.python('int(paint.thresholded.sum())')} px²;" in says(box.panel)
+    box.page.keyboard.down("Shift")
+    settled(box.page, box.panel, stroke)
+    box.page.keyboard.up("Shift")
+    assert not same()[75, 65], "Shift erases"
+    settled(box.page, box.panel, lambda: box.panel.locator("button:has-text('Undo')").click())
+    np.testing.assert_array_equal(same(), painted)
+    settled(box.page, box.panel, lambda: box.panel.locator("button:has-text('Clear')").click())
+    assert not same().any()
+    for key in ("ArrowDown", "ArrowRight", " "):
+        box.press(key)
+    stamped = same()
+    assert stamped.sum() == sum(r * r + c * c <= 16 for r in range(-4, 5) for c in range(-4, 5)), (
+        "one stamp of the brush"
+    )
+    opened.run("paint.mask = blob")
+    box.page.wait_for_timeout(500)
+    np.testing.assert_array_equal(same(), first)
+
+
+def test_corruption(opened):
+    box = Box(opened, "corruption")
+
+    def same(seed, schedule):
+        time = opened.python("corruption.time.value")
+        assert f"t = {time:.3f}" in says(box.panel)
+        mask = tissue(seed, (128, 128)).rate(np.random.default_rng(0))
+        for view, wanted in expected_corruption(mask, schedule, time).items():
+            np.testing.assert_array_equal(pixels(box.panel, view), wanted, err_msg=f"{view} at t = {time}")
+        return time
+
+    assert same(3, VE()) == 0.25
+    box.drag("time t", 0.6)
+    dragged = same(3, VE())
+    assert 0.5 < dragged < 0.7
+    mark = box.panel.locator("[data-view=fragments] .mark").get_attribute("d")
+    box.press("ArrowRight")
+    assert same(3, VE()) == dragged + 1 / 64
+    assert box.panel.locator("[data-view=fragments] .mark").get_attribute("d") != mark, "the mark moves along the curve"
+    box.press("ArrowLeft")
+    assert same(3, VE()) == dragged
+    box.choose("schedule", "VP")
+    box.choose("mask", "tissue 5")
+    same(5, VP())
+    box.press(" ")
+    box.page.wait_for_timeout(600)
+    assert opened.python("corruption.playing.value") is True
+    box.press(" ")
+    box.page.wait_for_timeout(300)
+    assert opened.python("corruption.playing.value") is False
+    assert same(5, VP()) != dragged, "it played"
+    settled(box.page, box.panel, lambda: opened.run("corruption.time.value = 0.125"))
+    assert same(5, VP()) == 0.125, "set from Python"
+
+
+def test_reverse(opened):
+    box = Box(opened, "reverse")
+
+    def same(sampler, calls):
+        opened.run(f"_data = reverse.canvas.runs['{sampler} {calls}'].data")
+        shape = opened.python("_data['state']['shape']")
+        frame = int(opened.python("reverse.progress.value") * (shape[0] - 1) + 0.5)
+        for kind in ("state", "denoised"):
+            sent = opened.python(
+                f"np.frombuffer(_data['{kind}']['bytes'], np.uint8).reshape({shape})[{frame}].tolist()"
+            )
+            for member in range(shape[1]):
+                wanted = colours(drawing.DISTANCE)[np.array(sent[member])]
+                np.testing.assert_array_equal(pixels(box.panel, f"{kind}-{member}"), wanted)
+
+    same("dpm_sde", 13)
+    box.drag("noise → mask", 0.98)
+    assert opened.python("reverse.progress.value") > 0.9
+    same("dpm_sde", 13)
+    box.choose("sampler", "heun")
+    box.choose("network calls", "25")
+    same("heun", 25)
+    assert "of 25 network calls" in says(box.panel) and "heun" in says(box.panel)
+    box.press("ArrowLeft")
+    same("heun", 25)
+    opened.run("del reverse.canvas.runs['paper 5']; reverse.sampler.value, reverse.calls.value = 'paper', '5'")
+    text = box.panel.locator(".says").element_handle()
+    box.page.wait_for_function("el => el.innerText.startsWith('paper')", arg=text, timeout=20000)  # computed anew
+    box.page.wait_for_timeout(500)
+    same("paper", 5)
+
+
+def test_ensemble(opened):
+    box = Box(opened, "ensemble")
+    opened.run("_mean, _std, _all = dataset['mean'].values, dataset['std'].values, dataset['distance'].values")
+    mean, std, members = (np.array(opened.python(f"{name}.tolist()"), np.float32) for name in ("_mean", "_std", "_all"))
+    truth = np.array(opened.python("truth.tolist()"))
+    for share in (None, 0.62):
+        if share:
+            box.drag("threshold", share)
+        threshold = opened.python("explore.threshold.value")
+        inside = (members.astype(np.float64) <= threshold).mean(axis=0).astype(np.float32)
+        member = members[opened.python("explore.member.value")]
+        for name, values, quantity, low, high in (
+            ("mean", mean, drawing.DISTANCE, -10, 10),
+            ("spread", std, drawing.SPREAD, 0, float(std.max())),
+            ("member", member, drawing.DISTANCE, -10, 10),
+            ("P(object)", inside, drawing.PROBABILITY, 0, 1),
+        ):
+            box.choose("show", name)
+            np.testing.assert_array_equal(
+                pixels(box.panel, "overlay"), coloured(values, quantity, low, high), err_msg=name
+            )
+    image = (np.moveaxis(np.array(opened.python("dataset['image'].values.tolist()")), 0, -1) * 255).round()
+    np.testing.assert_array_equal(pixels(box.panel, "image"), image)
+    x, y = box.point("image", 40, 30, truth.shape)
+    settled(box.page, box.panel, lambda: box.page.mouse.click(x, y))
+    assert opened.python("explore.pixel") == [40, 30]
+    box.press("ArrowDown")
+    assert opened.python("explore.pixel") == [41, 30]
+    count = int((members[:, 41, 30].astype(np.float64) <= threshold).sum())
+    assert f"pixel (41,30): {count} of 16 members" in box.panel.locator("figcaption").nth(1).inner_text()
+    assert box.panel.locator("[data-view=histogram] text:has-text('truth')").count() == 1
+    box.drag("margin", 0.4)
+    margin = opened.python("explore.margin.value")
+    caught, extra = margin_trade(mean.astype(np.float64) <= threshold, truth, margin)
+    said = f"margin of {margin:.1f} px: it catches {100 * caught:.1f} % of the true object, and {100 * extra:.1f} %"
+    assert said in says(box.panel)
+    overlay = box.panel.locator("canvas[data-view=overlay]")
+    box.drag("opacity", 0.9)
+    assert float(overlay.evaluate("c => c.style.opacity")) == opened.python("explore.opacity.value") > 0.8
+    box.press(" ")
+    assert not overlay.is_visible(), "the space bar hides the overlay"
+    box.press(" ")
+    assert overlay.is_visible()
+
+
+def dropped(field, keep: float) -> np.ndarray:
+    "Pixels not kept; of those that tie at the limit every other one."
+    levels, level = np.unique(field, return_inverse=True)
+    fewer = np.array([(field < one).mean() for one in levels])[level].reshape(field.shape).astype(np.float32)
+    upto = np.array([(field <= one).mean() for one in levels])[level].reshape(field.shape).astype(np.float32)
+    rows, columns = np.indices(field.shape)
+    odd = (rows * field.shape[1] + columns + rows) % 2 == 1
+    return (upto > keep) & ((fewer >= keep) | odd)
+
+
+def test_error(opened):
+    box = Box(opened, "error")
+    opened.run("_maps = uncertainty_maps(dataset); _mask = masks(dataset)['mmse']")
+    mask, truth = np.array(opened.python("_mask.tolist()")), np.array(opened.python("truth.tolist()"))
+    ink = colours(drawing.ERROR)[drawing.error_codes(mask, truth)].astype(int)
+    for number, name in enumerate(opened.python("list(_maps)")):
+        box.choose("uncertainty", name) if number else None
+        box.drag("keep the most certain", 0.5 + 0.1 * number)
+        keep = opened.python("doubt.keep.value")
+        field = np.array(opened.python(f"_maps[{name!r}][0].tolist()"), np.float32)
+        left_out = dropped(field, keep)
+        plain = coloured(field, drawing.SPREAD, float(field.min()), float(field.max())).astype(int)
+        for view, values in (("error", ink), ("spread", plain)):
+            wanted = np.where(left_out[..., None], (values + 384) >> 2, values)
+            np.testing.assert_array_equal(pixels(box.panel, view), wanted, err_msg=f"{view}, {name}")
+        remains = retained_error(mask != truth, field, np.array([keep]))[0]
+        assert f"{100 * remains:.2f} % of them are wrong" in says(box.panel)
+    np.testing.assert_array_equal(pixels(box.panel, "truth"), masked(truth))
+    for view, row, column in (("truth", 10, 100), ("spread", 90, 20)):
+        settled(box.page, box.panel, lambda at=box.point(view, row, column, truth.shape): box.page.mouse.move(*at))
+        assert opened.python("doubt.pixel") == [row, column], "the crosshair is linked"
+    box.press("ArrowUp")
+    assert opened.python("doubt.pixel") == [89, 20] and "Pixel (89,20)" in says(box.panel)
+    box.press(" ")
+    np.testing.assert_array_equal(pixels(box.panel, "error"), ink, err_msg="the space bar undims")
+
+
+def test_wrong_input_is_said_in_the_notebook(opened):
+    box = Box(opened, "Explore an ensemble")
+    assert box.panel.locator("[role=alert]").inner_text() == opened.python("wrong.message") != ""
+    assert not box.panel.locator("canvas").count()
