@@ -2,7 +2,7 @@
 #   make demo LAB_ARGS=...   arguments for JupyterLab       make test PYTHON=python3.12   the Python to make .venv with
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab docs test browser sync notebooks clean
+.PHONY: help demo lab docs test latency browser sync notebooks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -25,8 +25,8 @@ docs: $(BIN)/ready-docs  ## Make a web site of the course in _docs/, which needs
 	@$(BIN)/python nbs/_site/build.py _docs
 
 # One thread per process: small tensor operations are slower with two, and two processes share the machine.
-docs test notebooks: export OMP_NUM_THREADS := 1
-docs test notebooks: export MKL_NUM_THREADS := 1
+docs test latency notebooks: export OMP_NUM_THREADS := 1
+docs test latency notebooks: export MKL_NUM_THREADS := 1
 test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and exported, ruff, each notebook, pytest
 	@echo "== are the notebooks clean?" && python tests/in_sync.py clean
@@ -34,6 +34,9 @@ test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and export
 	@echo "== ruff" && ruff check sdfdiff tests nbs/_site setup.py
 	@echo "== each notebook" && nbdev_test --n_workers 2 --timing --do_print
 	@echo "== pytest" && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+latency: $(BIN)/ready-test browser  ## Measure from slider to picture in JupyterLab: our panels against others; numbers go to data/latency.json
+	@$(BIN)/python tests/benchmark_panels.py data/latency.json
 
 # The site and the panels are tested in a real browser; the names are those of tests/browser.py.
 browser:

@@ -21,7 +21,7 @@ from traitlets import Any, Dict, List, Unicode
 from . import drawing
 from .files import writing
 
-# %% ../nbs/49_pages.ipynb #49_pages-04
+# %% ../nbs/49_pages.ipynb #49_pages-06
 KINDS = ("float32", "uint8", "int32")
 
 
@@ -48,7 +48,7 @@ def colours(
         return (np.array([table(k)[:3] for k in range(len(quantity.categories))] + [(0, 0, 0)] * (256 - len(quantity.categories))) * 255).round().astype(np.uint8)
     return (table(np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
-# %% ../nbs/49_pages.ipynb #49_pages-07
+# %% ../nbs/49_pages.ipynb #49_pages-09
 def codes(
     field: np.ndarray,  # Any unit
     threshold: float,  # Same unit; what is at most this is object
@@ -58,7 +58,7 @@ def codes(
     beyond = (np.asarray(field) - np.float32(threshold)) / limit
     return np.where(beyond <= 0, 127 - np.floor(127 * np.clip(-beyond, 0, 1)), 128 + np.floor(127 * np.clip(beyond, 0, 1))).astype(np.uint8)
 
-# %% ../nbs/49_pages.ipynb #49_pages-10
+# %% ../nbs/49_pages.ipynb #49_pages-12
 FACE = Path(drawing.__file__).with_name("panels.js")
 
 
@@ -79,7 +79,7 @@ class Canvas(anywidget.AnyWidget):
     runs = Dict().tag(sync=True, **widgets.widget_serialization)
     watched = List().tag(sync=True)  # Names of the states whose change redraws
 
-# %% ../nbs/49_pages.ipynb #49_pages-11
+# %% ../nbs/49_pages.ipynb #49_pages-13
 def canvas(
     scene: str,  # Name of the scene
     data: dict,  # What `packed` returns
@@ -91,12 +91,12 @@ def canvas(
     traits = {name: Any(value).tag(sync=True) for name, value in state.items()}
     return type("Canvas", (Canvas,), traits)(scene=scene, data=data, settings=settings, watched=[*state, "runs"], label=label)
 
-# %% ../nbs/49_pages.ipynb #49_pages-13
+# %% ../nbs/49_pages.ipynb #49_pages-15
 def linked(control: widgets.Widget) -> str:
     "Which attribute of a control is its state in the browser: a selection's `index`, any other's `value`."
     return "index" if hasattr(control, "index") else "value"
 
-# %% ../nbs/49_pages.ipynb #49_pages-14
+# %% ../nbs/49_pages.ipynb #49_pages-16
 class Panel(widgets.VBox):
     "Controls above a canvas; a subclass says in `prepare` what they are."
     title = "panel"
@@ -127,7 +127,7 @@ class Panel(widgets.VBox):
             temporary.write_text(page(self, title), encoding="utf8")
         return Path(path)
 
-# %% ../nbs/49_pages.ipynb #49_pages-16
+# %% ../nbs/49_pages.ipynb #49_pages-18
 def slider(label: str, value: float, low: float, high: float, step: float, digits: int = 2, **options) -> widgets.Widget:
     "A slider; whole numbers if `step` is a whole number."
     options |= {"value": value, "min": low, "max": high, "step": step, "description": label, "style": {"description_width": "initial"}}
@@ -150,7 +150,7 @@ def play() -> widgets.ToggleButton:
     "The button that runs through the frames; the space bar on the pictures does the same."
     return toggle("play", icon="play")
 
-# %% ../nbs/49_pages.ipynb #49_pages-18
+# %% ../nbs/49_pages.ipynb #49_pages-20
 def _twin(name: str, control: widgets.Widget) -> dict:
     "The description of a control for the page."
     spec = {"name": name, "label": control.description}
@@ -178,7 +178,7 @@ class _Attic:
         "Packed arrays with ids in place of bytes."
         return {name: {"shape": one["shape"], "dtype": one["dtype"], "id": self.keep(one["bytes"])} for name, one in data.items()}
 
-# %% ../nbs/49_pages.ipynb #49_pages-19
+# %% ../nbs/49_pages.ipynb #49_pages-21
 def page(
     panel: Panel,  # Any panel
     title: str | None = None,  # Of the page; None: the panel's
@@ -200,7 +200,7 @@ def page(
             f"<title>{name}</title></head>\n<body style=\"margin:8px;background:#fff\">\n{''.join(attic.elements)}\n"
             f'<div id="panel"></div>\n<script type="module">\n{module}\npage(document.getElementById("panel"), {words});\n</script></body></html>\n')
 
-# %% ../nbs/49_pages.ipynb #49_pages-21
+# %% ../nbs/49_pages.ipynb #49_pages-23
 class StackPanel(Panel):
     "Scrub through frames of one quantity with a slider, the arrow keys, or play (space bar)."
     title = "Frames"

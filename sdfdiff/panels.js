@@ -673,8 +673,10 @@ class Panel {
   /* However much changes, draw once, in the next screen frame. */
   redraw() {
     this.waiting ||= requestAnimationFrame(() => {
+      const start = performance.now();
       this.waiting = 0;
       this.draw();
+      this.root.dataset.took = (performance.now() - start).toFixed(2); // ms, for the benchmark
       this.root.dataset.drawn = ++this.drawn;
     });
   }

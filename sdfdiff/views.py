@@ -207,8 +207,8 @@ def margin_trade(
 ) -> tuple[float, float]:  # Share of the object caught; area beyond it over the object's area. NaN without an object
     "What a margin catches and what it costs."
     weight, larger = np.asarray(truth, float), grown(mask, margin)
-    with np.errstate(invalid="ignore"):
-        return float(weight[larger].sum() / weight.sum()), float((1 - weight)[larger].sum() / weight.sum())
+    area = weight.sum() or np.nan
+    return float(weight[larger].sum() / area), float((1 - weight)[larger].sum() / area)
 
 # %% ../nbs/45_views.ipynb #45_views-22
 NEEDED = ("image", "distance", "mean", "std")

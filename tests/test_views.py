@@ -1,0 +1,248 @@
+"The numbers behind the panels, against independent ways to compute them."
+
+import base64
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+from sdfdiff import drawing
+from sdfdiff.corruption import VE, VP, displacement, fragments
+from sdfdiff.ensembles import Sampling, ensemble
+from sdfdiff.network import load_weights
+from sdfdiff.pages import StackPanel, codes, colours, linked, packed, page
+from sdfdiff.tissue import tissue
+from sdfdiff.views import (
+    check_ensemble,
+    corrupted,
+    damage_curves,
+    grown,
+    margin_trade,
+    retained_error,
+    reverse_run,
+    schedule_levels,
+    standard_noise,
+    targets,
+    tied_shares,
+    uncertainty_maps,
+)
+from sdfdiff.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, sampling_with
+
+
+@pytest.fixture(scope="module")
+def material():
+    scene, model = tissue(3, (64, 64)), load_weights("tissue")
+    image, truth = np.moveaxis(scene.image, -1, 0), scene.rate(np.random.default_rng(1)) > 0
+    return model, image, truth, ensemble(model, image, 6, Sampling(steps=4), truth=truth, progress=False)
+
+
+# ---- the error that remains
+
+
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 6))
+def test_remaining_error_is_the_average_over_all_orders_among_equals(seed, size, levels):
+    random = np.random.default_rng(seed)
+    wrong, doubt = random.random(size) < 0.4, random.integers(0, levels, size)
+    for kept in range(1, size + 1):
+        errors = 0.0  # expected number of errors among the `kept` most certain: whole levels, then a share of the next
+        left = kept
+        for level in np.unique(doubt):
+            members = doubt == level
+            take = min(left, members.sum())
+            errors += take * wrong[members].mean()
+            left -= take
+        assert retained_error(wrong, doubt, np.array([kept / size]))[0] == pytest.approx(errors / kept)
+
+
+def test_remaining_error_of_a_perfect_and_of_a_useless_map():
+    wrong = np.random.default_rng(0).random((30, 40)) < 0.1
+    shares = np.linspace(0.05, 1, 20)
+    right = 1 - wrong.mean()
+    np.testing.assert_allclose(retained_error(wrong, wrong, shares), np.maximum(0, shares - right) / shares, atol=1e-9)
+    np.testing.assert_allclose(retained_error(wrong, np.ones(wrong.shape), shares), wrong.mean())
+    assert retained_error(wrong, wrong, np.array([0.0, 1.0])) == pytest.approx([0, wrong.mean()])
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
+def test_tied_shares_count(values):
+    fewer, upto = tied_shares(np.array(values))
+    for k, value in enumerate(values):
+        assert fewer[k] == pytest.approx(sum(v < value for v in values) / len(values))
+        assert upto[k] == pytest.approx(sum(v <= value for v in values) / len(values))
+
+
+# ---- corruption
+
+
+@pytest.mark.parametrize("schedule", [VE(), VP()])
+def test_damage_is_that_of_the_corruption_module(schedule):
+    labels = tissue(5, (64, 64)).rate(np.random.default_rng(0))
+    clean, noise, levels = targets(labels), standard_noise(labels.shape), schedule_levels(schedule, 9)
+    assert levels.shape == (9, 2) and levels[-1, 0] == pytest.approx(float(schedule.noise_level(1.0)), rel=1e-6)
+    found = damage_curves(labels, clean, noise, levels[:, 0])
+    for k in range(2):
+        for frame in range(9):
+            torn = corrupted(clean[k], noise, levels[frame, 0]) <= 0
+            assert found[0, k, frame] == pytest.approx(fragments(torn, labels))
+            assert found[1, k, frame] == pytest.approx(displacement(torn, labels), nan_ok=True)
+
+
+def test_noise_is_standard_and_the_range_is_the_same():
+    noise = standard_noise((256, 256), 4)
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.01 and noise.dtype == np.float32
+    distance, binary = targets(tissue(3, (64, 64)).rate(np.random.default_rng(0)))
+    assert np.abs(distance).max() == pytest.approx(0.2) and set(np.unique(binary)) == {
+        np.float32(-0.2),
+        np.float32(0.2),
+    }
+
+
+# ---- margins
+
+
+@given(st.integers(0, 1000), st.floats(0, 12))
+def test_growing_is_a_dilation(seed, margin):
+    mask = ndimage.binary_opening(np.random.default_rng(seed).random((24, 31)) < 0.6)
+    rows, columns = np.indices(mask.shape)
+    wanted = np.zeros(mask.shape, bool)
+    for r, c in np.argwhere(mask):  # half a pixel from the centre of an object pixel to its edge
+        wanted |= np.hypot(rows - r, columns - c) <= margin + 0.5 + 1e-6
+    np.testing.assert_array_equal(grown(mask, margin) | mask, wanted | mask)
+
+
+def test_margin_trade_in_numbers():
+    mask, truth = np.zeros((20, 40), bool), np.zeros((20, 40), bool)
+    mask[5:15, 10:20], truth[5:15, 12:22] = True, True
+    assert margin_trade(mask, truth, 0.0) == pytest.approx((0.8, 0.2))
+    caught, extra = margin_trade(mask, truth, 2.0)
+    assert caught == 1.0 and extra > 0.5
+    assert np.isnan(margin_trade(mask, np.zeros_like(truth), 1.0)).all()
+    half = margin_trade(mask, np.where(truth, 0.5, 0.0), 0.0)
+    assert half[0] == pytest.approx(0.8), "a probability is a weight"
+
+
+# ---- the way back
+
+
+@pytest.mark.parametrize(
+    "sampler, calls", [("dpm_sde", 5), ("ancestral", 7), ("heun", 5), ("paper", 7), ("score_sde", 5)]
+)
+def test_a_run_ends_where_the_ensemble_does(material, sampler, calls):
+    model, image = material[:2]
+    sampling = sampling_with(sampler, calls)
+    assert sampling.calls == calls
+    run = reverse_run(model, image, sampling, members=3, seed=5)
+    dataset = ensemble(model, image, 3, sampling, seed=5, progress=False)
+    last = run.state[-1] * model.truncation / model.data_scale
+    np.testing.assert_allclose(last.clip(-model.limit, model.limit), dataset["distance"].values, atol=1e-4)
+    assert run.calls[0] == 0 and run.calls[-1] == calls and (np.diff(run.calls) > 0).all()
+    assert run.noise_level[0] == pytest.approx(model.schedule.sigma_max) and run.noise_level[-1] == 0
+    assert (np.diff(run.noise_level) < 0).all()
+    np.testing.assert_array_equal(run.state[-1], run.denoised[-2])
+
+
+def test_too_few_calls_are_named():
+    with pytest.raises(ValueError, match="2 calls are too few for 'heun'"):
+        sampling_with("heun", 2)
+
+
+# ---- maps of doubt
+
+
+def test_uncertainty_maps(material):
+    dataset = material[3]
+    maps = uncertainty_maps(dataset)
+    chance = maps["chance of the wrong side"][0]
+    assert chance.min() >= 0 and chance.max() <= 0.5
+    member = dataset["distance"].values
+    assert (
+        np.corrcoef(maps["spread of the mask"][0].ravel(), (member <= dataset.attrs["threshold_px"]).std(0).ravel())[
+            0, 1
+        ]
+        > 0.999
+    )
+    nothing = dataset.assign(
+        mean=dataset["mean"] * 0 + 9.0, distance=dataset["distance"] * 0 + 9.0, std=dataset["std"] * 0
+    )
+    assert all(np.isfinite(field).all() for field, _ in uncertainty_maps(nothing).values()), "no object, no spread"
+
+
+@pytest.mark.parametrize("name", ["image", "distance", "mean", "std"])
+def test_each_missing_variable_is_named(material, name):
+    with pytest.raises(ValueError, match=f"no {name}:"):
+        check_ensemble(material[3].drop_vars(name))
+
+
+# ---- what is sent to the browser
+
+
+@given(st.integers(0, 1000), st.floats(-1, 1), st.floats(0.01, 5))
+def test_the_mask_survives_the_colour_numbers(seed, threshold, limit):
+    field = np.random.default_rng(seed).normal(size=(9, 11)).astype(np.float32)
+    field[0, 0] = np.float32(threshold)
+    np.testing.assert_array_equal(codes(field, threshold, limit) < 128, field <= np.float32(threshold))
+
+
+def test_packing_keeps_numbers_and_refuses_others():
+    array = np.arange(24.0).reshape(2, 3, 4)[:, ::-1]
+    one = packed(a=array)["a"]
+    np.testing.assert_array_equal(
+        np.frombuffer(one["bytes"], one["dtype"]).reshape(one["shape"]), array.astype(np.float32)
+    )
+    assert packed(a=array > 3)["a"]["dtype"] == "uint8"
+    with pytest.raises(TypeError, match="int64"):
+        packed(a=np.arange(3))
+
+
+@pytest.mark.parametrize("quantity", drawing.QUANTITIES, ids=lambda quantity: quantity.label)
+def test_colour_tables_are_those_of_the_figures(quantity):
+    table, drawn = colours(quantity), drawing.colour_map(quantity)
+    if quantity.scale == "code" and len(quantity.categories) > 2:
+        wanted = [drawn(k)[:3] for k in range(len(quantity.categories))]
+        np.testing.assert_allclose(table[: len(wanted)], np.array(wanted) * 255, atol=0.5)
+    else:
+        np.testing.assert_allclose(table[[0, 255]], np.array([drawn(0.0)[:3], drawn(1.0)[:3]]) * 255, atol=0.5)
+
+
+def stored(text: str, name: str) -> bytes:
+    return gzip.decompress(base64.b64decode(re.search(f'id="{name}">([^<]*)<', text)[1]))
+
+
+def test_a_page_carries_the_numbers_and_the_present_state():
+    frames = np.random.default_rng(0).normal(size=(3, 8, 9))
+    panel = StackPanel(frames, limit=2.0)
+    panel.frame.value = 2
+    text = page(panel, 'A <b>"title"</b>')
+    assert (
+        "<title>A &lt;b&gt;" in text and "http" not in text.replace("http-equiv", "").split('<script type="module">')[0]
+    )
+    state = json.loads(
+        re.search(r'page\(document.getElementById\("panel"\), (\{.*\}),\n\[', text)[1].replace("<\\/", "</")
+    )
+    assert state["frame"] == 2 and state["scene"] == "stack"
+    numbers = np.frombuffer(stored(text, state["data"]["frames"]["id"]), np.uint8).reshape(3, 8, 9)
+    np.testing.assert_array_equal(numbers, ((frames + 2) * 64).clip(0, 255).astype(np.uint8))
+
+
+def test_every_control_is_tied_to_a_state_that_redraws(material):
+    model, image, truth, dataset = material
+    panels = [
+        PaintPanel(truth),
+        CorruptionPanel(truth, frames=5),
+        EnsemblePanel(dataset),
+        ErrorPanel(dataset),
+        StackPanel(np.zeros((2, 4, 4))),
+    ]
+    panels.append(ReversePanel(model, image, ("dpm_sde",), (5,), members=1))
+    for panel in panels:
+        assert panel.controls and panel.message == ""
+        for name, control in panel.controls.items():
+            assert getattr(panel, name) is control
+            assert name in panel.canvas.watched
+            assert getattr(panel.canvas, name) == getattr(control, linked(control)), (
+                f"{name} starts as its control says"
+            )
