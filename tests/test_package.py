@@ -141,7 +141,7 @@ def offline(place, wheel):
 def test_wheel_holds_package_and_weights(wheel):
     inside = zipfile.ZipFile(wheel).namelist()
     names = {name for name in inside if name.startswith("sdfdiff/")}
-    code = {f"sdfdiff/{file.name}" for file in (ROOT / "sdfdiff").glob("*.py")}
+    code = {f"sdfdiff/{file.name}" for pattern in ("*.py", "*.js") for file in (ROOT / "sdfdiff").glob(pattern)}
     data = {f"sdfdiff/data/{file.name}" for file in (ROOT / "data").glob("*.safetensors")}
     note = {f"sdfdiff/data/{file.name}" for file in (ROOT / "data").glob("README.md")}
     assert names == code | data | note
@@ -157,6 +157,9 @@ def test_wheel_imports_offline(offline):
     assert "site-packages" in run.stdout and str(ROOT) not in run.stdout
     run = offline("python", "-c", "import sdfdiff\nfor name in dir(sdfdiff):\n    getattr(sdfdiff, name)")
     assert run.returncode == 0, run.stderr
+    panel = "from sdfdiff.pages import StackPanel; StackPanel([[[0.0, 1.0]]]).save('page.html')"
+    run = offline("python", "-c", panel)
+    assert run.returncode == 0, f"a panel cannot be made and saved: {run.stderr}"
     run = offline("python", "-m", "pip", "check")
     assert run.returncode == 0, run.stdout
 
