@@ -22,7 +22,7 @@ def _add_sampling(parser: argparse.ArgumentParser, members: int):
     parser.add_argument("--members", type=_positive, default=members, help=f"masks to draw per image (default {members})")
     parser.add_argument("--sampler", help=f"{names}; or a whole setting: default, paper-nuclei, paper-glands (default: default)", default="default")
     parser.add_argument("--steps", type=_positive, help="steps of the sampler (default: the setting's)")
-    parser.add_argument("--reach", type=_number, help="results are truncated at this many pixels (default: the weights')")
+    parser.add_argument("--reach", type=_number, help="members are averaged as distances cut at this many pixels (default: the weights')")
     parser.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same masks (default 0)")
 
 
@@ -194,7 +194,7 @@ def demo(arguments: argparse.Namespace) -> None:
     _prepare_threads()
     start = time.perf_counter()
     image = immunohistochemistry().astype(np.float32) / 255
-    dataset = segment_image(image, _model("nuclei", arguments.reach or 10.0), arguments.members, _sampling(arguments), arguments.seed, scale=DEMO_SCALE, stain="haematoxylin")
+    dataset = segment_image(image, _model("nuclei", arguments.reach), arguments.members, _sampling(arguments), arguments.seed, scale=DEMO_SCALE, stain="haematoxylin")
     seconds = time.perf_counter() - start
     with writing(numbers, arguments.force) as other, writing(picture, arguments.force) as temporary:  # both or none
         write_dataset(dataset, other)

@@ -77,7 +77,7 @@ class Denoiser:
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-09
 def _pixels(model: Model, field: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
     "Model units on the padded canvas to pixels on the image, clipped at the truncation, (member, row, column)."
-    return model.to_pixels(field[:, 0, :shape[0], :shape[1]]).clamp(-model.limit, model.limit).cpu().numpy()
+    return model.to_pixels(field[:, 0, :shape[0], :shape[1]]).clamp(-model.truncation, model.truncation).cpu().numpy()
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-10
 @dataclass(frozen=True)
@@ -130,18 +130,19 @@ def draw_members(
 class Running:
     "Mean, spread and occupancy of distance maps that arrive in batches; memory does not grow with their number."
 
-    def __init__(self, shape: tuple[int, ...], threshold: float):
-        self.count, self.threshold = 0, threshold  # threshold in pixels
+    def __init__(self, shape: tuple[int, ...], threshold: float, limit: float = np.inf):  # Pixels; mean and spread are of distances cut at `limit`
+        self.count, self.threshold, self.limit = 0, threshold, limit
         self.mean, self.squares, self.inside = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int32)
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, shape (member, row, column)
         if not len(distances):
             return
+        self.inside += (distances <= self.threshold).sum(axis=0)
+        distances = distances.clip(-self.limit, self.limit)
         count, mean = len(distances), distances.mean(axis=0, dtype=np.float64)
         step, total = mean - self.mean, self.count + count
         self.squares += ((distances - mean) ** 2).sum(axis=0) + step**2 * (self.count * count / total)
         self.mean += step * (count / total)
-        self.inside += (distances <= self.threshold).sum(axis=0)
         self.count = total
 
     @property
@@ -194,7 +195,8 @@ def sample_batches(
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-18
 UNITS = {  # variable: (unit, meaning)
     "image": ("1", "image as the network saw it"), "distance": ("px", "signed distance of each kept member"),
-    "mean": ("px", "mean signed distance over the members"), "std": ("px", "standard deviation of the signed distance over the members"),
+    "mean": ("px", "mean over the members of the signed distance, each cut at reach_px"),
+    "std": ("px", "standard deviation over the members of the signed distance, each cut at reach_px"),
     "probability": ("1", "fraction of members for which the pixel is object"),
     "mask_std": ("1", "standard deviation of the mask over the members, sqrt(p (1 - p))"),
     "prior": ("px", "the encoder's own guess at the signed distance, without diffusion"),
@@ -212,9 +214,10 @@ def collect(
     shape: tuple[int, int],  # Rows and columns
     threshold: float,  # Pixels
     keep: int,  # Members to store whole
+    limit: float = np.inf,  # Mean and spread are of distances cut at this many pixels
 ) -> dict:  # Statistics, areas and the kept members, by name
     "Sum up members as they come."
-    running, kept, areas = Running(shape, threshold), np.empty((keep, *shape), np.float32), []
+    running, kept, areas = Running(shape, threshold, limit), np.empty((keep, *shape), np.float32), []
     for distances in batches:
         fits = distances[:max(0, keep - running.count)]
         kept[running.count:running.count + len(fits)] = fits
@@ -246,7 +249,7 @@ def ensemble(
     keep = min(members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
     batches = sample_batches(denoiser, model, sampling, members, seed, batch, progress)
     fields = {"image": (("channel", "row", "column"), np.asarray(image, np.float32)), "prior": _pixels(model, denoiser.prior, shape)[0]}
-    fields |= collect(batches, shape, threshold, keep)
+    fields |= collect(batches, shape, threshold, keep, model.limit)
     if truth is not None:
         fields["truth"] = np.asarray(truth) > 0
     settings = {"seed": seed, "members": members, "calls_per_member": sampling.calls, "threshold_rule": rule, "threshold_px": threshold,
@@ -266,7 +269,7 @@ def described(
 ) -> dict:  # Attributes
     "What of a model goes into every result: which weights, which units."
     return {"weights": model.about.get("name", "unnamed"), "weights_checksum": model.about.get("checksum", "none"),
-            "boundary": model.boundary, "truncation_px": model.limit, "data_scale": model.data_scale,
+            "boundary": model.boundary, "truncation_px": model.truncation, "reach_px": model.limit, "data_scale": model.data_scale,
             "sigma_min": model.schedule.sigma_min, "sigma_max": model.schedule.sigma_max}
 
 # %% ../nbs/20_ensembles.ipynb #20_ensembles-22

@@ -35,7 +35,7 @@ class Setting:
     crop: int = 128  # Rows and columns of a crop
     instances: bool = True  # Let zero lines run between touching instances
     licence: str = "unknown"  # Of the data
-    reach: float | None = None  # Results are truncated at this many pixels; None: as in training
+    reach: float | None = None  # Members are averaged as distances cut at this many pixels; None: as in training
     data: str | None = None  # Whose files are read; None: those of the setting's own name
 
 # %% ../nbs/15_fitting.ipynb #15_fitting-06

@@ -267,12 +267,12 @@ class Model:
     data_scale: float = 0.2  # A distance of `truncation` pixels is this many model units
     boundary: str = "inner"  # Convention of the distance: "inner" or "half_pixel"
     preparation: Preparation = TISSUE  # How an image is prepared
-    reach: float | None = None  # Results are truncated at this many pixels; None: at `truncation`
+    reach: float | None = None  # Members are averaged as distances cut at this many pixels; None: at `truncation`
     about: dict = field(default_factory=dict)  # Name, data, licence, recipe, seed: plain JSON values
     __post_init__ = _check_model
 
     @property
-    def limit(self) -> float:  # Pixels: no distance in a result is larger than this
+    def limit(self) -> float:  # Pixels: where distances are cut before they are averaged
         return self.truncation if self.reach is None else min(self.reach, self.truncation)
 
     @property

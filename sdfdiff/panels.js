@@ -474,7 +474,7 @@ SCENES.reverse = (panel) => {
 /* 4. An ensemble over its image: maps, one pixel's distribution, and a margin. */
 SCENES.ensemble = (panel) => {
   const { image, distance, mean, std, truth, true_distance: trueDistance } = panel.data;
-  const [members, rows, columns] = distance.shape, count = rows * columns, { truncation } = panel.settings;
+  const [members, rows, columns] = distance.shape, count = rows * columns, { truncation, reach } = panel.settings;
   const grid = panel.grid(2), side = element("div", { class: "side" });
   const picture = new Picture(panel, grid, "image", "image", [rows, columns]);
   picture.photograph(image);
@@ -515,7 +515,7 @@ SCENES.ensemble = (panel) => {
     const threshold = panel.get("threshold"), margin = panel.get("margin"), pixel = panel.get("pixel"), shown = panel.get("shown");
     if (threshold !== at) judge(threshold);
     const member = part(distance, panel.get("member"));
-    const [values, low, high] = [[mean.values, -truncation, truncation], [std.values, 0, highest], [share, 0, 1], [member, -truncation, truncation]][shown];
+    const [values, low, high] = [[mean.values, -reach, reach], [std.values, 0, highest], [share, 0, 1], [member, -truncation, truncation]][shown];
     colour(over.pixels, values, colours[shown], low, high);
     picture.put(over);
     over.style.opacity = panel.get("opacity");

@@ -225,10 +225,10 @@ def check_ensemble(
         source = "pass the true mask to sdfdiff.ensembles.ensemble(..., truth=mask)" if missing == ["truth"] else \
             "needed is an ensemble as sdfdiff.ensembles.ensemble and `sdfdiff segment` make it"
         raise ValueError(f"The dataset has no {', '.join(missing)}: {source}.")
-    unnamed = [name for name in ("threshold_px", "truncation_px") if name not in dataset.attrs]
+    unnamed = [name for name in ("threshold_px", "truncation_px", "reach_px") if name not in dataset.attrs]
     if unnamed or dataset["distance"].dims != ("member", "row", "column"):
         raise ValueError(f"The dataset's distance has the dimensions {dataset['distance'].dims} and lacks the attributes {unnamed}: "
-                         "needed are (member, row, column), threshold_px and truncation_px.")
+                         "needed are (member, row, column), threshold_px, truncation_px and reach_px.")
     rows, columns = dataset.sizes["row"], dataset.sizes["column"]
     if max(rows, columns) > largest:
         raise ValueError(f"The image has {rows} × {columns} pixels and a panel shows up to {largest} × {largest}: "

@@ -231,18 +231,18 @@ class EnsemblePanel(Panel):
         dataset: xr.Dataset | str,  # An ensemble of sdfdiff.ensembles, or the path of one in netCDF
     ):
         dataset = _loaded(dataset)
-        limit, threshold = float(dataset.attrs["truncation_px"]), float(dataset.attrs["threshold_px"])
+        limit, reach, threshold = (float(dataset.attrs[f"{name}_px"]) for name in ("truncation", "reach", "threshold"))
         data = packed(image=_picture(dataset), distance=dataset["distance"], mean=dataset["mean"], std=dataset["std"],
                       distance_colours=colours(drawing.DISTANCE), spread=colours(drawing.SPREAD), probability=colours(drawing.PROBABILITY))
         if "truth" in dataset:
             boundary = dataset.attrs.get("boundary", "inner")
             data |= packed(truth=dataset["truth"], true_distance=signed_distance(dataset["truth"].values > 0, limit, boundary))
         controls = {"shown": choice("show", SHOWN, 2), "member": slider("member", 0, 0, dataset.sizes["member"] - 1, 1),
-                    "opacity": slider("opacity", 0.5, 0.0, 1.0, 0.05), "threshold": slider("threshold (px)", threshold, -limit, limit, 0.05),
+                    "opacity": slider("opacity", 0.5, 0.0, 1.0, 0.05), "threshold": slider("threshold (px)", threshold, -reach, reach, 0.05),
                     "margin": slider("margin (px)", 0.0, 0.0, 10.0, 0.2, 1)}
         state = {"shown": 2, "member": 0, "opacity": 0.5, "threshold": threshold, "margin": 0.0, "pixel": _doubtful(dataset)}
         label = "ensemble; arrows move the pixel, space hides and shows the overlay"
-        return canvas("ensemble", data, {"truncation": limit}, state, label), controls
+        return canvas("ensemble", data, {"truncation": limit, "reach": reach}, state, label), controls
 
     @property
     def pixel(self) -> tuple[int, int]:

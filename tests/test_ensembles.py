@@ -4,7 +4,7 @@ import json
 import math
 import time
 import tracemalloc
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -340,6 +340,18 @@ def test_statistics_are_of_all_members_also_those_not_kept(dataset):
 def test_distances_stay_within_the_truncation(dataset):
     for name in ("distance", "mean", "prior"):
         assert np.abs(dataset[name]).max() <= dataset.attrs["truncation_px"]
+
+
+def test_members_stay_whole_when_they_are_averaged_cut():
+    "`reach` cuts what is averaged; members, P(object) and areas know nothing of it."
+    whole, cut = drawn(tiny(), members=5), drawn(replace(tiny(), reach=1.0), members=5)
+    assert (cut.attrs["truncation_px"], cut.attrs["reach_px"], whole.attrs["reach_px"]) == (10.0, 1.0, 10.0)
+    for name in ("distance", "probability", "mask_std", "area", "prior"):
+        np.testing.assert_array_equal(whole[name], cut[name])
+    near = whole["distance"].values.clip(-1, 1)
+    assert np.abs(whole["distance"]).max() > 2, "there is something to cut"
+    np.testing.assert_allclose(cut["mean"], near.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(cut["std"], near.std(axis=0, ddof=1), atol=1e-5)
 
 
 def test_attributes_make_it_again(dataset):
