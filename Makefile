@@ -14,8 +14,8 @@ METADATA := settings.ini constraints.txt setup.py pyproject.toml
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(BIN)/ready-demo  ## Segment a real microscopy image with the bundled weights; pictures and numbers go to out/
-	@$(BIN)/sdfdiff demo --out out/ --force
+demo: $(BIN)/ready-demo  ## Segment a real microscopy image with the bundled weights; pictures, numbers and a page to explore them go to out/
+	@$(BIN)/sdfdiff demo --out out/ --force && $(BIN)/sdfdiff explore out/demo.nc --force
 
 lab: $(BIN)/ready-lab  ## Open the notebooks in JupyterLab (LAB_ARGS="--no-browser --port 8899" for more)
 	@cd nbs && PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \

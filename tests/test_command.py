@@ -112,7 +112,7 @@ def test_help_and_version_are_quick():
         from contextlib import redirect_stdout
         from io import StringIO
         from sdfdiff.command import main
-        names = ("demo", "segment", "evaluate", "train")
+        names = ("demo", "segment", "explore", "evaluate", "train")
         for words in (["--help"], ["--version"], [], *([name, "--help"] for name in names)):
             with redirect_stdout(StringIO()) as shown:
                 try:
@@ -466,6 +466,27 @@ def test_a_full_disk(place):
     for (code, err, left), (_, name, words) in zip(outcomes, tried):
         assert refused((code, "", sentences(err)), name, "No space left on device"), words
         assert left == ["disk/ballast"], words
+
+
+# ---- explore
+
+
+def test_explore_makes_a_page_of_what_segment_wrote(run, place):
+    assert run("segment", "photo.png", "--out", "results", "--weights", "tiny.safetensors", *QUICK)[0] == 0
+    code, out, lines = run("explore", "results/photo.nc")
+    assert (code, lines) == (0, []) and "results/photo.html" in out
+    page = Path("results/photo.html").read_text(encoding="utf8")
+    assert "<title>photo: explore" in page and '"scene": "ensemble"' in page
+    assert refused(run("explore", "results/photo.nc"), "results/photo.html", "--force")
+    assert run("explore", "results/photo.nc", "--out", "new/page.html")[0] == 0 and files("new") == ["page.html"]
+
+
+def test_explore_names_what_is_wrong(run, place):
+    assert refused(run("explore", "none.nc"), "none.nc")
+    assert refused(run("explore", "photo.png"), "photo.png", "sdfdiff segment")
+    assert run("segment", "photo.png", "--out", "one", "--weights", "tiny.safetensors", "--members", "1", "--steps", "2")[0] == 0
+    assert refused(run("explore", "one/photo.nc"), "one/photo.nc", "at least 2")
+    assert not list(Path().rglob("*.html"))
 
 
 # ---- demo
