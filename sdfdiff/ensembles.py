@@ -135,11 +135,11 @@ class Running:
         self.mean, self.squares, self.inside = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int32)
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, shape (member, row, column)
-        if not len(distances):
+        if not (count := len(distances)):
             return
         self.inside += (distances <= self.threshold).sum(axis=0)
         distances = distances.clip(-self.limit, self.limit)
-        count, mean = len(distances), distances.mean(axis=0, dtype=np.float64)
+        mean = distances.mean(axis=0, dtype=np.float64)
         step, total = mean - self.mean, self.count + count
         self.squares += ((distances - mean) ** 2).sum(axis=0) + step**2 * (self.count * count / total)
         self.mean += step * (count / total)
@@ -153,8 +153,7 @@ class Running:
     def probability(self) -> np.ndarray:  # Fraction of members for which a pixel is object
         return self.inside / self.count
 
-    def fields(self) -> dict[str, np.ndarray]:
-        "All statistics by name."
+    def fields(self) -> dict[str, np.ndarray]:  # All statistics by name
         p = self.probability
         return {"mean": self.mean, "std": self.std, "probability": p, "mask_std": np.sqrt(p * (1 - p))}
 
