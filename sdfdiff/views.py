@@ -210,7 +210,7 @@ def margin_trade(
     area = weight.sum() or np.nan
     return float(weight[larger].sum() / area), float((1 - weight)[larger].sum() / area)
 
-# %% ../nbs/45_views.ipynb #45_views-22
+# %% ../nbs/45_views.ipynb #45_views-23
 NEEDED = ("image", "distance", "mean", "std")
 
 
@@ -240,7 +240,7 @@ def check_ensemble(
         if wrong:
             raise ValueError(f"`{name}` holds {wrong} values that are NaN or infinite: the ensemble must be finite everywhere.")
 
-# %% ../nbs/45_views.ipynb #45_views-24
+# %% ../nbs/45_views.ipynb #45_views-25
 def ensemble_figure(
     dataset: xr.Dataset,  # An ensemble
     pixel: tuple[int, int],  # Row and column of the pixel to look at
@@ -266,7 +266,7 @@ def ensemble_figure(
     _label(axes[2], "margin (px)", "share of the object", "what a margin catches and costs")
     return figure
 
-# %% ../nbs/45_views.ipynb #45_views-27
+# %% ../nbs/45_views.ipynb #45_views-28
 def tied_shares(
     uncertainty: np.ndarray,  # Any field, larger where in doubt
 ) -> tuple[np.ndarray, np.ndarray]:  # float32, same shape: share of pixels more certain than this one; at most as uncertain
@@ -289,7 +289,7 @@ def retained_error(
     counts = np.maximum(np.asarray(shares, float) * kept[-1], 1e-9)
     return np.interp(counts, [0, *kept], [0, *errors]) / counts
 
-# %% ../nbs/45_views.ipynb #45_views-28
+# %% ../nbs/45_views.ipynb #45_views-29
 def uncertainty_maps(
     dataset: xr.Dataset,  # An ensemble
 ) -> dict[str, tuple[np.ndarray, str]]:  # name -> field, larger where in doubt, and its unit
@@ -305,7 +305,7 @@ def uncertainty_maps(
             "spread of the distance": (std.astype(np.float32), "px"),
             "nearness to the edge": (edge.astype(np.float32), "px")}
 
-# %% ../nbs/45_views.ipynb #45_views-30
+# %% ../nbs/45_views.ipynb #45_views-31
 def error_figure(
     dataset: xr.Dataset,  # An ensemble with `truth`
     keep: float = 0.9,  # Share of pixels kept
