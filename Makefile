@@ -25,8 +25,8 @@ docs: $(BIN)/ready-docs  ## Make a web site of the course in _docs/, which needs
 	@$(BIN)/python nbs/_site/build.py _docs
 
 # One thread per process: small tensor operations are slower with two, and two processes share the machine.
-docs test latency notebooks: export OMP_NUM_THREADS := 1
-docs test latency notebooks: export MKL_NUM_THREADS := 1
+lab docs test latency notebooks: export OMP_NUM_THREADS := 1
+lab docs test latency notebooks: export MKL_NUM_THREADS := 1
 test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and exported, ruff, each notebook, pytest
 	@echo "== are the notebooks clean?" && python tests/in_sync.py clean

@@ -176,7 +176,7 @@ def segment(arguments: argparse.Namespace) -> None:
         dataset = segment_file(path, arguments.out, model, force=arguments.force, members=arguments.members,
                                sampling=sampling, seed=arguments.seed, scale=arguments.scale, stain=arguments.stain)
         inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
-        print(f"{path.name}: {100 * inside:.1f} % object, mean doubt {float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}")
+        print(f"{path.name}: {100 * inside:.1f} % object, mean std of the mask {float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}")
 
 # %% ../nbs/51_command.ipynb #51_command-11x
 def _add_explore(commands):

@@ -241,7 +241,7 @@ def ensemble(
 ) -> xr.Dataset:  # Labelled fields; see UNITS
     "Draw many plausible masks of one image and say where they disagree (paper, sections 3.4 and 3.6)."
     if members < 1 or (keep is not None and keep < 0):
-        raise ValueError(f"{members} members, {keep} to keep: at least one member is needed, and no negative number to keep.")
+        raise ValueError(f"members={members}, keep={keep}: at least one member is needed, and no negative number to keep.")
     if truth is not None and np.shape(truth) != np.shape(image)[1:]:
         raise ValueError(f"The truth has shape {np.shape(truth)}, the image {np.shape(image)[1:]}: they must agree.")
     denoiser, threshold, shape = Denoiser(model, image, **tiling), model.threshold(rule), np.shape(image)[1:]

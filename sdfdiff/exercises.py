@@ -49,6 +49,8 @@ def _number(answer: float, truth: float, within: float) -> str:
 def _array(answer: np.ndarray, truth: np.ndarray, within: float) -> str:
     "What is off with an array, empty if nothing is."
     answer, truth = np.asarray(answer), np.asarray(truth)
+    if answer.size == 1 and truth.ndim == 1:
+        return f"it is one value, {len(truth)} are asked for"
     if answer.shape != truth.shape:
         return f"its shape is {answer.shape}, it should be {truth.shape}"
     if (answer.dtype.kind == "b") != (truth.dtype.kind == "b"):
@@ -61,7 +63,8 @@ def _array(answer: np.ndarray, truth: np.ndarray, within: float) -> str:
         return ""
     off = np.abs(np.nan_to_num(answer.astype(float) - truth.astype(float), nan=np.inf)) if truth.dtype.kind in "biuf" else wrong
     worst = tuple(int(index) for index in np.unravel_index(np.argmax(off), off.shape))
-    return f"{wrong.sum()} of {wrong.size} values are off; at {list(worst)} it is {answer[worst]}"
+    largest = f", by up to {off.max():.3g}" if np.isfinite(off.max()) and off.dtype.kind == "f" else ""
+    return f"{wrong.sum()} of {wrong.size} values are off{largest}; at {list(worst)} it is {answer[worst]}"
 
 # %% ../nbs/00_exercises.ipynb #00_exercises-13
 def check(
@@ -80,7 +83,8 @@ def check(
         off = f"{type(error).__name__}: {error}"
     if off is None:
         return Verdict(None, "No answer yet: the function still returns None.")
-    return Verdict(False, f"{off[0].upper()}{off[1:]}. {hint}".strip()) if off else Verdict(True, _shown(answer))
+    off = off and f"{off[0].upper()}{off[1:]}{'' if off[-1] in '.?!' else '.'} {hint}".strip()
+    return Verdict(False, off) if off else Verdict(True, _shown(answer))
 
 # %% ../nbs/00_exercises.ipynb #00_exercises-14
 def _off(answer, truth, within: float) -> str:
@@ -110,5 +114,5 @@ def _shown(value) -> str:
     if callable(value):
         return f"{value.__name__} does it."
     if np.ndim(value):
-        return f"an array of shape {np.shape(value)}"
+        return ", ".join(map(_shown, np.ravel(value))) if np.size(value) <= 6 else f"All {np.size(value)} values."
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)

@@ -241,7 +241,7 @@ class Picture {
     const stops = Array.from({ length: 17 }, (_, k) => `rgb(${array.values.subarray(3 * Math.min(255, 16 * k), 3 * Math.min(255, 16 * k) + 3).join()})`);
     this.ends ??= element("div", { class: "bar" }, element("span"), element("i"), element("span"), element("b"));
     this.ends.children[1].style.background = `linear-gradient(to right, ${stops.join()})`;
-    [this.ends.children[0].textContent, this.ends.children[2].textContent, this.ends.children[3].textContent] = [low, high, label];
+    [0, 2, 3].forEach((place, k) => { this.ends.children[place].textContent = [low, high, label][k].replace("-", "−"); });
     this.figure.append(this.ends);
   }
 }
@@ -259,7 +259,8 @@ class Plot {
 
   /* x and y: {low, high, label, log}; lines: [{x, y, label}]; bars: [{from, to, height}]; marks: [{x, label, dash}]. */
   show({ x, y, lines = [], bars = [], marks = [] }) {
-    const [left, right, top, bottom] = [46, 352, 8, 150];
+    const width = clamp(this.body.clientWidth || 360, 170, 430); // letters keep their size, whatever the width
+    const [left, right, top, bottom] = [52, width - 9, 8, 150];
     const unit = (axis, value) => axis.log ? (Math.log10(Math.max(value, axis.low)) - Math.log10(axis.low)) / (Math.log10(axis.high) - Math.log10(axis.low))
       : (value - axis.low) / (axis.high - axis.low || 1);
     const X = (value) => (left + clamp(unit(x, value), 0, 1) * (right - left)).toFixed(1);
@@ -272,16 +273,15 @@ class Plot {
       const path = Array.from(line.x, (at, i) => (Number.isFinite(line.y[i]) ? `${Number.isFinite(line.y[i - 1]) ? "L" : "M"}${X(at)} ${Y(line.y[i])}` : "")).join("");
       out.push(`<path class="line" d="${path}" stroke="${INKS[k]}" stroke-dasharray="${DASHES[k]}"/>`);
     });
-    marks.forEach((mark, k) => {
-      const end = unit(x, mark.x) > 0.6;
+    marks.forEach((mark) => {
       out.push(`<path class="mark" d="M${X(mark.x)} ${top}V${bottom}" stroke-dasharray="${mark.dash ?? ""}"/>`);
-      if (mark.label) out.push(`<text class="halo" x="${+X(mark.x) + (end ? -4 : 4)}" y="${top + 12 + 13 * k}" text-anchor="${end ? "end" : "start"}">${mark.label}</text>`);
     });
     const middle = (left + right) / 2;
     out.push(`<text x="${middle}" y="${bottom + 31}" text-anchor="middle">${x.label}</text>`);
     out.push(`<text transform="translate(11 ${(top + bottom) / 2}) rotate(-90)" text-anchor="middle">${y.label}</text>`);
     const legend = lines.filter((line) => line.label).map((line, k) => `<span><svg width="26" height="8"><path class="line" d="M0 4H26" stroke="${INKS[k]}" stroke-dasharray="${DASHES[k]}"/></svg> ${line.label}</span>`);
-    this.body.innerHTML = `<svg viewBox="0 0 360 186">${out.join("")}</svg><div class="legend">${legend.join("")}</div>`;
+    for (const mark of marks) if (mark.label) legend.push(`<span><svg width="26" height="12"><path class="mark" d="M13 0V12" stroke-dasharray="${mark.dash ?? ""}"/></svg> ${mark.label}</span>`);
+    this.body.innerHTML = `<svg width="${width}" height="186">${out.join("")}</svg><div class="legend">${legend.join("")}</div>`;
   }
 }
 
@@ -382,6 +382,7 @@ SCENES.corruption = (panel) => {
   const { clean, noise, levels, damage } = panel.data, [rows, columns] = noise.shape;
   const { frames, schedules, truncation, data_scale: size } = panel.settings;
   const grid = panel.grid(3);
+  grid.classList.add("pairs");
   const pictures = [["field-sdf", "noisy distance"], ["field-binary", "noisy mask values"]].map(([name, title]) => new Picture(panel, grid, name, title, [rows, columns]));
   const torn = new Plot(grid, "fragments", "how many fragments");
   const masks = [["mask-sdf", "its mask"], ["mask-binary", "its mask"]].map(([name, title]) => new Picture(panel, grid, name, title, [rows, columns]));
@@ -413,7 +414,7 @@ SCENES.corruption = (panel) => {
     away.show({ x: time, y: { low: 0, high: highest(lengths), label: "false pixels to edge (px)" }, lines: lengths, marks });
     const pixels = (sigma * truncation) / size;
     panel.say(`${schedules[schedule]} at t = ${times[frame].toFixed(3)}: noise of σ = ${sigma.toPrecision(3)} (${pixels.toPrecision(3)} px); `
-      + `${pieces[0].y[frame].toPrecision(3)} fragments per object in the distance's mask, ${pieces[1].y[frame].toPrecision(3)} in the binary one; `
+      + `${pieces[0].y[frame].toPrecision(2)} fragments per object in the distance's mask, ${pieces[1].y[frame].toPrecision(2)} in the binary one; `
       + `false pixels lie ${[0, 1].map((k) => (Number.isFinite(lengths[k].y[frame]) ? `${lengths[k].y[frame].toFixed(1)} px` : "(none)")).join(" and ")} from the edge on average.`);
   };
 };
@@ -438,7 +439,7 @@ SCENES.stack = (panel) => {
 SCENES.reverse = (panel) => {
   const { shape, members, samplers, calls, truncation } = panel.settings;
   const grid = panel.grid(members);
-  const row = (kind) => Array.from({ length: members }, (_, k) => new Picture(panel, grid, `${kind}-${k}`, `${kind}, member ${k}`, shape));
+  const row = (kind) => Array.from({ length: members }, (_, k) => new Picture(panel, grid, `${kind}-${k}`, `${kind} ${k}`, shape));
   const states = row("state"), estimates = row("denoised");
   panel.root.append(panel.says);
   const colours = table(panel.data.distance), inside = new Uint8Array(shape[0] * shape[1]);
@@ -480,7 +481,7 @@ SCENES.ensemble = (panel) => {
   picture.photograph(image);
   const over = picture.overlay("overlay", "overlay");
   grid.append(side);
-  const histogram = new Plot(side, "histogram", "members at the pixel"), trade = new Plot(side, "margin", "what a margin catches and costs");
+  const histogram = new Plot(side, "histogram", "members at the pixel"), trade = new Plot(side, "margin", "what a margin covers and costs");
   panel.root.append(panel.says);
   const names = ["mean distance", "spread of the distance", "P(object)", "member"];
   const tables = [panel.data.distance_colours, panel.data.spread, panel.data.probability, panel.data.distance_colours];
@@ -491,7 +492,7 @@ SCENES.ensemble = (panel) => {
   const move = (dr, dc) => { const [r, c] = panel.get("pixel"); panel.set("pixel", [clamp(r + dr, 0, rows - 1), clamp(c + dc, 0, columns - 1)]); };
   panel.keys = {
     ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0), ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1),
-    " ": () => { over.hidden = picture.lines.hidden = !over.hidden; },
+    " ": () => { over.hidden = picture.lines.hidden = !over.hidden; }, // the title says so
   };
   const judge = (threshold) => {
     share.fill(0);
@@ -520,6 +521,7 @@ SCENES.ensemble = (panel) => {
     picture.put(over);
     over.style.opacity = panel.get("opacity");
     picture.title.textContent = shown === 3 ? `member ${panel.get("member")}, outlined at ${threshold.toFixed(2)} px` : `${names[shown]}; outlined: mask of the mean${margin ? `, and ${margin.toFixed(1)} px of margin` : ""}`;
+    if (over.hidden) picture.title.textContent = "image alone (space shows the overlay)";
     picture.bar(tables[shown], low.toPrecision(2), `${high.toPrecision(2)}${shown === 2 ? "" : " px"}`, names[shown]);
     picture.clearLines();
     if (shown === 3) for (let p = 0; p < count; p++) grown[p] = member[p] <= threshold ? 1 : 0;
@@ -538,18 +540,18 @@ SCENES.ensemble = (panel) => {
 
     if (drawnCurve !== threshold) {
       const x = Array.from({ length: 26 }, (_, k) => k * 0.4), y = x.map(tradeOff);
-      curve = [{ x, y: y.map((one) => one[0]), label: "caught" }, { x, y: y.map((one) => one[1]), label: "beyond the object" }];
+      curve = [{ x, y: y.map((one) => one[0]), label: "object covered" }, { x, y: y.map((one) => one[1]), label: "area outside it" }];
       drawnCurve = threshold;
     }
     const [caught, extra] = tradeOff(margin), per = (value) => `${(100 * value).toFixed(1)} %`;
     trade.show({ x: { low: 0, high: 10, label: "margin (px)" }, y: { low: 0, high: Math.max(1, ...curve[1].y.filter(Number.isFinite)), label: "share of the object" }, lines: curve, marks: [{ x: margin }] });
-    panel.say(`Mask of the mean with a margin of ${margin.toFixed(1)} px: it catches ${per(caught)} of ${truth ? "the true object" : "what the members call object"}, and ${per(extra)} of that area lies beyond it.`);
+    panel.say(`The mask of the mean${margin ? `, grown by ${margin.toFixed(1)} px,` : ""} covers ${per(caught)} of ${truth ? "the true object" : "the expected object (the sum of P(object))"}; outside the object it covers another ${per(extra)} of the object's area.`);
   };
 };
 
 /* 5. Truth, error and spread side by side; keep the most certain pixels and see which error remains. */
 SCENES.error = (panel) => {
-  const { codes, truth, mask, spread, fewer, upto, curves } = panel.data, [rows, columns] = codes.shape, { maps, units } = panel.settings;
+  const { codes, truth, mask, spread, fewer, upto, curves } = panel.data, [rows, columns] = codes.shape, { maps, units, signs, readings } = panel.settings;
   const grid = panel.grid(3);
   const [left, middle, right] = [["truth", "truth, prediction outlined"], ["error", "error"], ["spread", "uncertainty"]].map(([name, title]) => new Picture(panel, grid, name, title, [rows, columns]));
   const below = panel.grid(2), plot = new Plot(below, "remaining", "error among the pixels kept");
@@ -561,6 +563,9 @@ SCENES.error = (panel) => {
     patch.style.background = `rgb(${kinds.subarray(3 * k, 3 * k + 3).join()})`;
     keys.append(element("span", {}, patch, ` ${name}`));
   });
+  const dull = element("i");
+  dull.style.background = "linear-gradient(90deg, #979fa0 50%, #6f6377 50%)";
+  keys.append(element("span", {}, dull, " left out (dimmed)"));
   const ink = Uint32Array.from({ length: 4 }, (_, k) => (255 << 24) | (kinds[3 * k + 2] << 16) | (kinds[3 * k + 1] << 8) | kinds[3 * k]);
   const bases = maps.map((_, k) => part(spread, k).reduce((a, b) => Math.min(a, b), Infinity));
   const limits = maps.map((_, k) => Math.max(part(spread, k).reduce((a, b) => Math.max(a, b), -Infinity), bases[k] + 1e-6));
@@ -589,23 +594,29 @@ SCENES.error = (panel) => {
     left.outline(mask.values);
     for (const picture of [left, middle, right]) picture.cross(pixel);
     right.title.textContent = maps[chosen];
-    right.bar(panel.data.spread_colours, bases[chosen].toPrecision(2), `${limits[chosen].toPrecision(2)} ${units[chosen]}`.trim(), "certain → in doubt");
+    const read = (value, digits) => `${(signs[chosen] * value).toPrecision(digits)}${units[chosen] === "1" ? "" : ` ${units[chosen]}`}`;
+    right.bar(panel.data.spread_colours, read(bases[chosen], 2), read(limits[chosen], 2), `${readings[chosen]}: certain → in doubt`);
     const lines = maps.map((name, k) => ({ x: shares, y: part(curves, k), label: name }));
     const highest = Math.max(...Array.from(curves.values).filter(Number.isFinite)) || 1;
-    plot.show({ x: { low: 0, high: 1, label: "share of pixels kept, most certain first" }, y: { low: 0, high: highest, label: "error among them" }, lines, marks: [{ x: keep }] });
+    plot.show({ x: { low: 0, high: 1, label: "share of pixels kept" }, y: { low: 0, high: highest, label: "share wrong" }, lines, marks: [{ x: keep }] });
     const remaining = part(curves, chosen), place = keep * (remaining.length - 1), k = Math.min(Math.floor(place), remaining.length - 2);
     const left_over = remaining[k] + (place - k) * (remaining[k + 1] - remaining[k]), all = remaining[remaining.length - 1];
     const i = pixel[0] * columns + pixel[1], kind = ["right: background", "right: object", "false positive", "false negative"][codes.values[i]];
     panel.say(`Kept the most certain ${(100 * keep).toFixed(0)} %: ${(100 * left_over).toFixed(2)} % of them are wrong, against ${(100 * all).toFixed(2)} % of all. `
-      + `Pixel (${pixel}): ${kind}, ${maps[chosen]} ${values[i].toPrecision(3)}${units[chosen] && ` ${units[chosen]}`}.`);
+      + `Pixel (${pixel}): ${kind}, ${readings[chosen]} ${read(values[i], 3)}.`);
   };
 };
 
 // ---- a panel: what a scene sees of its model
 
 const STYLE = `
-.sdfdiff { color: var(--jp-ui-font-color1, #1b1b1b); font: 13px/1.45 system-ui, sans-serif; max-width: 1080px; outline-offset: 3px; }
-.sdfdiff .grid { display: grid; gap: 10px 14px; align-items: start; margin: 4px 0; }
+.sdfdiff { container-type: inline-size; color: var(--jp-ui-font-color1, #1b1b1b); font: 13px/1.45 system-ui, sans-serif; max-width: 1080px; outline-offset: 3px; }
+.sdfdiff .grid { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 10px 14px; align-items: start; margin: 4px 0; }
+.sdfdiff .tight figcaption { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+@container (max-width: 620px) {
+  .sdfdiff .pairs { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .sdfdiff .pairs figure:has(.plot) { order: 1; } /* plots after pictures */
+}
 .sdfdiff figure { margin: 0; min-width: 0; }
 .sdfdiff figcaption { min-height: 1.5em; font-weight: 600; }
 .sdfdiff .stack { position: relative; line-height: 0; }
@@ -617,17 +628,18 @@ const STYLE = `
 .sdfdiff .bar { display: flex; flex-wrap: wrap; gap: 2px 6px; align-items: center; font-size: 12px; font-variant-numeric: tabular-nums; }
 .sdfdiff .bar i { flex: 1; height: 9px; min-width: 40px; border: 1px solid #8888; }
 .sdfdiff .bar b { font-weight: 400; flex-basis: 100%; text-align: center; }
-.sdfdiff .plot > svg { display: block; width: 100%; max-width: 430px; }
+.sdfdiff .plot > svg { display: block; max-width: 100%; }
 .sdfdiff svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
-.sdfdiff svg .halo { paint-order: stroke; stroke: var(--jp-layout-color0, #fff); stroke-width: 3px; }
 .sdfdiff svg .frame { fill: none; stroke: #8888; } .sdfdiff svg .tick { stroke: currentColor; }
 .sdfdiff svg .line { fill: none; stroke-width: 2.2; } .sdfdiff svg .bars { fill: #3d8eb9; }
 .sdfdiff svg .mark { stroke: currentColor; stroke-width: 1.8; }
-.sdfdiff .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; padding-left: 46px; font-size: 12px; }
+.sdfdiff .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; padding-left: 52px; font-size: 12px; }
 .sdfdiff .legend span { display: inline-flex; gap: 5px; align-items: center; } .sdfdiff .legend svg { width: 26px; flex: none; }
 .sdfdiff .keys { padding-left: 0; } .sdfdiff .keys i { width: 14px; height: 14px; border: 1px solid #8888; }
 .sdfdiff .side { display: grid; gap: 8px; }
 .sdfdiff .says { margin: 4px 0; min-height: 3em; font-variant-numeric: tabular-nums; }
+.sdfdiff button { font: inherit; padding: 3px 10px; border: 1px solid #8888; border-radius: 3px; background: #8882; color: inherit; cursor: pointer; }
+.sdfdiff .help { margin: 2px 0; font-size: 12px; opacity: 0.75; }
 .sdfdiff .buttons { display: flex; gap: 8px; align-items: baseline; } .sdfdiff .buttons .says { flex: 1; }
 .sdfdiff [role=alert] { border-left: 4px solid #c8553d; background: #c8553d22; padding: 8px 12px; margin: 4px 0; }
 .sdfdiff-controls { font: 13px/1.45 system-ui, sans-serif; display: flex; flex-wrap: wrap; gap: 6px 18px; align-items: center; margin: 6px 0; }
@@ -665,7 +677,9 @@ class Panel {
 
   grid(columns) {
     const grid = element("div", { class: "grid" });
-    grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+    grid.style.setProperty("--columns", columns);
+    grid.classList.toggle("tight", columns > 2);
+    if (columns === 1) grid.style.maxWidth = "480px";
     this.root.append(grid);
     return grid;
   }
@@ -710,12 +724,14 @@ class Panel {
     this.data = unpackedAll(this.get("data"));
     this.draw = SCENES[this.get("scene")](this);
     for (const name of this.get("watched")) this.onChange(name, () => this.redraw());
+    this.root.append(element("p", { class: "help" }, this.get("label")));
     this.root.addEventListener("keydown", (event) => {
       const react = event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "BUTTON" ? null : this.keys[event.key];
       if (react) { event.preventDefault(); event.stopPropagation(); react(event); this.redraw(); }
     });
-    this.redraw();
-    return () => { cancelAnimationFrame(this.waiting); this.leave.forEach((undo) => undo()); };
+    const resized = new ResizeObserver(() => this.redraw()); // draws first when the panel has found its place
+    resized.observe(this.root);
+    return () => { resized.disconnect(); cancelAnimationFrame(this.waiting); this.leave.forEach((undo) => undo()); };
   }
 
   /* Runs arrive one by one, each as a model of its own: `runs` maps a name to its reference. */
@@ -765,7 +781,10 @@ function control({ kind, name, label, options, min, max, step, digits }, model) 
   if (kind === "toggle") {
     const button = element("button", { type: "button", name }, label);
     button.addEventListener("click", () => model.set(name, !model.get(name)));
-    const update = () => button.setAttribute("aria-pressed", model.get(name));
+    const update = () => {
+      button.setAttribute("aria-pressed", model.get(name));
+      if (name === "playing") button.textContent = model.get(name) ? "pause" : "play";
+    };
     model.on(`change:${name}`, update);
     update();
     return button;

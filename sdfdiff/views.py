@@ -30,7 +30,7 @@ def _label(axes, x: str, y: str, title: str) -> None:
     axes.set_ylabel(y, fontsize=9)
     axes.set_title(title, fontsize=9)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False)
 
 # %% ../nbs/45_views.ipynb #45_views-06
 def paint_figure(
@@ -54,8 +54,8 @@ def targets(
     truncation: float = 10.0,  # px
     data_scale: float = 0.2,  # Model units of a distance of `truncation`
 ) -> np.ndarray:  # float32, shape (2, row, column), model units
-    "The two fields that can be corrupted: the normalised distance, and the mask with two values of the same size."
-    distance = normalise(signed_distance(mask, truncation), truncation, data_scale)
+    "The two fields that can be corrupted: the normalised distance (half_pixel, so that 0 is the edge), and two values of the same size."
+    distance = normalise(signed_distance(mask, truncation, "half_pixel"), truncation, data_scale)
     return np.stack([distance, binary_field(mask, data_scale).numpy()]).astype(np.float32)
 
 
@@ -204,8 +204,8 @@ def margin_trade(
     mask: np.ndarray,  # Predicted mask, boolean, shape (row, column)
     truth: np.ndarray,  # True mask, or P(object) where the truth is not known, shape (row, column)
     margin: float,  # px
-) -> tuple[float, float]:  # Share of the object caught; area beyond it over the object's area. NaN without an object
-    "What a margin catches and what it costs."
+) -> tuple[float, float]:  # Share of the object covered; area outside it over the object's area. NaN without an object
+    "What a margin covers and what it costs."
     weight, larger = np.asarray(truth, float), grown(mask, margin)
     area = weight.sum() or np.nan
     return float(weight[larger].sum() / area), float((1 - weight)[larger].sum() / area)
@@ -259,11 +259,11 @@ def ensemble_figure(
     axes[1].axvline(dataset.attrs["threshold_px"], color="black", linestyle="--")
     _label(axes[1], "distance (px)", "members", f"pixel {pixel}; dashed: threshold")
     sizes = np.arange(0, 10.1, 0.5)
-    for k, (curve, name) in enumerate(zip(np.transpose([margin_trade(mask, truth, size) for size in sizes]), ("caught", "beyond the object"))):
+    for k, (curve, name) in enumerate(zip(np.transpose([margin_trade(mask, truth, size) for size in sizes]), ("object covered", "area outside it"))):
         axes[2].plot(sizes, curve, label=name, **drawing.line_style(k))
     axes[2].axvline(margin, color="black", linewidth=1)
     axes[2].set_ylim(0, 1.02)
-    _label(axes[2], "margin (px)", "share of the object", "what a margin catches and costs")
+    _label(axes[2], "margin (px)", "share of the object", "what a margin covers and costs")
     return figure
 
 # %% ../nbs/45_views.ipynb #45_views-28
@@ -300,8 +300,8 @@ def uncertainty_maps(
     p = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
     edge = -np.abs(signed_distance(masks(dataset)["mmse"], boundary="half_pixel"))
     edge = np.where(np.isfinite(edge), edge, -float(np.hypot(*edge.shape)))  # no object: no edge anywhere
-    return {"chance of the wrong side": (np.where(std > 0, chance, 0.5 * (shift == 0)).astype(np.float32), ""),
-            "spread of the mask": (np.sqrt(p * (1 - p)).astype(np.float32), ""),
+    return {"chance of the wrong side": (np.where(std > 0, chance, 0.5 * (shift == 0)).astype(np.float32), "1"),
+            "spread of the mask": (np.sqrt(p * (1 - p)).astype(np.float32), "1"),
             "spread of the distance": (std.astype(np.float32), "px"),
             "nearness to the edge": (edge.astype(np.float32), "px")}
 
@@ -323,5 +323,5 @@ def error_figure(
     for k, (label, (one, _)) in enumerate(maps.items()):
         axes[2].plot(shares, retained_error(mask != truth, one, shares), label=label, **drawing.line_style(k))
     axes[2].axvline(keep, color="black", linewidth=1)
-    _label(axes[2], "share of pixels kept", "error among them", "the error that remains")
+    _label(axes[2], "share of pixels kept", "share wrong", "the error that remains")
     return figure

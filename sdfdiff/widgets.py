@@ -75,7 +75,7 @@ class PaintPanel(_Painting):
             "threshold": slider("threshold (px)", 0.0, -10.0, 10.0, 0.25)}
         state = {"brush": 4, "erase": False, "boundary": 0, "truncation": truncation, "threshold": 0.0, "mask": mask.astype(np.uint8).tobytes()}
         data = packed(distance=colours(drawing.DISTANCE), mask=colours(drawing.MASK))
-        return canvas("paint", data, {"shape": list(mask.shape)}, state, "paint a mask; arrows move the brush, space paints, z takes back"), controls
+        return canvas("paint", data, {"shape": list(mask.shape)}, state, "paint a mask: arrows move the brush, space stamps it, z takes back; Shift erases"), controls
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-15
 class CorruptionPanel(Panel):
@@ -105,7 +105,7 @@ class CorruptionPanel(Panel):
         controls = {"time": slider("time t", 0.25, 0.0, 1.0, 1 / (frames - 1), 3), "playing": play(),
                     "schedule": choice("schedule", list(schedules)), "image": choice("mask", list(masks))}
         state = {"time": 0.25, "playing": False, "schedule": 0, "image": 0}
-        return canvas("corruption", data, settings, state, "corruption; arrows step through time, space plays"), controls
+        return canvas("corruption", data, settings, state, "corruption: click a picture, then arrows step through time and space plays"), controls
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-16
 def _synthetic_masks(shape: tuple[int, int] = (128, 128)) -> dict[str, np.ndarray]:
@@ -182,7 +182,7 @@ class ReversePanel(_Runs):
         settings = {"shape": list(self.image.shape[1:]), "members": members, "samplers": list(samplers), "calls": [str(n) for n in calls],
                     "truncation": self.model.truncation, "data_scale": self.model.data_scale}
         state = {"progress": 0.5, "playing": False, "sampler": 0, "calls": start}
-        label = "reverse; arrows step, space plays"
+        label = "reverse: click a picture, then arrows step and space plays"
         self.canvas = canvas("reverse", packed(distance=colours(drawing.DISTANCE)), settings, state, label)
         self.compute(samplers[0], calls[start])
         controls = {"progress": slider("noise → mask", 0.5, 0.0, 1.0, 0.005), "playing": play(),
@@ -191,7 +191,7 @@ class ReversePanel(_Runs):
             controls[name].observe(lambda change: self.compute(self.sampler.value, int(self.calls.value)), "index")
         return self.canvas, controls
 
-# %% ../nbs/50_widgets.ipynb #50_widgets-31
+# %% ../nbs/50_widgets.ipynb #50_widgets-30
 def _loaded(dataset: xr.Dataset | str, also: tuple[str, ...] = ()) -> xr.Dataset:
     "An ensemble, or the one in a netCDF file, checked."
     if not isinstance(dataset, xr.Dataset):
@@ -216,7 +216,10 @@ def _picture(dataset: xr.Dataset) -> np.ndarray:
 def _doubtful(dataset: xr.Dataset) -> list[int]:
     "Row and column of the pixel that members disagree on most."
     inside = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
-    return [int(k) for k in np.unravel_index(np.argmin(np.abs(inside - 0.5)), inside.shape)]
+    even = 0.5 - np.abs(inside - 0.5) + 1e-6 * dataset["std"].values  # of equals the one with the larger spread
+    edge = [max(1, size // 16) for size in even.shape]  # not at the border, where the crosshair looks like a frame
+    row, column = np.unravel_index(np.argmax(even[edge[0]:-edge[0], edge[1]:-edge[1]]), [n - 2 * k for n, k in zip(even.shape, edge)])
+    return [int(row) + edge[0], int(column) + edge[1]]
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-32
 SHOWN = ("mean", "spread", "P(object)", "member")
@@ -241,7 +244,7 @@ class EnsemblePanel(Panel):
                     "opacity": slider("opacity", 0.5, 0.0, 1.0, 0.05), "threshold": slider("threshold (px)", threshold, -reach, reach, 0.05),
                     "margin": slider("margin (px)", 0.0, 0.0, 10.0, 0.2, 1)}
         state = {"shown": 2, "member": 0, "opacity": 0.5, "threshold": threshold, "margin": 0.0, "pixel": _doubtful(dataset)}
-        label = "ensemble; arrows move the pixel, space hides and shows the overlay"
+        label = "ensemble: click a pixel; arrows move it, space hides and shows the overlay"
         return canvas("ensemble", data, {"truncation": limit, "reach": reach}, state, label), controls
 
     @property
@@ -266,10 +269,12 @@ class ErrorPanel(Panel):
         data = packed(codes=drawing.error_codes(mask, truth).astype(np.uint8), truth=truth, mask=mask, fewer=fewer, upto=upto, curves=curves,
                       spread=np.stack([field for field, _ in maps.values()]), spread_colours=colours(drawing.SPREAD),
                       error_colours=colours(drawing.ERROR), mask_colours=colours(drawing.MASK))
-        settings = {"maps": list(maps), "units": [unit for _, unit in maps.values()]}
+        nearness = [name.startswith("nearness") for name in maps]  # shown as what it is the negative of
+        settings = {"maps": list(maps), "units": [unit for _, unit in maps.values()], "signs": [-1 if near else 1 for near in nearness],
+                    "readings": ["distance to the edge" if near else name for name, near in zip(maps, nearness)]}
         controls = {"keep": slider("keep the most certain", 0.9, 0.01, 1.0, 0.01), "uncertainty": choice("uncertainty", list(maps))}
         state = {"keep": 0.9, "uncertainty": 0, "pixel": _doubtful(dataset)}
-        label = "error; arrows move the crosshair, space dims and undims what is not kept"
+        label = "error: point at a pixel; arrows move the crosshair, space dims and undims what is left out"
         return canvas("error", data, settings, state, label), controls
 
     @property

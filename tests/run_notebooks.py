@@ -41,7 +41,8 @@ def execute(path: Path, every_cell: bool = False) -> bool:
     try:
         with tempfile.TemporaryDirectory() as sockets:
             settings = Config(KernelManager={"transport": "ipc", "connection_file": f"{sockets}/kernel.json"})
-            NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=place, config=settings, coalesce_streams=True).execute()
+            options = {"resources": place, "config": settings, "coalesce_streams": True}
+            NotebookClient(notebook, timeout=1800, kernel_name="python3", **options).execute()
     except CellExecutionError as error:
         print(f"{path.name} raised and was left as it was:\n{error}", file=sys.stderr)
         return False

@@ -175,7 +175,7 @@ def test_segment(run, place):
     code, out, lines = segment(run, "photo.png")
     assert (code, lines) == (0, []) and files("out") == files(place / "out") and files() == sorted(
         ["photo.png", "tiny.safetensors", *results("photo")])
-    assert re.fullmatch(r"photo\.png: [\d.]+ % object, mean doubt [\d.]+, [\d.]+ s -> out/photo_mask\.png\n", out)
+    assert re.fullmatch(r"photo\.png: [\d.]+ % object, mean std of the mask [\d.]+, [\d.]+ s -> out/photo_mask\.png\n", out)
     with Image.open("out/photo_mask.png") as mask:
         assert mask.size == (64, 48)
     attributes = xr.load_dataset("out/photo.nc", engine="h5netcdf").attrs

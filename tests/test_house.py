@@ -394,7 +394,7 @@ def test_in_sync_names_what_jupyter_left(small_house):
 
 def test_make_lab_saves_clean_notebooks(small_house, monkeypatch):
     "The hook of `make lab` turns what a browser sends into what nbdev_clean writes, so the two never fight."
-    config = SimpleNamespace(ContentsManager=SimpleNamespace())
+    config = SimpleNamespace(ContentsManager=SimpleNamespace(), LabApp=SimpleNamespace())
     exec((ROOT / ".jupyter" / "jupyter_server_config.py").read_text(), {"c": config})
     clean = json.loads((small_house / "nbs" / "01_room.ipynb").read_text())
     sent = json.loads(json.dumps(clean))
@@ -403,6 +403,7 @@ def test_make_lab_saves_clean_notebooks(small_house, monkeypatch):
     sent["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
     monkeypatch.chdir(small_house / "nbs")
     config.ContentsManager.pre_save_hook(model={"type": "notebook", "content": sent}, path="01_room.ipynb")
+    assert sent["cells"][1]["metadata"].pop("trusted"), "else Jupyter would not show its panels when the page is loaded again"
     assert sent == clean
 
 

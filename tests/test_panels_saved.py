@@ -132,8 +132,8 @@ def test_saved_ensemble(shown, material, with_truth):
     threshold = dataset.attrs["threshold_px"]
     mask, inside = dataset["mean"].values <= threshold, (dataset["distance"].values <= threshold).mean(0)
     caught, extra = margin_trade(mask, truth if with_truth else inside, 2.0)
-    what = "the true object" if with_truth else "what the members call object"
-    assert f"catches {100 * caught:.1f} % of {what}, and {100 * extra:.1f} %" in says(panel)
+    what = "the true object" if with_truth else "the expected object (the sum of P(object))"
+    assert f"covers {100 * caught:.1f} % of {what}; outside the object it covers another {100 * extra:.1f} %" in says(panel)
     assert grown(mask, 2.0).sum() > mask.sum()
     np.testing.assert_array_equal(
         pixels(panel, "overlay"), coloured(inside.astype(np.float32), drawing.PROBABILITY, 0, 1)
