@@ -159,7 +159,7 @@ class _Runs(Panel):
 
     def compute_all(self) -> None:
         "Every combination that can be chosen: do this before saving a page."
-        for sampler in tqdm(self.sampler.options, desc="samplers", leave=False):
+        for sampler in tqdm(self.sampler.options, desc="samplers"):
             for calls in self.calls.options:
                 self.compute(sampler, int(calls))
 

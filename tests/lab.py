@@ -33,6 +33,7 @@ def server(folder: Path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER")}
     environment |= {f"JUPYTER{'' if name.startswith('LAB') else '_'}{name}": path for name, path in private.items()}
     environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter")}  # as `make lab` does
     port = free_port()
     options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
     options += [

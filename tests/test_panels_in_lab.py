@@ -279,3 +279,19 @@ def test_wrong_input_is_said_in_the_notebook(opened):
     box = Box(opened, "Explore an ensemble")
     assert box.panel.locator("[role=alert]").inner_text() == opened.python("wrong.message") != ""
     assert not box.panel.locator("canvas").count()
+
+
+def test_panels_survive_saving_and_reloading(opened):
+    "The page is loaded again while the kernel lives on: the panels are there again, as they were."
+    page = opened.page
+    opened.run("corruption.time.value, corruption.schedule.value, corruption.image.value = 0.375, 'VE', 'tissue 3'")
+    page.click("li.lm-MenuBar-item:has-text('File')")
+    page.click("li.lm-Menu-item[data-command='docmanager:save']")
+    page.wait_for_timeout(3000)
+    page.goto(page.url.split("?")[0])
+    page.wait_for_selector(".jp-Notebook", timeout=60000)
+    box = Box(opened, "corruption")
+    text = box.panel.locator(".says").element_handle()
+    page.wait_for_function("el => el.innerText.includes('t = 0.375')", arg=text, timeout=20000)
+    mask = tissue(3, (128, 128)).rate(np.random.default_rng(0))
+    np.testing.assert_array_equal(pixels(box.panel, "mask-sdf"), expected_corruption(mask, VE(), 0.375)["mask-sdf"])
