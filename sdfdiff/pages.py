@@ -196,12 +196,12 @@ def page(
     state["runs"] = {name: attic.stored(run.data) for name, run in face.runs.items()}
     state = {name: attic.keep(bytes(value)) if isinstance(value, bytes | memoryview) else value for name, value in state.items()}
     twins = [_twin(name, control) for name, control in panel.controls.items()]
-    words = ",\n".join(json.dumps(part).replace("</", "<\\/") for part in (state, twins))
+    words = ",\n".join(json.dumps(part).replace("<", "\\u003c") for part in (state, twins))
     name = html.escape(title or panel.title)
     module = FACE.read_text(encoding="utf8")
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{name}</title></head>\n<body style=\"margin:8px;background:#fff\">\n{''.join(attic.elements)}\n"
-            f'<h1 style="font:600 20px system-ui,sans-serif;margin:4px 0">{name}</h1>\n<div id="panel"></div>\n<script type="module">\n{module}\npage(document.getElementById("panel"), {words});\n</script></body></html>\n')
+            f'<h1 style="font:600 20px system-ui,sans-serif;margin:4px 0">{name}</h1>\n<noscript>This page is drawn by JavaScript, which is switched off.</noscript><div id="panel"></div>\n<script type="module">\n{module}\npage(document.getElementById("panel"), {words});\n</script></body></html>\n')
 
 # %% ../nbs/49_pages.ipynb #49_pages-23
 class StackPanel(Panel):
@@ -216,13 +216,15 @@ class StackPanel(Panel):
         limit: float | None = None,  # End of the scale; None: the largest |value|
     ):
         frames = np.asarray(frames)
-        if frames.ndim != 3 or not len(frames) or not np.isfinite(frames).all():
-            raise ValueError(f"The frames have shape {frames.shape}: finite numbers of shape (frame, row, column) are needed.")
+        if frames.ndim != 3 or not 0 < frames.size <= 2**27 or not np.isfinite(frames).all():
+            raise ValueError(f"The frames have shape {frames.shape}: finite numbers of shape (frame, row, column) are needed, at most 2^27 of them.")
+        if quantity.scale == "code":
+            raise ValueError(f"Categories such as {quantity.label} cannot be scrubbed: give numbers, for example the distance or a probability.")
         low, high = drawing.limits([frames], quantity, limit)
         numbers = np.empty(frames.shape, np.uint8)
         for place, frame in zip(numbers, frames):  # one by one: no copy of everything in floating point
             place[...] = np.clip((frame - low) * (256 / (high - low)), 0, 255)
-        settings = {"title": quantity.label, "labels": list(labels), "bar": [f"{low:.3g}", f"{high:.3g} {quantity.unit}", quantity.label]}
+        settings = {"title": quantity.label, "labels": [str(label) for label in labels], "bar": [f"{low:.3g}", f"{high:.3g} {quantity.unit}", quantity.label]}
         controls = {"frame": slider("frame", 0, 0, len(frames) - 1, 1), "playing": play()}
         data = packed(frames=numbers, colours=colours(quantity))
         return canvas("stack", data, settings, {"frame": 0, "playing": False}, f"frames of {quantity.label}"), controls

@@ -20,9 +20,9 @@ function element(tag, attributes = {}, ...children) {
 const KINDS = { float32: Float32Array, uint8: Uint8Array, int32: Int32Array };
 
 function unpacked({ shape, dtype, bytes }) {
-  const view = bytes.buffer ? bytes : new Uint8Array(bytes);
-  const whole = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength); // aligned for four-byte numbers
-  return { shape, values: new KINDS[dtype](whole) };
+  const Kind = KINDS[dtype], { buffer, byteOffset, byteLength } = bytes.buffer ? bytes : new Uint8Array(bytes);
+  const aligned = byteOffset % Kind.BYTES_PER_ELEMENT === 0 ? [buffer, byteOffset] : [buffer.slice(byteOffset, byteOffset + byteLength), 0];
+  return { shape, values: new Kind(...aligned, byteLength / Kind.BYTES_PER_ELEMENT) };
 }
 
 const unpackedAll = (packed) => Object.fromEntries(Object.entries(packed).map(([name, one]) => [name, unpacked(one)]));
@@ -126,6 +126,7 @@ class Picture {
     Object.assign(this, { panel, rows, columns });
     this.canvas = this.raster(name, title);
     this.stack = element("div", { class: "stack" }, this.canvas);
+    this.stack.style.maxWidth = `${(640 * columns) / rows}px`; // a tall image is at most 640 px high
     this.title = element("span", {}, title);
     this.figure = element("figure", {}, element("figcaption", {}, this.title), this.stack);
     parent.append(this.figure);
@@ -176,8 +177,9 @@ class Picture {
   }
 
   /* A light line on a dark one, seen on every ground. */
-  stroke(path, light = "#ffe14d", width = 1) {
+  stroke(path, light = "#ffe14d", width = 1, dash = []) {
     const pen = this.fine;
+    pen.setLineDash(dash);
     pen.setTransform(this.zoom, 0, 0, this.zoom, 0, 0);
     for (const [ink, size] of [["#101010", 6.5], [light, 3]]) {
       pen.strokeStyle = ink;
@@ -187,7 +189,7 @@ class Picture {
   }
 
   /* The pixel edges between inside and outside; the border of the image is not an edge. */
-  outline(inside, light) {
+  outline(inside, light, dash) {
     const { rows, columns } = this, path = new Path2D();
     for (let r = 0, i = 0; r < rows; r++) {
       for (let c = 0; c < columns; c++, i++) {
@@ -195,7 +197,7 @@ class Picture {
         if (r + 1 < rows && !inside[i] !== !inside[i + columns]) { path.moveTo(c, r + 1); path.lineTo(c + 1, r + 1); }
       }
     }
-    this.stroke(path, light);
+    this.stroke(path, light, 1, dash);
   }
 
   /* The line where a field has the value `level`, straight within each square of four pixel centres. */
@@ -205,7 +207,9 @@ class Picture {
     for (let r = 0; r + 1 < rows; r++) {
       for (let c = 0; c + 1 < columns; c++) {
         const i = r * columns + c;
-        const [a, b, d, e] = [field[i], field[i + 1], field[i + columns], field[i + columns + 1]];
+        const a = field[i], b = field[i + 1], d = field[i + columns], e = field[i + columns + 1];
+        const count = (a <= level) + (b <= level) + (d <= level) + (e <= level);
+        if (count === 0 || count === 4) continue;
         const points = [];
         if (a <= level !== b <= level) points.push([c + cut(a, b), r]);
         if (b <= level !== e <= level) points.push([c + 1, r + cut(b, e)]);
@@ -238,6 +242,9 @@ class Picture {
 
   /* The colour bar below; `update(low, high)` changes its ends. */
   bar(array, low, high, label) {
+    const now = [low, high, label].join();
+    if (this.barNow === now) return;
+    this.barNow = now;
     const stops = Array.from({ length: 17 }, (_, k) => `rgb(${array.values.subarray(3 * Math.min(255, 16 * k), 3 * Math.min(255, 16 * k) + 3).join()})`);
     this.ends ??= element("div", { class: "bar" }, element("span"), element("i"), element("span"), element("b"));
     this.ends.children[1].style.background = `linear-gradient(to right, ${stops.join()})`;
@@ -248,7 +255,7 @@ class Picture {
 
 // ---- plots: lines, bars and marks, drawn as SVG in the colours of the page
 
-const INKS = ["#3d8eb9", "#c8553d", "#8a6d00", "#7a4fa0"], DASHES = ["", "7 3", "2 3", "9 3 2 3"];
+const INKS = ["var(--ink-0)", "var(--ink-1)", "var(--ink-2)", "var(--ink-3)"], DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
 class Plot {
   constructor(parent, name, title) {
@@ -259,6 +266,7 @@ class Plot {
 
   /* x and y: {low, high, label, log}; lines: [{x, y, label}]; bars: [{from, to, height}]; marks: [{x, label, dash}]. */
   show({ x, y, lines = [], bars = [], marks = [] }) {
+    this.body.setAttribute("aria-label", this.title.textContent);
     const width = clamp(this.body.clientWidth || 360, 170, 430); // letters keep their size, whatever the width
     const [left, right, top, bottom] = [52, width - 9, 8, 150];
     const unit = (axis, value) => axis.log ? (Math.log10(Math.max(value, axis.low)) - Math.log10(axis.low)) / (Math.log10(axis.high) - Math.log10(axis.low))
@@ -271,7 +279,7 @@ class Plot {
     for (const one of bars) out.push(`<rect class="bars" x="${X(one.from)}" width="${Math.max(1, X(one.to) - X(one.from) - 1)}" y="${Y(one.height)}" height="${bottom - Y(one.height)}"/>`);
     lines.forEach((line, k) => {
       const path = Array.from(line.x, (at, i) => (Number.isFinite(line.y[i]) ? `${Number.isFinite(line.y[i - 1]) ? "L" : "M"}${X(at)} ${Y(line.y[i])}` : "")).join("");
-      out.push(`<path class="line" d="${path}" stroke="${INKS[k]}" stroke-dasharray="${DASHES[k]}"/>`);
+      out.push(`<path class="line" d="${path}" style="stroke:${INKS[k]}" stroke-dasharray="${DASHES[k]}"/>`);
     });
     marks.forEach((mark) => {
       out.push(`<path class="mark" d="M${X(mark.x)} ${top}V${bottom}" stroke-dasharray="${mark.dash ?? ""}"/>`);
@@ -279,7 +287,7 @@ class Plot {
     const middle = (left + right) / 2;
     out.push(`<text x="${middle}" y="${bottom + 31}" text-anchor="middle">${x.label}</text>`);
     out.push(`<text transform="translate(11 ${(top + bottom) / 2}) rotate(-90)" text-anchor="middle">${y.label}</text>`);
-    const legend = lines.filter((line) => line.label).map((line, k) => `<span><svg width="26" height="8"><path class="line" d="M0 4H26" stroke="${INKS[k]}" stroke-dasharray="${DASHES[k]}"/></svg> ${line.label}</span>`);
+    const legend = lines.filter((line) => line.label).map((line, k) => `<span><svg width="26" height="8"><path class="line" d="M0 4H26" style="stroke:${INKS[k]}" stroke-dasharray="${DASHES[k]}"/></svg> ${line.label}</span>`);
     for (const mark of marks) if (mark.label) legend.push(`<span><svg width="26" height="12"><path class="mark" d="M13 0V12" stroke-dasharray="${mark.dash ?? ""}"/></svg> ${mark.label}</span>`);
     this.body.innerHTML = `<svg width="${width}" height="186">${out.join("")}</svg><div class="legend">${legend.join("")}</div>`;
   }
@@ -311,6 +319,7 @@ SCENES.paint = (panel) => {
   const undo = element("button", { type: "button" }, "Undo"), clear = element("button", { type: "button" }, "Clear");
   panel.root.append(element("div", { class: "buttons" }, undo, clear, panel.says));
   const received = () => new Uint8Array(unpacked({ shape, dtype: "uint8", bytes: panel.get("mask") }).values);
+  const inside = new Uint8Array(rows * columns);
   let mask = received(), before = [], last = null, cursor = [rows >> 1, columns >> 1];
 
   const stamp = (row, column, value) => {
@@ -359,7 +368,13 @@ SCENES.paint = (panel) => {
   return () => {
     const truncation = panel.get("truncation"), threshold = panel.get("threshold");
     const distance = signedDistance(mask, rows, columns, panel.get("boundary"), truncation);
-    const inside = distance.map((d) => (d <= threshold ? 1 : 0));
+    let painted = 0, kept = 0, lost = 0;
+    for (let i = 0; i < mask.length; i++) {
+      inside[i] = distance[i] <= threshold ? 1 : 0;
+      painted += mask[i];
+      kept += inside[i];
+      lost += mask[i] !== inside[i];
+    }
     colourMask(hand.pixels, mask, black);
     colour(map.pixels, distance, colours, -truncation, truncation);
     colourMask(back.pixels, inside, black);
@@ -371,8 +386,6 @@ SCENES.paint = (panel) => {
     map.clearLines();
     map.contour(distance, 0, "#ffffff");
     map.bar(panel.data.distance, `−${truncation}`, `${truncation} px`, "distance");
-    const [painted, kept] = [mask, inside].map((m) => m.reduce((a, b) => a + b, 0));
-    const lost = mask.reduce((n, m, i) => n + (m !== inside[i]), 0);
     panel.say(`Painted ${painted} px², thresholded at ${threshold.toFixed(2)} px: ${kept} px²; ${lost} pixels differ.`);
   };
 };
@@ -444,8 +457,8 @@ SCENES.reverse = (panel) => {
   panel.root.append(panel.says);
   const colours = table(panel.data.distance), inside = new Uint8Array(shape[0] * shape[1]);
   for (const picture of [states[0], estimates[0]]) picture.bar(panel.data.distance, "inside", "outside", "distance");
-  panel.plays("progress", () => panel.runs[key()]?.state.shape[0] ?? 2);
   const key = () => `${samplers[panel.get("sampler")]} ${calls[panel.get("calls")]}`;
+  panel.plays("progress", () => panel.runs[key()]?.state.shape[0] ?? 1); // one frame, and so no step, until the run is there
   return () => {
     const run = panel.runs[key()];
     if (!run) {
@@ -487,33 +500,39 @@ SCENES.ensemble = (panel) => {
   const tables = [panel.data.distance_colours, panel.data.spread, panel.data.probability, panel.data.distance_colours];
   const colours = tables.map(table), highest = std.values.reduce((a, b) => Math.max(a, b), 0) || 1;
   const share = new Float32Array(count), inside = new Uint8Array(count), grown = new Uint8Array(count);
-  let at, toMask; // the threshold that `share` and the distance to the mask of the mean were computed for
+  const STEP = 0.2, margins = Array.from({ length: 51 }, (_, k) => k * STEP), hit = new Float64Array(52), miss = new Float64Array(52);
+  let at, sharedAt, toMask, object; // what was computed last, and for which threshold
   picture.stack.addEventListener("pointerdown", (event) => panel.set("pixel", picture.pixel(event)));
   const move = (dr, dc) => { const [r, c] = panel.get("pixel"); panel.set("pixel", [clamp(r + dr, 0, rows - 1), clamp(c + dc, 0, columns - 1)]); };
   panel.keys = {
     ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0), ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1),
     " ": () => { over.hidden = picture.lines.hidden = !over.hidden; }, // the title says so
   };
-  const judge = (threshold) => {
+  const judgeMembers = (threshold) => {
     share.fill(0);
     for (let k = 0, i = 0; k < members; k++) for (let p = 0; p < count; p++, i++) share[p] += distance.values[i] <= threshold;
-    for (let p = 0; p < count; p++) { share[p] /= members; inside[p] = mean.values[p] <= threshold ? 1 : 0; }
+    for (let p = 0; p < count; p++) share[p] /= members;
+    sharedAt = threshold;
+  };
+  /* Of the true object (without a truth: of the expected one) the share that each margin covers, and the area outside it. */
+  const judge = (threshold) => {
+    for (let p = 0; p < count; p++) inside[p] = mean.values[p] <= threshold ? 1 : 0;
     toMask = signedDistance(inside, rows, columns, 1, 1e9);
+    object = 0;
+    hit.fill(0);
+    miss.fill(0);
+    for (let p = 0; p < count; p++) {
+      const weight = truth ? truth.values[p] : share[p], place = clamp(Math.ceil(toMask[p] / STEP - 1e-9), 0, hit.length - 1);
+      object += weight;
+      hit[place] += weight;
+      miss[place] += 1 - weight;
+    }
+    for (let k = 1; k < hit.length - 1; k++) { hit[k] += hit[k - 1]; miss[k] += miss[k - 1]; }
     at = threshold;
   };
-  /* Of the true object (without a truth: of the members' objects) the share caught, and the area beyond it, over the object's area. */
-  const tradeOff = (margin) => {
-    let caught = 0, object = 0, extra = 0;
-    for (let p = 0; p < count; p++) {
-      const weight = truth ? truth.values[p] : share[p];
-      object += weight;
-      if (toMask[p] <= margin) { caught += weight; extra += 1 - weight; }
-    }
-    return [object ? caught / object : NaN, object ? extra / object : NaN];
-  };
-  let drawnCurve, curve;
   return () => {
     const threshold = panel.get("threshold"), margin = panel.get("margin"), pixel = panel.get("pixel"), shown = panel.get("shown");
+    if (threshold !== sharedAt && (shown === 2 || !truth)) judgeMembers(threshold);
     if (threshold !== at) judge(threshold);
     const member = part(distance, panel.get("member"));
     const [values, low, high] = [[mean.values, -reach, reach], [std.values, 0, highest], [share, 0, 1], [member, -truncation, truncation]][shown];
@@ -526,26 +545,25 @@ SCENES.ensemble = (panel) => {
     picture.clearLines();
     if (shown === 3) for (let p = 0; p < count; p++) grown[p] = member[p] <= threshold ? 1 : 0;
     picture.outline(shown === 3 ? grown : inside);
-    if (margin && shown !== 3) { for (let p = 0; p < count; p++) grown[p] = toMask[p] <= margin ? 1 : 0; picture.outline(grown, "#ffffff"); }
+    if (margin && shown !== 3) { for (let p = 0; p < count; p++) grown[p] = toMask[p] <= margin ? 1 : 0; picture.outline(grown, "#ffffff", [1, 1]); }
     picture.cross(pixel);
 
     const place = pixel[0] * columns + pixel[1], bins = 24, heights = new Array(bins).fill(0);
-    for (let k = 0; k < members; k++) heights[clamp(Math.floor(((distance.values[k * count + place] + truncation) / (2 * truncation)) * bins), 0, bins - 1)]++;
+    const here = Array.from({ length: members }, (_, k) => distance.values[k * count + place]);
+    for (const one of here) heights[clamp(Math.floor(((one + truncation) / (2 * truncation)) * bins), 0, bins - 1)]++;
     const edge = (k) => -truncation + (2 * truncation * k) / bins;
     const marks = [{ x: threshold, label: "threshold", dash: "5 3" }];
     if (trueDistance) marks.push({ x: trueDistance.values[place], label: "truth" });
-    histogram.title.textContent = `pixel (${pixel}): ${Math.round(share[place] * members)} of ${members} members say object`;
+    histogram.title.textContent = `pixel (${pixel}): ${here.filter((one) => one <= threshold).length} of ${members} members say object`;
     histogram.show({ x: { low: -truncation, high: truncation, label: "distance (px)" }, y: { low: 0, high: members, label: "members" },
       bars: heights.map((height, k) => ({ from: edge(k), to: edge(k + 1), height })).filter((one) => one.height), marks });
 
-    if (drawnCurve !== threshold) {
-      const x = Array.from({ length: 26 }, (_, k) => k * 0.4), y = x.map(tradeOff);
-      curve = [{ x, y: y.map((one) => one[0]), label: "object covered" }, { x, y: y.map((one) => one[1]), label: "area outside it" }];
-      drawnCurve = threshold;
-    }
-    const [caught, extra] = tradeOff(margin), per = (value) => `${(100 * value).toFixed(1)} %`;
-    trade.show({ x: { low: 0, high: 10, label: "margin (px)" }, y: { low: 0, high: Math.max(1, ...curve[1].y.filter(Number.isFinite)), label: "share of the object" }, lines: curve, marks: [{ x: margin }] });
-    panel.say(`The mask of the mean${margin ? `, grown by ${margin.toFixed(1)} px,` : ""} covers ${per(caught)} of ${truth ? "the true object" : "the expected object (the sum of P(object))"}; outside the object it covers another ${per(extra)} of the object's area.`);
+    const lines = [[hit, "object covered"], [miss, "area outside it"]].map(([sums, label]) => ({ x: margins, y: margins.map((_, k) => sums[k] / object), label }));
+    const [caught, extra] = lines.map((line) => line.y[Math.round(margin / STEP)]), per = (value) => `${(100 * value).toFixed(1)} %`;
+    trade.show({ x: { low: 0, high: 10, label: "margin (px)" }, y: { low: 0, high: Math.max(1, ...lines[1].y.filter(Number.isFinite)), label: "share of the object" }, lines, marks: [{ x: margin }] });
+    const whole = truth ? "the true object" : "the expected object (the sum of P(object))";
+    if (!object) panel.say(`There is nothing to cover: ${truth ? "the truth holds no object" : "no member sees an object at this threshold"}.`);
+    else panel.say(`The mask of the mean${margin ? `, grown by ${margin.toFixed(1)} px,` : ""} covers ${per(caught)} of ${whole}; outside the object it covers another ${per(extra)} of the object's area.`);
   };
 };
 
@@ -585,7 +603,7 @@ SCENES.error = (panel) => {
     const [values, low, high] = [part(spread, chosen), part(fewer, chosen), part(upto, chosen)];
     colour(right.pixels, values, colours, bases[chosen], limits[chosen]);
     for (let i = 0; i < codes.values.length; i++) {
-      const dropped = dim && high[i] > keep && (low[i] >= keep || (i + Math.floor(i / columns)) % 2); // of tied pixels every other one
+      const dropped = dim && high[i] > keep && (low[i] >= keep || (i * 0.6180339887498949) % 1 >= (keep - low[i]) / (high[i] - low[i])); // of tied pixels the share that is kept, scattered
       middle.pixels[i] = dropped ? dimmed(ink[codes.values[i]]) : ink[codes.values[i]];
       if (dropped) right.pixels[i] = dimmed(right.pixels[i]);
     }
@@ -611,6 +629,8 @@ SCENES.error = (panel) => {
 
 const STYLE = `
 .sdfdiff { container-type: inline-size; color: var(--jp-ui-font-color1, #1b1b1b); font: 13px/1.45 system-ui, sans-serif; max-width: 1080px; outline-offset: 3px; }
+.sdfdiff { --ink-0: #3d8eb9; --ink-1: #c8553d; --ink-2: #8a6d00; --ink-3: #7a4fa0; }
+[data-jp-theme-light=false] .sdfdiff { --ink-0: #5fb3de; --ink-1: #e8795f; --ink-2: #d1a900; --ink-3: #b08be0; }
 .sdfdiff .grid { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 10px 14px; align-items: start; margin: 4px 0; }
 .sdfdiff .tight figcaption { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 @container (max-width: 620px) {
@@ -631,7 +651,7 @@ const STYLE = `
 .sdfdiff .plot > svg { display: block; max-width: 100%; }
 .sdfdiff svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 .sdfdiff svg .frame { fill: none; stroke: #8888; } .sdfdiff svg .tick { stroke: currentColor; }
-.sdfdiff svg .line { fill: none; stroke-width: 2.2; } .sdfdiff svg .bars { fill: #3d8eb9; }
+.sdfdiff svg .line { fill: none; stroke-width: 2.2; } .sdfdiff svg .bars { fill: var(--ink-0); }
 .sdfdiff svg .mark { stroke: currentColor; stroke-width: 1.8; }
 .sdfdiff .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; padding-left: 52px; font-size: 12px; }
 .sdfdiff .legend span { display: inline-flex; gap: 5px; align-items: center; } .sdfdiff .legend svg { width: 26px; flex: none; }
@@ -651,7 +671,7 @@ class Panel {
   constructor(model, el, saved) {
     this.model = model;
     this.saved = saved;
-    this.root = element("div", { class: "sdfdiff", tabindex: "0", role: "group", "aria-label": model.get("label"), "data-lm-suppress-shortcuts": "true" });
+    this.root = element("div", { class: "sdfdiff", tabindex: "0", role: "group", "aria-label": model.get("label") });
     this.says = element("p", { class: "says", "aria-live": "polite" });
     this.keys = {};
     this.runs = {};
@@ -699,18 +719,24 @@ class Panel {
   plays(name, frames, whole = false) {
     const count = typeof frames === "function" ? frames : () => frames;
     const step = (by, around) => {
-      const last = count() - 1, frame = Math.round(this.get(name) * (whole ? 1 : last)) + by;
+      const last = count() - 1;
+      if (last < 1) return;
+      const frame = Math.round(this.get(name) * (whole ? 1 : last)) + by;
       const next = around && frame > last ? 0 : clamp(frame, 0, last);
       this.set(name, whole ? next : next / last);
     };
     this.keys = { ArrowRight: () => step(1), ArrowUp: () => step(1), ArrowLeft: () => step(-1), ArrowDown: () => step(-1), " ": () => this.set("playing", !this.get("playing")) };
-    let timer = 0;
+    let timer = 0, moved = 0; // a second view of the same panel plays too: whoever comes too soon after a step waits
     const play = () => {
-      clearInterval(timer);
-      if (this.get("playing")) timer = setInterval(() => step(1, true), Math.max(33, 4000 / count()));
+      clearTimeout(timer);
+      this.says.setAttribute("aria-live", this.get("playing") ? "off" : "polite");
+      if (!this.get("playing")) return;
+      const pause = clamp(4000 / count(), 33, 500);
+      timer = setTimeout(() => { if (performance.now() - moved > 0.7 * pause) step(1, true); play(); }, pause);
     };
     this.onChange("playing", play);
-    this.leave.push(() => clearInterval(timer));
+    this.onChange(name, () => { moved = performance.now(); });
+    this.leave.push(() => clearTimeout(timer));
     play();
   }
 
@@ -727,7 +753,8 @@ class Panel {
     this.root.append(element("p", { class: "help" }, this.get("label")));
     this.root.addEventListener("keydown", (event) => {
       const react = event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "BUTTON" ? null : this.keys[event.key];
-      if (react) { event.preventDefault(); event.stopPropagation(); react(event); this.redraw(); }
+      if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // letters are commands of the notebook
+      if (react) { event.preventDefault(); react(event); this.redraw(); }
     });
     const resized = new ResizeObserver(() => this.redraw()); // draws first when the panel has found its place
     resized.observe(this.root);
@@ -796,6 +823,10 @@ function control({ kind, name, label, options, min, max, step, digits }, model) 
 }
 
 async function page(el, state, controls) {
+  if (!("DecompressionStream" in window)) {
+    el.append(element("p", { role: "alert" }, "This page needs a browser of 2023 or newer: it unpacks its numbers with DecompressionStream."));
+    return;
+  }
   const react = {};
   const model = {
     get: (name) => state[name],

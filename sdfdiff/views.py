@@ -40,8 +40,7 @@ def paint_figure(
     threshold: float = 0.0,  # px
 ):  # matplotlib Figure
     "A mask, its signed distance with the zero line, and the mask that a threshold gives back."
-    distance = signed_distance(mask, truncation, boundary)
-    back = to_mask(distance, threshold)
+    back = to_mask(distance := signed_distance(mask, truncation, boundary), threshold)
     figure, axes = drawing.panels(3, size=(2.4, 2.8))
     drawing.draw_mask(axes[0], mask, f"mask: {int(np.sum(mask))} px²")
     drawing.draw_distance(axes[1], distance, f"distance, {boundary}", limit=truncation)
@@ -211,12 +210,12 @@ def margin_trade(
     return float(weight[larger].sum() / area), float((1 - weight)[larger].sum() / area)
 
 # %% ../nbs/45_views.ipynb #45_views-23
-NEEDED = ("image", "distance", "mean", "std")
+NEEDED = ("image", "distance", "mean", "std", "probability")
 
 
 def check_ensemble(
     dataset: xr.Dataset,  # To be shown
-    also: tuple[str, ...] = (),  # Variables needed besides image, distance, mean and std
+    also: tuple[str, ...] = (),  # Variables needed besides NEEDED
     largest: int = 1024,  # Rows and columns that can be shown
 ) -> None:
     "Raise ValueError, in one sentence, unless the dataset is an ensemble that can be shown."
@@ -226,16 +225,17 @@ def check_ensemble(
             "needed is an ensemble as sdfdiff.ensembles.ensemble and `sdfdiff segment` make it"
         raise ValueError(f"The dataset has no {', '.join(missing)}: {source}.")
     unnamed = [name for name in ("threshold_px", "truncation_px", "reach_px") if name not in dataset.attrs]
-    if unnamed or dataset["distance"].dims != ("member", "row", "column"):
-        raise ValueError(f"The dataset's distance has the dimensions {dataset['distance'].dims} and lacks the attributes {unnamed}: "
-                         "needed are (member, row, column), threshold_px, truncation_px and reach_px.")
+    dims = {name: dataset[name].dims for name in ("distance", "image")}
+    if unnamed or dims != {"distance": ("member", "row", "column"), "image": ("channel", "row", "column")}:
+        raise ValueError(f"The dataset has the dimensions {dims} and lacks the attributes {unnamed}: "
+                         "needed are (member, row, column) and (channel, row, column), threshold_px, truncation_px and reach_px.")
     rows, columns = dataset.sizes["row"], dataset.sizes["column"]
     if max(rows, columns) > largest:
         raise ValueError(f"The image has {rows} × {columns} pixels and a panel shows up to {largest} × {largest}: "
                          "pick a part, for example dataset.isel(row=slice(0, 512), column=slice(0, 512)).")
     if dataset.attrs.get("members", dataset.sizes["member"]) < 2 or dataset.sizes["member"] < 2:
         raise ValueError(f"The dataset holds {dataset.sizes['member']} member: a spread needs at least 2.")
-    for name in (*NEEDED, *also):
+    for name in {*NEEDED, *also, *({"truth"} & set(dataset))}:
         wrong = int((~np.isfinite(dataset[name].values)).sum())
         if wrong:
             raise ValueError(f"`{name}` holds {wrong} values that are NaN or infinite: the ensemble must be finite everywhere.")
@@ -249,7 +249,7 @@ def ensemble_figure(
     "P(object) over the image with the mask and its margin, one pixel's distances, and what a margin catches and costs."
     check_ensemble(dataset)
     mask, limit = masks(dataset)["mmse"], dataset.attrs["truncation_px"]
-    truth = dataset["truth"].values if "truth" in dataset else dataset["probability"].values
+    truth = dataset["truth"].values > 0 if "truth" in dataset else dataset["probability"].values
     figure, axes = drawing.panels(3, size=(2.6, 3.0))
     drawing.draw_probability(axes[0], dataset["probability"].values, f"mask and {margin:g} px of margin")
     drawing.draw_outline(axes[0], mask)
@@ -312,7 +312,7 @@ def error_figure(
 ):  # matplotlib Figure
     "Error and uncertainty side by side, and the error that remains among the most certain pixels (paper, figure 7)."
     check_ensemble(dataset, ("truth",))
-    truth, mask, shares = dataset["truth"].values, masks(dataset)["mmse"], np.linspace(0, 1, 101)
+    truth, mask, shares = dataset["truth"].values > 0, masks(dataset)["mmse"], np.linspace(0, 1, 101)
     maps = uncertainty_maps(dataset)
     name, (field, unit) = next(iter(maps.items()))
     left = retained_error(mask != truth, field, np.array([keep, 1.0]))

@@ -7,6 +7,9 @@ __all__ = ['CALLS', 'SHOWN', 'PaintPanel', 'CorruptionPanel', 'sampling_with', '
            'ErrorPanel']
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-02
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
@@ -26,8 +29,8 @@ from .views import (
 def _checked_mask(mask: np.ndarray, name: str, largest: int = 1024) -> np.ndarray:
     "A mask or instance labels, or ValueError in one sentence."
     mask = np.asarray(mask)
-    if mask.ndim != 2 or max(mask.shape) > largest:
-        raise ValueError(f"{name} has shape {mask.shape}: one mask (row, column) of at most {largest} × {largest} pixels is needed.")
+    if mask.ndim != 2 or not mask.size or max(mask.shape) > largest:
+        raise ValueError(f"{name} has shape {mask.shape}: one mask (row, column) of 1 × 1 to {largest} × {largest} pixels is needed.")
     if mask.dtype.kind == "f" and not np.isfinite(mask).all():
         raise ValueError(f"{name} holds NaN or infinite values: a mask is boolean or integer.")
     if mask.dtype.kind not in "biu":
@@ -68,6 +71,8 @@ class PaintPanel(_Painting):
         shape: tuple[int, int] = (96, 128),  # Of the empty mask
         truncation: float = 12.0,  # px
     ):
+        if not isinstance(truncation, int | float) or not 1 <= truncation <= 40:
+            raise ValueError(f"truncation is {truncation}: 1 to 40 px can be chosen.")
         mask = _checked_mask(np.zeros(shape, bool) if mask is None else mask, "The mask", 512) > 0
         controls = {
             "brush": slider("brush (px)", 4, 0, 20, 1), "erase": toggle("erase", icon="eraser"),
@@ -78,6 +83,24 @@ class PaintPanel(_Painting):
         return canvas("paint", data, {"shape": list(mask.shape)}, state, "paint a mask: arrows move the brush, space stamps it, z takes back; Shift erases"), controls
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-15
+def _synthetic_masks(shape: tuple[int, int] = (128, 128)) -> dict[str, np.ndarray]:
+    "Instances in three scenes of synthetic tissue, each from one rater."
+    return {f"tissue {seed}": tissue(seed, shape).rate(np.random.default_rng(0)) for seed in (3, 5, 8)}
+
+
+def _checked_masks(masks: np.ndarray | dict[str, np.ndarray] | None, frames: int) -> dict[str, np.ndarray]:
+    "Masks by name, all of one shape and with an object, or ValueError in one sentence."
+    masks = _synthetic_masks() if masks is None else masks if isinstance(masks, dict) else {"mask": masks}
+    if not masks or frames < 2:
+        raise ValueError(f"{len(masks)} masks and {frames} frames: at least one mask and two frames are needed.")
+    masks = {name: _checked_mask(mask, f"The mask {name!r}", 512) for name, mask in masks.items()}
+    shape = next(iter(masks.values())).shape
+    for name, mask in masks.items():
+        if mask.shape != shape or not mask.any():
+            raise ValueError(f"The mask {name!r} has shape {mask.shape} and {int((mask > 0).sum())} object pixels: needed is {shape} and an object.")
+    return masks
+
+# %% ../nbs/50_widgets.ipynb #50_widgets-16
 class CorruptionPanel(Panel):
     "One time slider: noise on a signed distance and on a mask, the masks they threshold to, and the fragments they fall into."
     title = "Scrub the corruption"
@@ -91,12 +114,8 @@ class CorruptionPanel(Panel):
         frames: int = 65,  # Times from 0 to 1
         seed: int = 0,  # Of the noise
     ):
-        masks = _synthetic_masks() if masks is None else masks if isinstance(masks, dict) else {"mask": masks}
-        masks = {name: _checked_mask(mask, f"The mask {name!r}", 512) for name, mask in masks.items()}
-        shape, schedules = next(iter(masks.values())).shape, schedules or {"VE": VE(), "VP": VP()}
-        for name, mask in masks.items():
-            if mask.shape != shape or not mask.any():
-                raise ValueError(f"The mask {name!r} has shape {mask.shape} and {int((mask > 0).sum())} object pixels: needed is {shape} and an object.")
+        masks, schedules = _checked_masks(masks, frames), schedules or {"VE": VE(), "VP": VP()}
+        shape = next(iter(masks.values())).shape
         clean = np.stack([targets(mask, truncation, data_scale) for mask in masks.values()])
         noise, levels = standard_noise(shape, seed), np.stack([schedule_levels(one, frames) for one in schedules.values()])
         torn = np.array([[damage_curves(mask, fields, noise, level[:, 0]) for mask, fields in zip(masks.values(), clean)] for level in levels])
@@ -106,11 +125,6 @@ class CorruptionPanel(Panel):
                     "schedule": choice("schedule", list(schedules)), "image": choice("mask", list(masks))}
         state = {"time": 0.25, "playing": False, "schedule": 0, "image": 0}
         return canvas("corruption", data, settings, state, "corruption: click a picture, then arrows step through time and space plays"), controls
-
-# %% ../nbs/50_widgets.ipynb #50_widgets-16
-def _synthetic_masks(shape: tuple[int, int] = (128, 128)) -> dict[str, np.ndarray]:
-    "Instances in three scenes of synthetic tissue, each from one rater."
-    return {f"tissue {seed}": tissue(seed, shape).rate(np.random.default_rng(0)) for seed in (3, 5, 8)}
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-22
 CALLS = (5, 7, 13, 25)  # Network calls per member to choose from
@@ -133,9 +147,19 @@ def _checked_image(image: np.ndarray | None, members: int, largest: int = 512) -
     image = np.moveaxis(tissue(3, (64, 64)).image, -1, 0) if image is None else np.asarray(image)
     if image.ndim != 3 or max(image.shape[1:]) > largest or not np.isfinite(image).all():
         raise ValueError(f"The image has shape {image.shape}: finite values of shape (channel, row, column), up to {largest} × {largest}, are needed.")
+    if image.min() < 0 or image.max() > 1:
+        raise ValueError(f"The image holds values from {image.min():g} to {image.max():g}: needed are 0 to 1, as the network's preparation makes them.")
     if not 1 <= members <= 6:
         raise ValueError(f"{members} members: 1 to 6 find room side by side.")
     return image
+
+
+def _check_choices(samplers: tuple[str, ...], calls: tuple[int, ...]) -> None:
+    "Say now what could not be chosen later."
+    if not samplers or not calls:
+        raise ValueError("No samplers or no numbers of calls to choose from: at least one of each is needed.")
+    for sampler, count in product(samplers, calls):
+        sampling_with(sampler, count)
 
 
 def packed_run(run: Run, model: Model) -> Numbers:
@@ -178,6 +202,7 @@ class ReversePanel(_Runs):
         seed: int = 0,  # Of the ensemble
     ):
         self.model, self.image = load_weights(model) if isinstance(model, str) else model, _checked_image(image, members)
+        _check_choices(samplers, calls)
         self.members, self.seed, start = members, seed, calls.index(13) if 13 in calls else 0
         settings = {"shape": list(self.image.shape[1:]), "members": members, "samplers": list(samplers), "calls": [str(n) for n in calls],
                     "truncation": self.model.truncation, "data_scale": self.model.data_scale}
@@ -194,6 +219,8 @@ class ReversePanel(_Runs):
 # %% ../nbs/50_widgets.ipynb #50_widgets-30
 def _loaded(dataset: xr.Dataset | str, also: tuple[str, ...] = ()) -> xr.Dataset:
     "An ensemble, or the one in a netCDF file, checked."
+    if not isinstance(dataset, xr.Dataset | str | Path):
+        raise ValueError(f"A {type(dataset).__name__} is no ensemble: an xarray.Dataset or the path of one in netCDF is needed.")
     if not isinstance(dataset, xr.Dataset):
         try:
             dataset = xr.load_dataset(dataset)
@@ -212,7 +239,7 @@ def _picture(dataset: xr.Dataset) -> np.ndarray:
     image = (np.moveaxis(dataset["image"].values, 0, -1) * 255).round().clip(0, 255).astype(np.uint8)
     return image[..., 0] if image.shape[-1] != 3 else image
 
-
+# %% ../nbs/50_widgets.ipynb #50_widgets-31
 def _doubtful(dataset: xr.Dataset) -> list[int]:
     "Row and column of the pixel that members disagree on most."
     inside = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
@@ -221,7 +248,7 @@ def _doubtful(dataset: xr.Dataset) -> list[int]:
     row, column = np.unravel_index(np.argmax(even[edge[0]:-edge[0], edge[1]:-edge[1]]), [n - 2 * k for n, k in zip(even.shape, edge)])
     return [int(row) + edge[0], int(column) + edge[1]]
 
-# %% ../nbs/50_widgets.ipynb #50_widgets-32
+# %% ../nbs/50_widgets.ipynb #50_widgets-33
 SHOWN = ("mean", "spread", "P(object)", "member")
 
 
@@ -239,7 +266,7 @@ class EnsemblePanel(Panel):
                       distance_colours=colours(drawing.DISTANCE), spread=colours(drawing.SPREAD), probability=colours(drawing.PROBABILITY))
         if "truth" in dataset:
             boundary = dataset.attrs.get("boundary", "inner")
-            data |= packed(truth=dataset["truth"], true_distance=signed_distance(dataset["truth"].values > 0, limit, boundary))
+            data |= packed(truth=dataset["truth"].values > 0, true_distance=signed_distance(dataset["truth"].values > 0, limit, boundary))
         controls = {"shown": choice("show", SHOWN, 2), "member": slider("member", 0, 0, dataset.sizes["member"] - 1, 1),
                     "opacity": slider("opacity", 0.5, 0.0, 1.0, 0.05), "threshold": slider("threshold (px)", threshold, -reach, reach, 0.05),
                     "margin": slider("margin (px)", 0.0, 0.0, 10.0, 0.2, 1)}
@@ -252,7 +279,7 @@ class EnsemblePanel(Panel):
         "Row and column of the pixel that is looked at."
         return tuple(self.canvas.pixel)
 
-# %% ../nbs/50_widgets.ipynb #50_widgets-37
+# %% ../nbs/50_widgets.ipynb #50_widgets-38
 class ErrorPanel(Panel):
     "Truth, error and uncertainty side by side; keep the most certain pixels and see which error remains."
     title = "Uncertainty against error"

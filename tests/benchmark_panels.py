@@ -137,7 +137,7 @@ def main(out: str | None) -> None:
         nbformat.write(book, path)
         with lab(Path(folder), [path], height=4500) as (opened, address):
             opened.open(address, "bench.ipynb")
-            opened.run_all()
+            opened.run_all("megabytes")
             page = opened.page
             for box in ("matplotlib", "image", "stack", "corruption", "large"):
                 page.wait_for_selector(f".bench-{box} .noUi-handle", timeout=60000)

@@ -53,12 +53,17 @@ def server(folder: Path):
                 break
             except OSError:
                 time.sleep(0.25)
+        else:
+            raise TimeoutError(f"JupyterLab does not answer: {(folder / 'lab.log').read_text()[-2000:]}")
         yield f"http://127.0.0.1:{port}"
     finally:
         running.send_signal(signal.SIGINT)
         time.sleep(0.2)
         running.terminate()
-        running.wait(20)
+        try:
+            running.wait(20)
+        except subprocess.TimeoutExpired:
+            running.kill()
 
 
 class Lab:
@@ -83,12 +88,15 @@ class Lab:
         self.kernel.load_connection_file()
         self.kernel.start_channels()
 
-    def run_all(self, timeout: float = 240) -> None:
-        "Run every cell through the menu, and wait until the kernel has done so."
+    def run_all(self, last: str, timeout: float = 240) -> None:
+        "Run every cell through the menu, and wait until the kernel has defined the name `last` and is idle."
         self.page.click('li.lm-MenuBar-item:has-text("Run")')
         self.page.click('li.lm-Menu-item[data-command="runmenu:run-all"]')
-        self.page.wait_for_timeout(500)
-        self.python("None", timeout)  # the kernel answers after it has run the cells
+        until = time.monotonic() + timeout
+        while not self.python(f"{last!r} in globals()", timeout):  # the kernel answers after the cells that it has got
+            if time.monotonic() > until:
+                raise TimeoutError(f"the notebook has not defined {last} after {timeout} s")
+            time.sleep(0.5)
         self.page.wait_for_selector('.jp-StatusBar-TextItem:has-text("| Idle")', timeout=60000)
 
     def python(self, expression: str, timeout: float = 60):

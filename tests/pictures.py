@@ -26,12 +26,18 @@ def masked(mask) -> np.ndarray:
     return colours(drawing.MASK)[np.where(mask, 255, 0)]
 
 
+QUIET = """([el, before]) => {
+  const drawn = el.dataset.drawn, now = performance.now();
+  if (el.seen !== drawn) [el.seen, el.since] = [drawn, now];
+  return drawn !== before && now - el.since > 300;
+}"""
+
+
 def settled(page, panel, act) -> None:
-    "Do something, and wait until the panel has drawn and drawn no more."
+    "Do something, and wait until the panel has drawn, and has drawn no more for a while."
     before = panel.get_attribute("data-drawn")
     act()
-    page.wait_for_function("([el, n]) => el.dataset.drawn !== n", arg=[panel.element_handle(), before], timeout=10000)
-    page.wait_for_timeout(250)
+    page.wait_for_function(QUIET, arg=[panel.element_handle(), before], timeout=30000)
 
 
 def says(panel) -> str:

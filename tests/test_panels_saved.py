@@ -42,8 +42,8 @@ def shown(tmp_path, tab):
     def show(panel):
         path = panel.save(tmp_path / "panel.html")
         tab.goto(path.as_uri())
+        tab.wait_for_selector(".sdfdiff[data-drawn], [role=alert]")
         tab.wait_for_selector("body[data-ready]")
-        tab.wait_for_timeout(200)
         return tab, tab.locator(".sdfdiff")
 
     yield show
@@ -103,9 +103,11 @@ def test_saved_corruption(shown):
         for view, wanted in expected_corruption(labels, VP(), time).items():
             np.testing.assert_array_equal(pixels(panel, view), wanted, err_msg=f"{view} at {time}")
     page.locator("[name=playing]").click()
-    page.wait_for_timeout(700)
+    page.wait_for_function(
+        "() => 0 < +document.querySelector('[name=time]').value && +document.querySelector('[name=time]').value < 1"
+    )
     page.locator("[name=playing]").click()
-    assert 0 < float(page.locator("[name=time]").input_value()) < 1, "it played, from the start again"
+    assert page.locator("[name=playing]").inner_text() == "play", "it played, from the start again, and stopped"
 
 
 def test_saved_reverse(shown, material):
@@ -133,7 +135,9 @@ def test_saved_ensemble(shown, material, with_truth):
     mask, inside = dataset["mean"].values <= threshold, (dataset["distance"].values <= threshold).mean(0)
     caught, extra = margin_trade(mask, truth if with_truth else inside, 2.0)
     what = "the true object" if with_truth else "the expected object (the sum of P(object))"
-    assert f"covers {100 * caught:.1f} % of {what}; outside the object it covers another {100 * extra:.1f} %" in says(panel)
+    assert f"covers {100 * caught:.1f} % of {what}; outside the object it covers another {100 * extra:.1f} %" in says(
+        panel
+    )
     assert grown(mask, 2.0).sum() > mask.sum()
     np.testing.assert_array_equal(
         pixels(panel, "overlay"), coloured(inside.astype(np.float32), drawing.PROBABILITY, 0, 1)
@@ -177,6 +181,22 @@ WRONG = {
     "file": (lambda d: EnsemblePanel("no such.nc"), "no such.nc"),
     "attributes": (lambda d: EnsemblePanel(d.assign_attrs(title="mine").drop_attrs()), "threshold_px"),
     "dimensions": (lambda d: EnsemblePanel(d.transpose("row", ...)), "(member, row, column)"),
+    "empty mask": (lambda d: PaintPanel(np.zeros((0, 5))), "shape (0, 5)"),
+    "truncation": (lambda d: PaintPanel(truncation=None), "truncation is None"),
+    "one frame": (lambda d: CorruptionPanel(frames=1), "two frames"),
+    "no masks": (lambda d: CorruptionPanel({}), "0 masks"),
+    "few calls": (lambda d: ReversePanel(samplers=("heun",), calls=(2,)), "2 calls are too few"),
+    "no samplers": (lambda d: ReversePanel(samplers=()), "No samplers"),
+    "bytes": (lambda d: ReversePanel(image=np.full((3, 64, 64), 200.0)), "200"),
+    "array": (lambda d: EnsemblePanel(d["mean"]), "DataArray"),
+    "channels last": (
+        lambda d: EnsemblePanel(d.transpose("member", "row", "column", "channel", ...)),
+        "(channel, row, column)",
+    ),
+    "truth NaN": (lambda d: EnsemblePanel(d.assign(truth=d["truth"].where(d["truth"]))), "`truth` holds"),
+    "no probability": (lambda d: ErrorPanel(d.drop_vars("probability")), "no probability"),
+    "no frames": (lambda d: StackPanel(np.zeros((2, 0, 3))), "(2, 0, 3)"),
+    "categories": (lambda d: StackPanel(np.zeros((2, 3, 3)), drawing.MASK), "Categories"),
     "frames": (lambda d: StackPanel(np.zeros((4, 4))), "(4, 4)"),
 }
 
@@ -200,3 +220,125 @@ def test_a_page_is_whole_or_not_there(tmp_path, material, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         panel.save(tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
+
+
+# ---- the lines above the pictures
+
+
+def inked(panel, view: str, points) -> np.ndarray:
+    "Whether a line runs through each point (row, column), in data pixels from the upper left corner of the picture."
+    read = """(c, points) => points.map(([r, k]) => c.getContext('2d').getImageData(
+        Math.round(k * c.width / c.dataset.columns), Math.round(r * c.height / c.dataset.rows), 1, 1).data[3] > 0)"""
+    lines = panel.locator(f".stack:has(canvas[data-view='{view}']) canvas.lines")
+    lines.evaluate(
+        "c => { const [of] = c.parentElement.children; c.dataset.columns = of.width; c.dataset.rows = of.height; }"
+    )
+    return np.array(lines.evaluate(read, np.asarray(points, float).tolist()))
+
+
+def check_outline(panel, view: str, *masks, skip=(None, None)) -> None:
+    "Lines run between all pixels of which one lies in a mask and the other does not, and nowhere else."
+    for axis in (0, 1):
+        wanted = sum(np.diff(mask.astype(int), axis=axis) != 0 for mask in masks) > 0
+        places = np.argwhere(wanted | True)
+        places = places[(places[:, 0] != skip[0]) & (places[:, 1] != skip[1])]
+        found = inked(panel, view, places + (np.array([1, 0.5]) if axis == 0 else np.array([0.5, 1])))
+        np.testing.assert_array_equal(found, wanted[tuple(places.T)], err_msg=f"{view}, axis {axis}")
+
+
+def test_outlines_lie_between_the_pixels(shown, material):
+    model, image, truth, dataset = material
+    page, panel = shown(ErrorPanel(dataset))
+    mask = dataset["mean"].values <= dataset.attrs["threshold_px"]
+    check_outline(panel, "truth", mask, skip=ErrorPanel(dataset).pixel)
+    built = EnsemblePanel(dataset)
+    page, panel = shown(built)
+    slide(page, panel, "margin", 2.0)
+    check_outline(panel, "image", mask, grown(mask, 2.0), skip=built.pixel)
+    built = ReversePanel(model, image, ("dpm_sde",), (5,), members=1)
+    built.progress.value = 1.0
+    _, panel = shown(built)
+    run = reverse_run(model, image, Sampling(steps=4), 1)
+    level = np.float32(model.threshold("half_pixel") * model.data_scale / model.truncation)
+    check_outline(panel, "denoised-0", run.denoised[-1, 0] <= level)
+
+
+@pytest.mark.parametrize("boundary, edge", [("half_pixel", 20.0), ("inner", 19.5)])
+def test_zero_line_lies_where_the_distance_is_zero(shown, boundary, edge):
+    mask = np.zeros((30, 40), bool)
+    mask[:, :20] = True
+    built = PaintPanel(mask)
+    built.boundary.value = boundary
+    _, panel = shown(built)
+    rows = np.arange(2, 28) + 0.25
+    for column, there in ((edge, True), (edge - 0.4, False), (edge + 0.4, False)):
+        assert (inked(panel, "distance", [(r, column) for r in rows]) == there).all()
+
+
+def test_labels_cannot_break_a_page(shown):
+    labels = ["<!--<script>", "</script><b>x"]
+    page, panel = shown(StackPanel(np.random.default_rng(0).normal(size=(2, 8, 8)), labels=labels))
+    assert says(panel) == labels[0]
+    slide(page, panel, "frame", 1)
+    assert says(panel) == labels[1]
+
+
+def test_truth_may_hold_instances(shown, material):
+    dataset = material[3]
+    labelled = dataset.assign(truth=dataset["truth"].astype(np.int64) * 7)
+    for kind in (EnsemblePanel, ErrorPanel):
+        text = says(shown(kind(dataset))[1])
+        assert says(shown(kind(labelled))[1]) == text and "%" in text
+
+
+def test_nothing_to_cover_is_said(shown, material):
+    _, panel = shown(EnsemblePanel(material[3].assign(truth=material[3]["truth"] & False)))
+    assert says(panel) == "There is nothing to cover: the truth holds no object."
+
+
+def test_play_starts_while_the_run_is_not_there_yet(shown, material):
+    "Play moves nothing before there is something to play."
+    built = ReversePanel(material[0], material[1], ("dpm_sde", "heun"), (5,), members=1)
+    page, panel = shown(built)
+    settled(page, panel, lambda: page.locator("[name=sampler]").select_option("1"))
+    page.locator("[name=playing]").click()
+    page.wait_for_timeout(700)
+    assert page.locator("[name=progress]").input_value() == "0.5"
+    page.locator("[name=sampler]").select_option("0")
+    page.wait_for_function("document.querySelector('[name=progress]').value !== '0.5'")
+
+
+def bars(panel, view: str) -> list[float]:
+    "Heights of a histogram's bars, on the scale of its axis."
+    heights = [float(bar.get_attribute("height")) for bar in panel.locator(f"[data-view={view}] .bars").all()]
+    return [height / 142 for height in heights]
+
+
+def test_the_histogram_counts_members(shown, material):
+    dataset = material[3]
+    built = EnsemblePanel(dataset)
+    _, panel = shown(built)
+    limit, here = dataset.attrs["truncation_px"], dataset["distance"].values[:, *built.pixel]
+    counts = np.histogram(here, np.linspace(-limit, limit, 25))[0]
+    assert bars(panel, "histogram") == pytest.approx(counts[counts > 0] / len(here), abs=0.01)
+
+
+def test_curves_and_marks_lie_where_the_numbers_say(shown):
+    labels = tissue(5, (64, 64)).rate(np.random.default_rng(0))
+    built = CorruptionPanel(labels)
+    built.time.value = 0.75
+    _, panel = shown(built)
+    one = built.canvas.data["damage"]
+    damage = np.frombuffer(one["bytes"], np.float32).reshape(one["shape"])[0, 0, 1]
+    frame = panel.locator("[data-view=displacement] .frame")
+    left, top, width, height = (float(frame.get_attribute(name)) for name in ("x", "y", "width", "height"))
+    highest = np.nanmax(damage).clip(1)
+    for line, values in zip(panel.locator("[data-view=displacement] svg").first.locator(".line").all(), damage):
+        points = [[float(v) for v in pair.split()] for pair in line.get_attribute("d").replace("M", "L").split("L")[1:]]
+        there = np.isfinite(values)
+        wanted = np.stack(
+            [left + np.linspace(0, 1, 65)[there] * width, top + height * (1 - values[there] / highest)], 1
+        )
+        np.testing.assert_allclose(points, wanted, atol=0.11)
+    mark = panel.locator("[data-view=displacement] .mark").first.get_attribute("d")
+    assert float(mark[1:].split()[0]) == pytest.approx(left + 0.75 * width, abs=0.1)

@@ -165,6 +165,13 @@ def test_uncertainty_maps(material):
         ]
         > 0.999
     )
+    edge, mask = maps["nearness to the edge"][0], dataset["mean"].values <= dataset.attrs["threshold_px"]
+    rim = mask & ~ndimage.binary_erosion(mask, border_value=1)
+    assert edge.max() == -0.5 and (edge[rim] == -0.5).all() and edge.min() < -3, "nearer is larger"
+    sure = uncertainty_maps(
+        dataset.assign(std=dataset["std"] * 0, mean=dataset["mean"] * 0 + dataset.attrs["threshold_px"])
+    )
+    assert (sure["chance of the wrong side"][0] == 0.5).all(), "at the threshold without any spread: even odds"
     nothing = dataset.assign(
         mean=dataset["mean"] * 0 + 9.0, distance=dataset["distance"] * 0 + 9.0, std=dataset["std"] * 0
     )
@@ -224,6 +231,8 @@ def test_a_page_carries_the_numbers_and_the_present_state():
         re.search(r'page\(document.getElementById\("panel"\), (\{.*\}),\n\[', text)[1].replace("<\\/", "</")
     )
     assert state["frame"] == 2 and state["scene"] == "stack"
+    panel.playing.value = True
+    assert '"playing": false' in page(panel), "a page opens at rest"
     numbers = np.frombuffer(stored(text, state["data"]["frames"]["id"]), np.uint8).reshape(3, 8, 9)
     np.testing.assert_array_equal(numbers, ((frames + 2) * 64).clip(0, 255).astype(np.uint8))
 
