@@ -227,4 +227,4 @@ class StackPanel(Panel):
         settings = {"title": quantity.label, "labels": [str(label) for label in labels], "bar": [f"{low:.3g}", f"{high:.3g} {quantity.unit}", quantity.label]}
         controls = {"frame": slider("frame", 0, 0, len(frames) - 1, 1), "playing": play()}
         data = packed(frames=numbers, colours=colours(quantity))
-        return canvas("stack", data, settings, {"frame": 0, "playing": False}, f"frames of {quantity.label}"), controls
+        return canvas("stack", data, settings, {"frame": 0, "playing": False}, f"frames of {quantity.label}: click the picture, then arrows step and space plays"), controls

@@ -750,7 +750,8 @@ class Panel {
     this.data = unpackedAll(this.get("data"));
     this.draw = SCENES[this.get("scene")](this);
     for (const name of this.get("watched")) this.onChange(name, () => this.redraw());
-    this.root.append(element("p", { class: "help" }, this.get("label")));
+    const help = this.get("label").split(": ")[1] ?? ""; // "name: how to use it"
+    this.root.append(element("p", { class: "help" }, help.charAt(0).toUpperCase() + help.slice(1)));
     this.root.addEventListener("keydown", (event) => {
       const react = event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "BUTTON" ? null : this.keys[event.key];
       if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // letters are commands of the notebook
