@@ -267,7 +267,7 @@ class Plot {
   /* x and y: {low, high, label, log}; lines: [{x, y, label}]; bars: [{from, to, height}]; marks: [{x, label, dash}]. */
   show({ x, y, lines = [], bars = [], marks = [] }) {
     this.body.setAttribute("aria-label", this.title.textContent);
-    const width = clamp(this.body.clientWidth || 360, 170, 430); // letters keep their size, whatever the width
+    const width = clamp((this.body.room ??= this.body.clientWidth) || 360, 170, 430); // letters keep their size, whatever the width
     const [left, right, top, bottom] = [52, width - 9, 8, 150];
     const unit = (axis, value) => axis.log ? (Math.log10(Math.max(value, axis.low)) - Math.log10(axis.low)) / (Math.log10(axis.high) - Math.log10(axis.low))
       : (value - axis.low) / (axis.high - axis.low || 1);
@@ -281,15 +281,14 @@ class Plot {
       const path = Array.from(line.x, (at, i) => (Number.isFinite(line.y[i]) ? `${Number.isFinite(line.y[i - 1]) ? "L" : "M"}${X(at)} ${Y(line.y[i])}` : "")).join("");
       out.push(`<path class="line" d="${path}" style="stroke:${INKS[k]}" stroke-dasharray="${DASHES[k]}"/>`);
     });
-    marks.forEach((mark) => {
-      out.push(`<path class="mark" d="M${X(mark.x)} ${top}V${bottom}" stroke-dasharray="${mark.dash ?? ""}"/>`);
-    });
     const middle = (left + right) / 2;
     out.push(`<text x="${middle}" y="${bottom + 31}" text-anchor="middle">${x.label}</text>`);
     out.push(`<text transform="translate(11 ${(top + bottom) / 2}) rotate(-90)" text-anchor="middle">${y.label}</text>`);
     const legend = lines.filter((line) => line.label).map((line, k) => `<span><svg width="26" height="8"><path class="line" d="M0 4H26" style="stroke:${INKS[k]}" stroke-dasharray="${DASHES[k]}"/></svg> ${line.label}</span>`);
     for (const mark of marks) if (mark.label) legend.push(`<span><svg width="26" height="12"><path class="mark" d="M13 0V12" stroke-dasharray="${mark.dash ?? ""}"/></svg> ${mark.label}</span>`);
-    this.body.innerHTML = `<svg width="${width}" height="186">${out.join("")}</svg><div class="legend">${legend.join("")}</div>`;
+    const still = `<svg width="${width}" height="186">${out.join("")}<g></g></svg><div class="legend">${legend.join("")}</div>`;
+    if (this.still !== still) this.body.innerHTML = this.still = still; // while a slider moves, mostly the marks do
+    this.body.querySelector("g").innerHTML = marks.map((mark) => `<path class="mark" d="M${X(mark.x)} ${top}V${bottom}" stroke-dasharray="${mark.dash ?? ""}"/>`).join("");
   }
 }
 
@@ -499,9 +498,9 @@ SCENES.ensemble = (panel) => {
   const names = ["mean distance", "spread of the distance", "P(object)", "member"];
   const tables = [panel.data.distance_colours, panel.data.spread, panel.data.probability, panel.data.distance_colours];
   const colours = tables.map(table), highest = std.values.reduce((a, b) => Math.max(a, b), 0) || 1;
-  const share = new Float32Array(count), inside = new Uint8Array(count), grown = new Uint8Array(count);
+  const share = new Float32Array(count), agree = new Uint16Array(count), toMask = new Float32Array(count), inside = new Uint8Array(count), grown = new Uint8Array(count);
   const STEP = 0.2, margins = Array.from({ length: 51 }, (_, k) => k * STEP), hit = new Float64Array(52), miss = new Float64Array(52);
-  let at, sharedAt, toMask, object; // what was computed last, and for which threshold
+  let at, sharedAt, object; // what was computed last, and for which threshold
   picture.stack.addEventListener("pointerdown", (event) => panel.set("pixel", picture.pixel(event)));
   const move = (dr, dc) => { const [r, c] = panel.get("pixel"); panel.set("pixel", [clamp(r + dr, 0, rows - 1), clamp(c + dc, 0, columns - 1)]); };
   panel.keys = {
@@ -509,15 +508,19 @@ SCENES.ensemble = (panel) => {
     " ": () => { over.hidden = picture.lines.hidden = !over.hidden; }, // the title says so
   };
   const judgeMembers = (threshold) => {
-    share.fill(0);
-    for (let k = 0, i = 0; k < members; k++) for (let p = 0; p < count; p++, i++) share[p] += distance.values[i] <= threshold;
-    for (let p = 0; p < count; p++) share[p] /= members;
+    agree.fill(0);
+    for (let k = 0; k < members; k++) {
+      const one = part(distance, k);
+      for (let p = 0; p < count; p++) agree[p] += one[p] <= threshold ? 1 : 0;
+    }
+    for (let p = 0; p < count; p++) share[p] = agree[p] / members;
     sharedAt = threshold;
   };
   /* Of the true object (without a truth: of the expected one) the share that each margin covers, and the area outside it. */
   const judge = (threshold) => {
     for (let p = 0; p < count; p++) inside[p] = mean.values[p] <= threshold ? 1 : 0;
-    toMask = signedDistance(inside, rows, columns, 1, 1e9);
+    const squared = squaredDistance(inside, rows, columns);
+    for (let p = 0; p < count; p++) toMask[p] = Math.sqrt(squared[p]) - 0.5; // a margin is not negative: within the mask anything below 0 will do
     object = 0;
     hit.fill(0);
     miss.fill(0);
@@ -757,7 +760,10 @@ class Panel {
       if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // letters are commands of the notebook
       if (react) { event.preventDefault(); react(event); this.redraw(); }
     });
-    const resized = new ResizeObserver(() => this.redraw()); // draws first when the panel has found its place
+    const resized = new ResizeObserver(() => { // draws first when the panel has found its place
+      for (const plot of this.root.querySelectorAll(".plot")) plot.room = plot.clientWidth;
+      this.redraw();
+    });
     resized.observe(this.root);
     return () => { resized.disconnect(); cancelAnimationFrame(this.waiting); this.leave.forEach((undo) => undo()); };
   }

@@ -75,6 +75,15 @@ def verdicts(path: Path, folder: Path) -> list[dict]:
     return json.loads(results.read_text())
 
 
+def check_solutions(path: Path, folder: Path) -> None:
+    "The notebook runs; its exercises wait for an answer, and the folded solution is the right one."
+    for verdict in verdicts(path, folder):
+        right, sentence = verdict["committed"]
+        assert right is None, f"cell {verdict['cell']} has an answer already: {sentence}"
+        right, sentence = verdict["solved"]
+        assert right is True, f"the solution of cell {verdict['cell']} is not right: {sentence}"
+
+
 def run(plan: list) -> list[dict]:
     "Run cells as a notebook does; the verdicts of those that come with a solution."
     from IPython.core.interactiveshell import InteractiveShell
