@@ -198,7 +198,7 @@ def test_reverse(opened):
 
 def test_ensemble(opened):
     box = Box(opened, "ensemble")
-    opened.run("_mean, _std, _all = dataset['mean'].values, dataset['std'].values, dataset['distance'].values")
+    opened.run("_mean, _std, _all = dataset['mean'].values, dataset['std'].values, rounded(dataset['distance'].values)")
     mean, std, members = (np.array(opened.python(f"{name}.tolist()"), np.float32) for name in ("_mean", "_std", "_all"))
     truth = np.array(opened.python("truth.tolist()"))
     for share in (None, 0.62):

@@ -14,7 +14,7 @@ from sdfdiff.network import load_weights
 from sdfdiff.pages import StackPanel, codes, colours
 from sdfdiff.tissue import tissue
 from sdfdiff.views import grown, margin_trade, retained_error, reverse_run, uncertainty_maps
-from sdfdiff.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel
+from sdfdiff.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, rounded
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_saved_ensemble(shown, material, with_truth):
     page, panel = shown(EnsemblePanel(dataset if with_truth else dataset.drop_vars("truth")))
     slide(page, panel, "margin", 2.0)
     threshold = dataset.attrs["threshold_px"]
-    mask, inside = dataset["mean"].values <= threshold, (dataset["distance"].values <= threshold).mean(0)
+    mask, inside = dataset["mean"].values <= threshold, (rounded(dataset["distance"].values) <= threshold).mean(0)
     caught, extra = margin_trade(mask, truth if with_truth else inside, 2.0)
     what = "the true object" if with_truth else "the expected object (the sum of P(object))"
     assert f"covers {100 * caught:.1f} % of {what}; outside the object it covers another {100 * extra:.1f} %" in says(
@@ -318,7 +318,7 @@ def test_the_histogram_counts_members(shown, material):
     dataset = material[3]
     built = EnsemblePanel(dataset)
     _, panel = shown(built)
-    limit, here = dataset.attrs["truncation_px"], dataset["distance"].values[:, *built.pixel]
+    limit, here = dataset.attrs["truncation_px"], rounded(dataset["distance"].values[:, *built.pixel])
     counts = np.histogram(here, np.linspace(-limit, limit, 25))[0]
     assert bars(panel, "histogram") == pytest.approx(counts[counts > 0] / len(here), abs=0.01)
 
