@@ -35,7 +35,7 @@ test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and export
 	@echo "== each notebook" && nbdev_test --n_workers 2 --timing --do_print
 	@echo "== pytest" && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-latency: $(BIN)/ready-test browser  ## Measure from slider to picture in JupyterLab: our panels against others; numbers go to data/latency.json
+latency: $(BIN)/ready-test browser  ## Measure from slider to picture in JupyterLab, the panels against others; numbers go to data/latency.json
 	@$(BIN)/python tests/benchmark_panels.py data/latency.json
 
 # The site and the panels are tested in a real browser; the names are those of tests/browser.py.

@@ -431,5 +431,6 @@ d = { 'settings': { 'branch': 'main',
                                  'sdfdiff.widgets._picture': ('widgets.html#_picture', 'sdfdiff/widgets.py'),
                                  'sdfdiff.widgets._synthetic_masks': ('widgets.html#_synthetic_masks', 'sdfdiff/widgets.py'),
                                  'sdfdiff.widgets.packed_run': ('widgets.html#packed_run', 'sdfdiff/widgets.py'),
+                                 'sdfdiff.widgets.read_ensemble': ('widgets.html#read_ensemble', 'sdfdiff/widgets.py'),
                                  'sdfdiff.widgets.rounded': ('widgets.html#rounded', 'sdfdiff/widgets.py'),
                                  'sdfdiff.widgets.sampling_with': ('widgets.html#sampling_with', 'sdfdiff/widgets.py')}}}

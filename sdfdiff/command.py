@@ -187,12 +187,18 @@ def _add_explore(commands):
 
 def explore(arguments: argparse.Namespace) -> None:
     "Write one HTML page to explore a result in any browser, offline: members, mean, spread, the distances at a pixel, a margin."
+    from sdfdiff.figures import busiest
     from sdfdiff.files import check_writable
-    from sdfdiff.widgets import EnsemblePanel
+    from sdfdiff.widgets import EnsemblePanel, read_ensemble
 
     out = arguments.out or arguments.dataset.with_suffix(".html")
     check_writable([out], arguments.force)
-    panel = EnsemblePanel(arguments.dataset)
+    dataset = read_ensemble(arguments.dataset)
+    if "mask_std" in dataset and max(dataset["mask_std"].shape) > 1024:
+        rows, columns = busiest(dataset["mask_std"].values, 1024)
+        print(f"rows {rows.start} to {rows.stop} and columns {columns.start} to {columns.stop}, where members disagree most, are shown")
+        dataset = dataset.isel(row=rows, column=columns, member=slice(32))
+    panel = EnsemblePanel(dataset)
     if panel.message:
         raise ValueError(f"{arguments.dataset}: {panel.message}")
     panel.save(out, f"{arguments.dataset.stem}: explore an ensemble")
@@ -239,7 +245,7 @@ def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
 
 # %% ../nbs/51_command.ipynb #51_command-14
 def evaluate(arguments: argparse.Namespace) -> None:
-    "Measure F1 and IoU on a data set under every convention; prints a table and writes the numbers."
+    "Measure F1 and IoU on a data set under every convention; prints a table and, with --out, writes the numbers."
     from sdfdiff.evaluation import evaluate as evaluate_dataset
     from sdfdiff.evaluation import summary
 

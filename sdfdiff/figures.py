@@ -16,12 +16,12 @@ from .ensembles import masks
 def busiest(
     field: np.ndarray,  # Any non-negative field, shape (row, column)
     size: int,  # Rows and columns of the window wanted
-) -> tuple[slice, slice]:  # The window that holds most of the field, on a grid of a quarter of its size
+) -> tuple[slice, slice]:  # The window that holds most of the field, on a grid of a quarter of its size and at the far ends
     "Where to look closer."
     size = tuple(min(size, n) for n in field.shape)
     total = np.pad(field.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    corners = [(r, c) for r in range(0, field.shape[0] - size[0] + 1, max(size[0] // 4, 1))
-               for c in range(0, field.shape[1] - size[1] + 1, max(size[1] // 4, 1))]
+    starts = [sorted({*range(0, n - s, max(s // 4, 1)), n - s}) for n, s in zip(field.shape, size)]
+    corners = [(r, c) for r in starts[0] for c in starts[1]]
 
     def inside(corner):
         (r, c), (down, right) = corner, size
@@ -51,9 +51,11 @@ def summary_figure(
     drawing.draw_image(second[0], image[window], f"close-up with {members} members")
     for k, colour in zip(range(members), ("#ffe14d", "#7ce0ff", "#ff9ecb", "#c8ff9e")):
         drawing.draw_outline(second[0], dataset["distance"].values[k][window] - shift, colour, 1.0)
+    cut = dataset.attrs.get("reach_px", np.inf)
+    averaged = "mean of all" + f", each cut at {cut:g} px" * bool(cut < dataset.attrs["truncation_px"])
     for k in range(2):
         last = dataset["distance"].values[min(k, members - 1)] if k == 0 else dataset["mean"].values
-        drawing.draw_distance(second[1 + k], last[window], ("one member", "mean of all")[k], limit=dataset.attrs["truncation_px"], bar=bool(k))
+        drawing.draw_distance(second[1 + k], last[window], ("one member", averaged)[k], limit=dataset.attrs["truncation_px"], bar=bool(k))
     drawing.draw_spread(second[3], dataset["std"].values[window], "doubt: std of the distance")
     return figure
 

@@ -481,6 +481,19 @@ def test_explore_makes_a_page_of_what_segment_wrote(run, place):
     assert run("explore", "results/photo.nc", "--out", "new/page.html")[0] == 0 and files("new") == ["page.html"]
 
 
+def test_explore_shows_the_part_in_doubt_of_what_is_too_large(run, place):
+    assert run("segment", "photo.png", "--out", "results", "--weights", "tiny.safetensors", *QUICK)[0] == 0
+    dataset = xr.load_dataset("results/photo.nc", engine="h5netcdf")
+    wide = dataset.pad(column=(0, 1200), mode="edge")
+    wide["mask_std"][:, :600] = 0
+    wide["mask_std"][:, 600:] = 0.5
+    wide.to_netcdf("wide.nc", engine="h5netcdf")
+    code, out, lines = run("explore", "wide.nc")
+    assert (code, lines) == (0, []) and Path("wide.html").exists()
+    start, stop = map(int, re.search(r"columns (\d+) to (\d+)", out).groups())
+    assert stop - start == 1024 and stop > 1100
+
+
 def test_explore_names_what_is_wrong(run, place):
     assert refused(run("explore", "none.nc"), "none.nc")
     assert refused(run("explore", "photo.png"), "photo.png", "sdfdiff segment")
