@@ -199,9 +199,18 @@ def page(
     words = ",\n".join(json.dumps(part).replace("<", "\\u003c") for part in (state, twins))
     name = html.escape(title or panel.title)
     module = FACE.read_text(encoding="utf8")
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{name}</title></head>\n<body style=\"margin:8px;background:#fff\">\n{''.join(attic.elements)}\n"
-            f'<h1 style="font:600 20px system-ui,sans-serif;margin:4px 0">{name}</h1>\n<noscript>This page is drawn by JavaScript, which is switched off.</noscript><div id="panel"></div>\n<script type="module">\n{module}\npage(document.getElementById("panel"), {words});\n</script></body></html>\n')
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title></head>
+<body style="margin:8px;background:#fff">
+{"".join(attic.elements)}
+<h1 style="font:600 20px system-ui,sans-serif;margin:4px 0">{name}</h1>
+<noscript>This page is drawn by JavaScript, which is switched off.</noscript>
+<div id="panel"></div>
+<script type="module">
+{module}
+page(document.getElementById("panel"), {words});
+</script></body></html>
+"""
 
 # %% ../nbs/49_pages.ipynb #49_pages-23
 class StackPanel(Panel):

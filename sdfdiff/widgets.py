@@ -250,9 +250,9 @@ def _doubtful(dataset: xr.Dataset) -> list[int]:
     "Row and column of the pixel that members disagree on most."
     inside = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
     even = 0.5 - np.abs(inside - 0.5) + 1e-6 * dataset["std"].values  # of equals the one with the larger spread
-    edge = [max(1, size // 16) for size in even.shape]  # not at the border, where the crosshair looks like a frame
-    row, column = np.unravel_index(np.argmax(even[edge[0]:-edge[0], edge[1]:-edge[1]]), [n - 2 * k for n, k in zip(even.shape, edge)])
-    return [int(row) + edge[0], int(column) + edge[1]]
+    edge = [size // 16 for size in even.shape]  # not at the border, where the crosshair looks like a frame
+    inner = even[edge[0]:even.shape[0] - edge[0], edge[1]:even.shape[1] - edge[1]]
+    return [int(place) + k for place, k in zip(np.unravel_index(inner.argmax(), inner.shape), edge)]
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-34
 def rounded(

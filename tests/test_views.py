@@ -178,6 +178,17 @@ def test_uncertainty_maps(material):
     assert all(np.isfinite(field).all() for field, _ in uncertainty_maps(nothing).values()), "no object, no spread"
 
 
+def test_the_pixel_shown_first_is_the_most_doubtful_inside_the_border(material):
+    dataset = material[3]
+    inside = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
+    row, column = EnsemblePanel(dataset).pixel
+    assert 4 <= row < 60 and 4 <= column < 60
+    assert abs(inside[row, column] - 0.5) == np.abs(inside[4:60, 4:60] - 0.5).min()
+    for thin in (dataset.isel(row=[7]), dataset.isel(row=[7], column=[9])):
+        panel = ErrorPanel(thin)
+        assert panel.message == "" and panel.pixel[0] == 0
+
+
 @pytest.mark.parametrize("name", ["image", "distance", "mean", "std"])
 def test_each_missing_variable_is_named(material, name):
     with pytest.raises(ValueError, match=f"no {name}:"):
