@@ -1,6 +1,10 @@
 "For `make lab`: save a notebook the way `nbdev_clean` writes it, so that only what was edited changes."
 
+import warnings
+
 from nbdev.clean import clean_jupyter
+
+warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # Jupyter reads this file twice
 
 
 def clean(model, path, **options):
