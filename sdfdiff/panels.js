@@ -144,6 +144,13 @@ class Picture {
 
   put(canvas = this.canvas) { canvas.pen.putImageData(canvas.image, 0, 0); }
 
+  /* Colour numbers, one for each pixel. */
+  lookUp(numbers, colours) {
+    const { pixels } = this;
+    for (let i = 0; i < pixels.length; i++) pixels[i] = colours[numbers[i]];
+    this.put();
+  }
+
   /* A grey or RGB image, uint8, shape (row, column) or (row, column, 3). */
   photograph({ shape, values }) {
     const step = shape.length === 3 ? 3 : 1;
@@ -440,9 +447,8 @@ SCENES.stack = (panel) => {
   picture.bar(panel.data.colours, ...panel.settings.bar);
   panel.plays("frame", count, true);
   return () => {
-    const frame = panel.get("frame"), values = part(frames, frame), pixels = picture.pixels;
-    for (let i = 0; i < pixels.length; i++) pixels[i] = colours[values[i]];
-    picture.put();
+    const frame = panel.get("frame");
+    picture.lookUp(part(frames, frame), colours);
     panel.say(panel.settings.labels[frame] ?? `frame ${frame}`);
   };
 };
@@ -468,9 +474,8 @@ SCENES.reverse = (panel) => {
     const last = run.state.shape[0] - 1, frame = Math.round(panel.get("progress") * last);
     for (let k = 0; k < members; k++) {
       for (const [kind, picture] of [["state", states[k]], ["denoised", estimates[k]]]) {
-        const codes = part(run[kind], frame, k), pixels = picture.pixels;
-        for (let i = 0; i < pixels.length; i++) pixels[i] = colours[codes[i]];
-        picture.put();
+        const codes = part(run[kind], frame, k);
+        picture.lookUp(codes, colours);
         if (kind === "denoised") {
           for (let i = 0; i < codes.length; i++) inside[i] = codes[i] < 128 ? 1 : 0;
           picture.clearLines();
@@ -502,11 +507,7 @@ SCENES.ensemble = (panel) => {
   const STEP = 0.2, margins = Array.from({ length: 51 }, (_, k) => k * STEP), hit = new Float64Array(52), miss = new Float64Array(52);
   let at, sharedAt, object; // what was computed last, and for which threshold
   picture.stack.addEventListener("pointerdown", (event) => panel.set("pixel", picture.pixel(event)));
-  const move = (dr, dc) => { const [r, c] = panel.get("pixel"); panel.set("pixel", [clamp(r + dr, 0, rows - 1), clamp(c + dc, 0, columns - 1)]); };
-  panel.keys = {
-    ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0), ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1),
-    " ": () => { over.hidden = picture.lines.hidden = !over.hidden; }, // the title says so
-  };
+  panel.points(rows, columns, () => { over.hidden = picture.lines.hidden = !over.hidden; }); // the title says so
   const judgeMembers = (threshold) => {
     agree.fill(0);
     for (let k = 0; k < members; k++) {
@@ -595,11 +596,8 @@ SCENES.error = (panel) => {
     picture.stack.addEventListener("pointermove", (event) => panel.set("pixel", picture.pixel(event)));
     picture.stack.addEventListener("pointerdown", (event) => panel.set("pixel", picture.pixel(event)));
   }
-  const move = (dr, dc) => { const [r, c] = panel.get("pixel"); panel.set("pixel", [clamp(r + dr, 0, rows - 1), clamp(c + dc, 0, columns - 1)]); };
   let dim = true;
-  panel.keys = {
-    ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0), ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1), " ": () => { dim = !dim; },
-  };
+  panel.points(rows, columns, () => { dim = !dim; });
   const shares = Array.from({ length: curves.shape[1] }, (_, k) => k / (curves.shape[1] - 1));
   return () => {
     const chosen = panel.get("uncertainty"), keep = panel.get("keep"), pixel = panel.get("pixel");
@@ -716,6 +714,15 @@ class Panel {
       this.root.dataset.took = (performance.now() - start).toFixed(2); // ms, for the benchmark
       this.root.dataset.drawn = ++this.drawn;
     });
+  }
+
+  /* Arrows move the `pixel` by one, the space bar does `space`. */
+  points(rows, columns, space) {
+    const move = (dr, dc) => {
+      const [r, c] = this.get("pixel");
+      this.set("pixel", [clamp(r + dr, 0, rows - 1), clamp(c + dc, 0, columns - 1)]);
+    };
+    this.keys = { ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0), ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1), " ": space };
   }
 
   /* Arrows step through `name`, the space bar plays it; it is a fraction, or a frame's number if `whole`. */
