@@ -2,7 +2,7 @@
 #   make demo LAB_ARGS=...   arguments for JupyterLab       make test PYTHON=python3.12   the Python to make .venv with
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab docs test latency browser sync notebooks clean
+.PHONY: help demo lab docs test latency bench browser sync notebooks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -25,8 +25,8 @@ docs: $(BIN)/ready-docs  ## Make a web site of the course in _docs/, which needs
 	@$(BIN)/python nbs/_site/build.py _docs
 
 # One thread per process: small tensor operations are slower with two, and two processes share the machine.
-lab docs test latency notebooks: export OMP_NUM_THREADS := 1
-lab docs test latency notebooks: export MKL_NUM_THREADS := 1
+lab docs test latency bench notebooks: export OMP_NUM_THREADS := 1
+lab docs test latency bench notebooks: export MKL_NUM_THREADS := 1
 test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and exported, ruff, each notebook, pytest
 	@echo "== are the notebooks clean?" && python tests/in_sync.py clean
@@ -37,6 +37,9 @@ test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and export
 
 latency: $(BIN)/ready-test browser  ## Measure from slider to picture in JupyterLab, the panels against others; numbers go to data/latency.json
 	@$(BIN)/python tests/benchmark_panels.py data/latency.json
+
+bench: $(BIN)/ready-bench  ## Measure speed, samplers, tiles, distances and memory beside other libraries (ten quiet minutes); numbers go to data/benchmark.nc
+	@$(BIN)/sdfdiff bench --out data/benchmark.nc --force
 
 # The site and the panels are tested in a real browser; the names are those of tests/browser.py.
 browser:
@@ -61,10 +64,12 @@ WHAT_demo := .
 WHAT_lab  := .[lab]
 WHAT_docs := .[docs,lab]
 WHAT_test := .[dev,lab]
+WHAT_bench := .[bench]
 SERVES_demo := demo
 SERVES_lab  := lab demo
 SERVES_docs := docs lab demo
 SERVES_test := test docs lab demo
+SERVES_bench := bench demo
 
 # A .venv that was moved or copied along with the checkout would still run the code of the old place.
 ifneq ($(wildcard .venv/bin/activate),)

@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
-from .ensembles import Sampling, described, ensemble, plain
+from .ensembles import described, ensemble, plain
+from .members import Sampling, sampling_for
 from .files import check_writable
 from .fitting import training_split
 from .histology import find_cases, prepare_image, prepare_labels, read_case
@@ -43,16 +44,19 @@ def evaluate_case(
     case,  # From read_case
     model: Model,  # The model
     members: int,  # Masks to draw
-    sampling: Sampling,  # How
+    quality: str | Sampling,  # How they are drawn: see sdfdiff.ensembles.ensemble
     seed: int,  # Of the ensemble
+    workers: int = 1,  # Batches at the same time
+    tolerance: float | None = None,  # Draw no more once the mean's standard error is below so many pixels everywhere
 ) -> tuple[np.ndarray, dict[str, float]]:  # Counts (estimator, threshold, count), and numbers that describe the case
     "Compare one image's ensemble with its truth, at the network's resolution (the paper's: 500 x 500 and 128 x 128)."
     start = time.perf_counter()
     truth = prepare_labels(case.labels, model.preparation) > 0
-    dataset = ensemble(model, prepare_image(case.image, model.preparation), members, sampling, seed, keep=members, progress=False)
+    dataset = ensemble(model, prepare_image(case.image, model.preparation), members, quality, seed,
+                       keep=members, workers=workers, tolerance=tolerance, progress=False)
     table = [counts(estimates(dataset, model.threshold(rule)), truth) for rule in THRESHOLDS]
     return np.stack(table, axis=1), {"seconds": time.perf_counter() - start, "doubt": float(dataset["mask_std"].mean()),
-                                     "object_fraction": float(truth.mean())}
+                                     "object_fraction": float(truth.mean()), "members": dataset.attrs["members"]}
 
 # %% ../nbs/26_evaluation.ipynb #26_evaluation-08
 def find_split(
@@ -65,6 +69,12 @@ def find_split(
         return training_split(find_cases(dataset, root, "train"))[1]
     return find_cases(dataset, root, split)
 
+# %% ../nbs/26_evaluation.ipynb #26_evaluation-08s
+def _settings(model: Model, members: int, quality: str | Sampling, seed: int, tolerance: float | None) -> dict:
+    "What decides on the masks, as attributes."
+    how = {"members": members, "seed": seed, "tolerance_px": "none" if tolerance is None else tolerance}
+    return how | described(model) | plain(asdict(sampling_for(quality)))
+
 # %% ../nbs/26_evaluation.ipynb #26_evaluation-09
 def evaluate(
     dataset: str,  # "monuseg", "glas" or "folder"
@@ -72,24 +82,24 @@ def evaluate(
     split: str,  # "train", "test" or "validation"
     model: Model,  # The model
     members: int = 16,  # Masks per image
-    sampling: Sampling = Sampling(), seed: int = 0,  # How they are drawn
+    quality: str | Sampling = "default", seed: int = 0,  # How they are drawn
     limit: int | None = None,  # Only so many cases
     out: str | os.PathLike | None = None,  # Write here after every case; resume from it
     resume: bool = False,  # Continue with the cases that are not in `out` yet
     force: bool = False,  # Replace `out`
+    workers: int = 1, tolerance: float | None = None,  # As in evaluate_case
     progress: bool = True,  # Show a progress bar
 ) -> xr.Dataset:
     "Pixel counts and scores of a data set under every convention (paper, section 3.4 and table 1)."
-    if out is not None:
-        check_writable([out], force or resume, ", or --resume to continue it")
+    check_writable([] if out is None else [out], force or resume, ", or --resume to continue it")
     cases = find_split(dataset, root, split)[:limit]
-    settings = {"dataset": dataset, "split": split, "members": members, "seed": seed} | described(model) | plain(asdict(sampling))
+    settings = {"dataset": dataset, "split": split} | _settings(model, members, quality, seed, tolerance)
     result = _resumed(out, settings) if resume and out is not None and Path(out).exists() else None
     done, held_out = set() if result is None else set(result["case"].values.tolist()), set(model.about.get("held_out", []))
     with tqdm(total=len(cases), unit="image", disable=not progress) as bar:
         for paths in cases:
             if paths.name not in done:
-                new = _row(paths, evaluate_case(read_case(paths), model, members, sampling, seed), held_out)
+                new = _row(paths, evaluate_case(read_case(paths), model, members, quality, seed, workers, tolerance), held_out)
                 result = new.assign_attrs(settings) if result is None else xr.concat([result, new], "case", combine_attrs="override")
                 if out is not None:
                     write_dataset(result, out, force=True)
@@ -105,7 +115,7 @@ def _row(paths, outcome: tuple[np.ndarray, dict[str, float]], held_out: set[str]
     values = [scores_from_counts(table, rule) for rule in ZERO_HIT_RULES]
     for name in ("f1", "iou", "precision", "recall"):
         data[name] = ((*dimensions, "zero_hit"), np.stack([v[name] for v in values], axis=-1)[None], {"units": "1"})
-    units = {"seconds": "s", "doubt": "1", "object_fraction": "1"}
+    units = {"seconds": "s", "doubt": "1", "object_fraction": "1", "members": "1"}
     data |= {name: ("case", [value], {"units": units[name]}) for name, value in about.items()}
     return xr.Dataset(data, {
         "case": [paths.name], "group": ("case", [paths.group]), "held_out": ("case", [paths.name in held_out]),
@@ -120,7 +130,7 @@ def _resumed(out: str | os.PathLike, settings: dict) -> xr.Dataset:
         raise ValueError(f"{out} cannot be continued, it is no readable netCDF file: remove it and start anew.") from None
     other = [key for key, value in settings.items() if result.attrs.get(key) != value]
     if other:
-        raise ValueError(f"{out} was made with other settings ({', '.join(other)}): use those, or another file.")
+        raise ValueError(f"{out} was made with other settings ({', '.join(other[:8])}{', ...' * (len(other) > 8)}): use those, or another file.")
     return result
 
 # %% ../nbs/26_evaluation.ipynb #26_evaluation-16
@@ -128,7 +138,9 @@ def summary(
     result: xr.Dataset,  # From `evaluate`
 ) -> str:  # A table to print
     "Averages over images, per estimator and threshold, and the pooled score, with what differs between the two rules."
-    lines = [f"{result.attrs['dataset']} {result.attrs['split']}: {result.sizes['case']} images, {result.attrs['members']} members, "
+    drawn = result.attrs["members"] if result.attrs.get("tolerance_px", "none") == "none" else " to ".join(
+        f"{count:.0f}" for count in (result["members"].min(), result["members"].max()))
+    lines = [f"{result.attrs['dataset']} {result.attrs['split']}: {result.sizes['case']} images, {drawn} members, "
              f"sampler {result.attrs['sampler']}, weights {result.attrs['weights']}", "",
              f"{'mask':<12}{'threshold':<12}{'F1':>8}{'IoU':>8}{'F1 one':>9}{'IoU one':>9}{'F1 pooled':>11}{'IoU pooled':>12}"]
     mean = result.mean("case")

@@ -21,9 +21,14 @@ def geometric_levels(
     sigma_min: float,  # Last noise level, model units, > 0
     sigma_max: float,  # First noise level, model units, > sigma_min
     steps: int,  # Number of intervals, K in the paper
+    first: float = 1.0,  # Length of the first interval of ln(sigma), in units of the second
+    growth: float = 1.0,  # Length of each later interval, in units of the one before
 ) -> torch.Tensor:  # Decreasing float32, shape (steps + 1,)
-    "Noise levels with a constant ratio, sigma(t) at t = 1, (K-1)/K, ... 0 (paper, section 2.2)."
-    return _spaced(sigma_min, sigma_max, steps, torch.log, torch.exp)
+    "Noise levels with a constant ratio, sigma(t) at t = 1, (K-1)/K, ... 0 (paper, section 2.2); or with ratios that change."
+    if not (first > 0 and growth > 0):
+        raise ValueError(f"first is {first}, growth {growth}: both must be positive.")
+    lengths = torch.tensor([first] + [growth**k for k in range(steps - 1)], dtype=torch.float64)
+    return _spaced(sigma_min, sigma_max, steps, torch.log, torch.exp, lengths)
 
 
 def karras_levels(
@@ -38,14 +43,16 @@ def karras_levels(
     return _spaced(sigma_min, sigma_max, steps, lambda level: level ** (1 / rho), lambda u: u**rho)
 
 # %% ../nbs/14_sampling.ipynb #14_sampling-06
-def _spaced(sigma_min, sigma_max, steps, forward, backward):
-    "Levels equally spaced after the map `forward`; both ends exact."
+def _spaced(sigma_min, sigma_max, steps, forward, backward, lengths=None):
+    "Levels equally spaced, or at intervals of these relative lengths, after the map `forward`; both ends exact."
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"Noise levels from {sigma_max} to {sigma_min}: needed is 0 < sigma_min < sigma_max.")
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed.")
+    lengths = torch.ones(steps, dtype=torch.float64) if lengths is None else lengths
+    place = torch.cat([torch.zeros(1, dtype=torch.float64), lengths.cumsum(0) / lengths.sum()])
     ends = forward(torch.tensor([sigma_max, sigma_min], dtype=torch.float64))
-    levels = backward(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps + 1, dtype=torch.float64))).float()
+    levels = backward(torch.lerp(ends[0], ends[1], place)).float()
     levels[0], levels[-1] = sigma_max, sigma_min
     return levels
 
@@ -242,11 +249,11 @@ def ancestral(denoise, noisy, noise_levels, generator=None, final=False):
     return _walk(step, denoise, noisy, noise_levels, generator, final)
 
 
-def _bridge(state, clean, level, lower, generator):
-    "Sample the state at the lower noise level, given the state at the upper one and the clean field."
-    keep = (lower / level) ** 2
-    noise = gaussian(state.shape, generator, state.device)
-    return keep * state + (1 - keep) * clean + lower * math.sqrt(1 - keep) * noise
+def _bridge(state, clean, level, lower, generator, stochasticity=1.0):
+    "The state at the lower noise level, given the state at the upper one and the clean field: drawn, or its noise rescaled, or between."
+    fresh = stochasticity * lower * math.sqrt(1 - (lower / level) ** 2)
+    state = clean + math.sqrt(lower**2 - fresh**2) / level * (state - clean)
+    return state + fresh * gaussian(state.shape, generator, state.device) if fresh else state
 
 # %% ../nbs/14_sampling.ipynb #14_sampling-31
 def heun(denoise, noisy, noise_levels, generator=None, final=False):
@@ -264,20 +271,21 @@ def heun(denoise, noisy, noise_levels, generator=None, final=False):
     return _walk(step, denoise, noisy, noise_levels, generator, final)
 
 # %% ../nbs/14_sampling.ipynb #14_sampling-32
-def dpm_solver(denoise, noisy, noise_levels, generator=None, final=False, stochastic=False):
-    """DPM-Solver++(2M), or its SDE form if `stochastic` (Lu et al. 2022), in VE coordinates; one call per step.
+def dpm_solver(denoise, noisy, noise_levels, generator=None, final=False, stochasticity=0.0, order=2):
+    """DPM-Solver++(2M) in VE coordinates (Lu et al. 2022); one call per step.
 
-    Other arguments and result as for `predictor_corrector`; the generator is used by the SDE form only.
+    Stochasticity from 0 (its ODE form, no noise drawn) to 1 (its SDE form); order 1 is DDIM (Song et al. 2021).
+    Other arguments and result as for `predictor_corrector`.
     """
+    if not 0 <= stochasticity <= 1 or order not in (1, 2):
+        raise ValueError(f"stochasticity {stochasticity}, order {order}: needed is 0 to 1, and 1 or 2.")
     before = []  # the last denoised field and the last step in log sigma
 
     def step(state, level, lower, index, is_last):
         denoised, length = _denoised(denoise, state, level), math.log(level / lower)
-        clean = denoised + length / (2 * before[1]) * (denoised - before[0]) if before else denoised
+        clean = denoised + length / (2 * before[1]) * (denoised - before[0]) if before and order == 2 else denoised
         before[:] = denoised, length
-        if stochastic:
-            return _bridge(state, clean, level, lower, generator)
-        return lower / level * state + (1 - lower / level) * clean
+        return _bridge(state, clean, level, lower, generator, stochasticity)
 
     return _walk(step, denoise, noisy, noise_levels, generator, final)
 
@@ -289,8 +297,9 @@ SAMPLERS = {
     "euler_maruyama": euler_maruyama,
     "ancestral": ancestral,
     "heun": heun,
+    "ddim": partial(dpm_solver, order=1),
     "dpm": dpm_solver,
-    "dpm_sde": partial(dpm_solver, stochastic=True),
+    "dpm_sde": partial(dpm_solver, stochasticity=1.0),
 }  # sampler(denoise, noisy, noise_levels, generator=None, final=False, ...) by name
 
 # %% ../nbs/14_sampling.ipynb #14_sampling-37

@@ -19,7 +19,8 @@ from scipy.special import ndtr
 from . import drawing
 from .corruption import VE, VP, binary_field, fragments
 from .distance import normalise, signed_distance, to_mask
-from .ensembles import Denoiser, Sampling, draw_members, masks
+from .ensembles import masks
+from .members import QUALITY, Denoiser, Sampling, draw_members
 from .network import Model
 from .sampling import gaussian
 
@@ -156,7 +157,7 @@ class _Recorder:
 def reverse_run(
     model: Model,  # A model
     image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
-    sampling: Sampling = Sampling(),  # How
+    sampling: Sampling = QUALITY["default"],  # How
     members: int = 4,  # How many
     seed: int = 0,  # Of the ensemble
 ) -> Run:
@@ -168,8 +169,7 @@ def reverse_run(
             firsts.append(len(recorder.log))
     seconds = time.perf_counter() - begin
     frames = [recorder.log[k] for k in firsts[:-1]] + [(last, last, 0.0)]
-    rows, columns = image.shape[1:]
-    state, denoised = (torch.stack([frame[k] for frame in frames])[:, :, 0, :rows, :columns].cpu().numpy() for k in (0, 1))
+    state, denoised = (torch.stack([frame[k] for frame in frames])[:, :, 0, :image.shape[1], :image.shape[2]].cpu().numpy() for k in (0, 1))
     return Run(state, denoised, np.array([frame[2] for frame in frames], np.float32), np.array(firsts, np.int32), seconds)
 
 # %% ../nbs/45_views.ipynb #45_views-16

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from . import drawing
 from .corruption import VE, VP
 from .distance import BOUNDARIES, signed_distance, to_mask
-from .ensembles import Sampling, masks
+from .ensembles import masks
+from .members import Sampling
 from .network import Model, load_weights
 from .pages import Numbers, Panel, canvas, choice, codes, colours, packed, play, slider, toggle
 from .sampling import calls as count_calls

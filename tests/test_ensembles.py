@@ -1,9 +1,14 @@
-"Ensembles: tiles that sum to one, members that are themselves, statistics against NumPy, exact posteriors, labels."
+"Ensembles: tiles that sum to one, members that are themselves to the bit, interruptions, additions, exact posteriors, labels."
 
+import gc
 import json
 import math
+import re
+import signal
+import threading
 import time
 import tracemalloc
+import weakref
 from dataclasses import fields, replace
 from functools import cache
 from types import SimpleNamespace
@@ -15,27 +20,30 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdfdiff import ensembles
+from sdfdiff import members as room
 from sdfdiff.distance import normalise
-from sdfdiff.ensembles import (
+from sdfdiff.ensembles import UNITS, ensemble, masks, source_pixels
+from sdfdiff.inference import member_bytes
+from sdfdiff.levels import exact_power, mode_variance
+from sdfdiff.members import (
     PAPER_GLANDS,
     PAPER_NUCLEI,
-    UNITS,
+    QUALITY,
     Denoiser,
-    Running,
     Sampling,
     batch_size,
     draw_members,
-    ensemble,
-    masks,
     sample_batches,
-    source_pixels,
+    sampling_for,
     tile_windows,
 )
-from sdfdiff.network import Features, Model
-from sdfdiff.oracle import FiniteMasks, GaussianField
-from sdfdiff.sampling import SAMPLERS, Counted, last
+from sdfdiff.network import Features, Model, load_weights
+from sdfdiff.oracle import FiniteMasks, GaussianField, high_frequency_power
+from sdfdiff.sampling import SAMPLERS, Counted, geometric_levels, last
 from sdfdiff.segmenting import write_dataset
 from sdfdiff.shapes import box, disc
+from sdfdiff.streaming import ROUND, STEP
 from small_networks import random_network
 
 IMAGE = np.random.default_rng(0).random((1, 72, 96), dtype=np.float32)
@@ -47,6 +55,20 @@ INDEPENDENT = sorted(set(SAMPLERS) - {"authors"})  # the authors' corrector has 
 def tiny(channels=1, seed=0):
     "A small network with random weights, in float32: what it finds does not matter here."
     return Model(random_network(channels, seed), about={"name": "tiny", "checksum": "123"})
+
+
+@cache
+def halved():
+    "The same in bfloat16."
+    return replace(tiny(), network=random_network(1).to(torch.bfloat16))
+
+
+@pytest.fixture
+def threads():
+    "Sets the number of torch's threads for one test."
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 class Known:
@@ -158,13 +180,109 @@ def test_a_member_does_not_depend_on_its_batch(name):
     assert np.abs(np.diff(whole, axis=0)).mean(axis=(1, 2)).min() > 0.01, "two members are the same"
 
 
-def test_a_networks_member_does_not_depend_on_its_batch():
-    model = tiny()
-    sixteen = drawn(model, members=16)
-    for members, batch in ((8, 8), (8, 3), (3, 1)):
-        few = drawn(model, members=members, batch=batch)
-        np.testing.assert_allclose(few["distance"], sixteen["distance"][:members], rtol=0, atol=2e-3)
-        np.testing.assert_allclose(few["area"], sixteen["area"][:members], rtol=0, atol=2)
+SMALL = np.random.default_rng(5).random((1, 64, 96), dtype=np.float32)  # large enough for group norms in several threads
+
+
+@pytest.mark.parametrize(("model", "sampling"), [
+    (tiny, Sampling("paper", 2, corrections=1)), (halved, Sampling("dpm", 2, stochasticity=0.5))], ids=["float32", "bfloat16"])
+def test_bits_do_not_depend_on_batches_workers_and_threads(model, sampling, threads):
+    whole = drawn(model(), SMALL, 5, sampling)
+    for torch_threads, batch, workers in ((1, 1, 1), (1, 2, 2), (2, 3, 1), (2, 5, 1), (2, 1, 2), (2, None, None)):
+        threads(torch_threads)
+        xr.testing.assert_identical(drawn(model(), SMALL, 5, sampling, batch=batch, workers=workers), whole)
+        assert torch.get_num_threads() == torch_threads, "left as it was"
+    assert np.abs(np.diff(whole["distance"], axis=0)).mean(axis=(1, 2)).min() > 0.01, "two members are the same"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_lone_member_of_shipped_weights_is_the_same(dtype):
+    "In float32 oneDNN rounds otherwise for one member than for several."
+    model = load_weights("tissue", dtype=dtype)
+    image = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
+    three = drawn(model, image, 3, QUICK)
+    for batch in (1, 2):
+        xr.testing.assert_identical(drawn(model, image, 3, QUICK, batch=batch), three)
+    xr.testing.assert_identical(drawn(model, image, 3, QUICK, previous=drawn(model, image, 2, QUICK)), three)
+    xr.testing.assert_identical(drawn(model, image, 3, QUICK, previous=drawn(model, image, 1, QUICK)), three)
+
+
+def test_tiled_members_do_not_depend_on_workers():
+    "In bfloat16 to the bit, in float32 up to rounding for a lone member."
+    image = np.random.default_rng(3).random((1, 64, 160), dtype=np.float32)
+    for model, within in ((halved(), 0), (tiny(), 1e-4)):
+        whole = drawn(model, image, 3, QUICK, tile=64, overlap=16)
+        one = drawn(model, image, 3, QUICK, tile=64, overlap=16, batch=1, workers=2)
+        np.testing.assert_allclose(one["distance"], whole["distance"], rtol=0, atol=within)
+        xr.testing.assert_identical(drawn(model, image, 3, QUICK, tile=64, overlap=16, workers=3, batch=3), whole)
+
+
+def test_authors_members_know_their_mates():
+    "So the batch matters, and a lone one stays alone."
+    model, sampling = known(), Sampling("authors", 3, corrections=1, ratio=0.5)
+    two, alone = (drawn(model, members=2, sampling=sampling, batch=batch)["distance"] for batch in (2, 1))
+    assert np.abs(two - alone).max() > 1e-4 and model.network.largest == 2
+    model.network.largest = 0
+    drawn(model, members=1, sampling=sampling)
+    assert model.network.largest == 1
+
+
+# ---- networks are prepared once
+
+
+def test_a_network_is_prepared_once_and_freed_with_the_network(monkeypatch):
+    made, real = [], room.Fused
+
+    class Fused(real):
+        def __init__(self, network):
+            super().__init__(network)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(room, "Fused", Fused)
+    network = random_network(1, 3)
+    model = Model(network)
+    first = drawn(model, members=1)
+    xr.testing.assert_identical(drawn(model, members=1), first)
+    drawn(replace(model, reach=1.0), members=1)
+    assert len(made) == 1 and isinstance(Denoiser(model, IMAGE).network, real)
+    gone = weakref.ref(network)
+    del network, model
+    gc.collect()
+    assert gone() is None and made[0]() is None
+
+
+def changed_by_adding(network):
+    network.leave.weight.add_(0.3)
+
+
+def changed_by_loading(network):
+    network.load_state_dict(random_network(1, 8).state_dict())
+
+
+def changed_by_data(network):
+    network.enter.weight.data = network.enter.weight.data * 1.5
+
+
+def changed_by_optimiser(network):
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    torch.optim.SGD(network.parameters(), 0.1).step()
+    network.zero_grad()
+
+
+@pytest.mark.parametrize("change", [
+    changed_by_adding, changed_by_loading, changed_by_data, changed_by_optimiser, lambda network: network.to(torch.bfloat16)])
+def test_weights_changed_in_place_are_noticed(change):
+    network = random_network(1, 3)
+    model = Model(network)
+    before = drawn(model, members=1)["distance"]
+    with torch.no_grad():
+        change(network)
+    after = drawn(model, members=1)["distance"]
+    assert np.abs(after - before).max() > 1e-3
+    fresh = random_network(1, 3).to(network.enter.weight.dtype)
+    fresh.load_state_dict(network.state_dict())
+    np.testing.assert_array_equal(after, drawn(Model(fresh), members=1)["distance"])
+    assert not any(weight.requires_grad for weight in network.parameters()), "the network itself stays as it was"
 
 
 def test_a_member_is_its_number_and_the_seed():
@@ -185,6 +303,32 @@ def test_calls_are_counted_right(name, final):
     counted.prior, counted.canvas = counted.denoise.prior, counted.denoise.canvas
     last(draw_members(counted, model, sampling, range(2)))
     assert counted.calls == sampling.calls
+
+
+def test_qualities():
+    assert list(QUALITY) == ["draft", "default", "reference"]
+    assert [QUALITY[name].calls for name in QUALITY] == [5, 10, 151]
+    for name, one in QUALITY.items():
+        assert sampling_for(name) == sampling_for(one) == one
+    own = Sampling("ddim", 3)
+    assert sampling_for(own) is own
+
+
+@pytest.mark.parametrize("name", ["draft", "default"])
+def test_a_quality_is_its_sampling(name):
+    one = drawn(known(), members=2, sampling=name)
+    xr.testing.assert_identical(one, drawn(known(), members=2, sampling=QUALITY[name]))
+    assert one.attrs["calls_per_member"] == QUALITY[name].calls
+    default = ensemble(known(), IMAGE, 2, progress=False)
+    assert default.identical(one) == (name == "default")
+
+
+def test_one_call_is_the_posterior_mean():
+    "At the highest level, from noise around the prior."
+    model = oracle(lambda noisy, level: 0.01 * level + 0 * noisy)
+    one = drawn(model, members=2, sampling=Sampling(steps=0, highest=3.0))
+    assert one.attrs["calls_per_member"] == 1
+    np.testing.assert_allclose(one["distance"], 0.03 * 50, rtol=1e-5)
 
 
 def test_paper_settings():
@@ -208,23 +352,7 @@ def test_noise_levels_start_and_spacing_are_used():
     torch.testing.assert_close(prior - zero, torch.full_like(zero, 100 * ratio), rtol=1e-3, atol=0)
 
 
-# ---- streaming statistics
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 2**32 - 1), st.sampled_from([0, 1e3, -1e6]))
-def test_streaming_is_numpy(groups, seed, offset):
-    numbers = np.random.default_rng(seed).normal(offset, 1, (sum(groups) + 1, 3, 2)).astype(np.float32)
-    running = Running((3, 2), threshold=offset)
-    for group in np.split(numbers, np.cumsum(groups)):
-        running.add(group)
-    exact = numbers.astype(np.float64)
-    assert running.count == len(numbers)
-    np.testing.assert_allclose(running.mean, exact.mean(axis=0), rtol=1e-12)
-    assert (running.probability == (exact <= offset).mean(axis=0)).all()
-    if len(numbers) == 1:
-        assert np.isnan(running.std).all()
-    else:
-        np.testing.assert_allclose(running.std, exact.std(axis=0, ddof=1), rtol=1e-9)
+# ---- batches
 
 
 def test_memory_does_not_grow_with_members():
@@ -235,18 +363,30 @@ def test_memory_does_not_grow_with_members():
         peaks[members] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert dataset.attrs["members"] == members and dataset.sizes["every_member"] == members
-    assert peaks[64] < 1.1 * peaks[8]
+    assert peaks[64] < 1.1 * peaks[8] and "distance_squares" in dataset
     assert model.network.largest == 4, "torch's memory grows with the members of one call"
 
 
-@pytest.mark.parametrize("members", [1, 5, 1000])
-@pytest.mark.parametrize(("canvas", "tile"), [((64, 64), 64), ((512, 512), 288), ((4096, 4096), 288)])
-def test_batches_fit_into_memory(members, canvas, tile):
-    shape = tuple(min(n, tile) for n in canvas)
-    denoiser = SimpleNamespace(canvas=canvas, tiles=[(None, None, torch.empty(shape), None)])
-    batch = batch_size(denoiser, members)
-    assert 1 <= batch <= members and batch * math.prod(shape) <= 2**19 and batch * math.prod(canvas) <= 2**26
-    assert batch == members or (batch + 1) * math.prod(shape) > 2**19 or (batch + 1) * math.prod(canvas) > 2**26
+@pytest.mark.parametrize(("members", "workers", "expected"), [
+    (1, 1, 1), (8, 1, 8), (9, 1, 5), (16, 1, 8), (17, 1, 6), (1000, 1, 8), (8, 2, 4), (9, 2, 5), (3, 8, 1), (40, 2, 8)])
+def test_batches_are_even_and_each_worker_has_one(members, workers, expected):
+    "Any network at tiles of 2^16 pixels: at most eight members at once."
+    tiles = [(None, None, torch.empty(256, size), None) for size in (64, 256, 64)]
+    assert batch_size(SimpleNamespace(network=None, tiles=tiles), members, workers) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("shape", "tile"), [((64, 64), 288), ((96, 128), 288), ((96, 192), 64)])
+def test_batches_of_a_network_fit_into_memory(shape, tile, workers, monkeypatch):
+    "A quarter of the free memory for all workers together: what a call needs of a tile, and the state of the whole image."
+    denoiser = Denoiser(tiny(), np.zeros((1, *shape), np.float32), tile, 32)
+    pixels = max(weight.numel() for _, _, weight, _ in denoiser.tiles)
+    each = pixels * member_bytes(denoiser.network) + math.prod(denoiser.canvas) * 32
+    for fit in (0.5, 1.5, 5.5):
+        monkeypatch.setattr(room, "free_memory", lambda device, fit=fit: int(4 * workers * fit * each))
+        assert batch_size(denoiser, 5 * 4 * 9, workers) == max(1, int(fit))
+    monkeypatch.setattr(room, "free_memory", lambda device: 2**50)
+    assert batch_size(denoiser, 1024, workers) <= 2**18 // pixels
 
 
 def test_batches_come_in_order():
@@ -256,18 +396,46 @@ def test_batches_come_in_order():
 
 
 def test_progress_bar_moves_with_every_step(capsys):
-    "A batch can take half a minute: the bar shows its steps, also in the second batch."
+    "A batch can take half a minute: the bar shows its network calls, also in the second batch."
     def slow(noisy, level, image):
         time.sleep(0.15)
         return noisy
 
     model = known(slow)
     list(sample_batches(Denoiser(model, IMAGE), model, Sampling("dpm", 5, final=False), 4, batch=2))
-    shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "step" in line]
-    second = [line for line in shown if " 2/4" in line]
-    assert len(shown) - len(second) >= 3 and len({line.rsplit("step", 1)[1] for line in second}) >= 3, shown
+    shown = [int(n) for n in re.findall(r" (\d+)/20 [^\r\n]*call", capsys.readouterr().err)]
+    assert shown == sorted(shown) and all(len({n for n in shown if low < n <= low + 10}) >= 4 for low in (0, 10)), shown
     drawn(known(), members=1)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("sampling", [
+    Sampling("heun", 3), Sampling("paper", 3, corrections=2, final=False), Sampling("ddim", 4), Sampling(steps=0)])
+def test_progress_counts_network_calls(sampling, workers, monkeypatch):
+    "To the last one, whatever a step costs; mates that are thrown away do not count."
+    bars, lock = [], threading.Lock()
+
+    class Bar:
+        def __init__(self, total, **options):
+            self.total, self.done, self.unit = total, 0, options["unit"]
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *problem):
+            self.closed = True
+
+        def update(self, more):
+            with lock:
+                self.done += more
+                assert 0 <= more and self.done <= self.total
+
+    monkeypatch.setattr(room, "tqdm", Bar)
+    drawn(known(), members=5, batch=2, sampling=sampling, workers=workers)
+    all_calls = 5 * sampling.calls
+    assert [(bar.total, bar.done, bar.unit, bar.closed) for bar in bars] == [(all_calls, all_calls, "call", True)]
 
 
 # ---- exact posteriors
@@ -303,6 +471,260 @@ def test_gaussian_field_has_its_moments():
     assert float(dataset["probability"].mean()) == pytest.approx(normal, abs=0.02)
 
 
+def levels_of(sampling, model):
+    "Its noise levels and its share of fresh noise, written anew."
+    lowest = sampling.lowest or model.schedule.sigma_min
+    levels = geometric_levels(lowest, model.schedule.sigma_max, sampling.steps, sampling.first, sampling.growth)
+    return levels, {"dpm": sampling.stochasticity, "dpm_sde": 1.0}[sampling.sampler]
+
+
+def computed(field, levels, stochasticity):
+    "Variance of every mode after sampling; those of one frequency are alike."
+    values, place = field.spectrum.unique(return_inverse=True)
+    return mode_variance(levels, values, stochasticity)[place]
+
+
+@pytest.mark.parametrize(("name", "count"), [("draft", 256), ("default", 256), ("reference", 64)])
+def test_qualities_draw_what_was_computed_for_them(name, count):
+    "Std and fine power of sampled fields are those that follow exactly from the noise levels, within chance."
+    field = GaussianField((64, 64), smoothness=0.5)
+    model = oracle(field)
+    denoiser = Denoiser(model, np.zeros((1, 64, 64), np.float32))
+    with torch.inference_mode():
+        fields = last(draw_members(denoiser, model, QUALITY[name], range(count)))
+    expected = computed(field, *levels_of(QUALITY[name], model))
+    chance = float((2 * (expected**2).sum() / count).sqrt() / expected.sum())  # of the variance: each mode is a chi-square
+    assert chance < 0.02
+    assert float(fields.double().square().mean() / expected.mean()) == pytest.approx(1, abs=4 * chance)
+    assert high_frequency_power(fields, expected) == pytest.approx(1, abs=0.01)
+
+
+OWN = GaussianField()
+FIELDS = [OWN] + [GaussianField(length=length, smoothness=nu) for length in (2.0, 4.0) for nu in (0.5, 1.5, 2.5, math.inf)]
+
+
+@pytest.mark.parametrize(("name", "fields"), [("draft", [OWN]), ("default", FIELDS), ("reference", FIELDS)])
+def test_qualities_keep_std_and_fine_power(name, fields):
+    """Std within 2 %, power above a quarter cycle per pixel within 5 % of exact states after one denoise at the last level.
+
+    The draft promises it on the oracle's own field only: on rough fields it loses up to a third of the fine power.
+    """
+    levels, stochasticity = levels_of(QUALITY[name], known())
+    for field in fields:
+        found, exact = computed(field, levels, stochasticity), exact_power(field, levels[-1])
+        assert float((found.sum() / field.spectrum.sum()).sqrt()) == pytest.approx(1, abs=0.02), "of the clean field"
+        assert float((found.sum() / exact.sum()).sqrt()) == pytest.approx(1, abs=0.02)
+        assert high_frequency_power(found, exact) == pytest.approx(1, abs=0.05)
+
+
+# ---- until it is certain
+
+
+def looks(tolerance, model, members):
+    "How many members it takes, by NumPy: the first multiple of ROUND at which the standard error is small everywhere."
+    distances = drawn(model, members=members)["distance"].values.astype(np.float64)
+    for count in range(ROUND, members, ROUND):
+        if distances[:count].std(axis=0, ddof=1).max() / count**0.5 <= tolerance:
+            return count
+    return members
+
+
+def test_tolerance_stops_at_the_same_member_for_every_batch():
+    model = known()
+    first = drawn(model, members=ROUND)["std"].max().item() / 4
+    ways = [(None, None), (1, 1), (5, 1), (7, 2), (64, 3)]
+    for tolerance, batches in ((1.2 * first, ways[:1]), (0.75 * first, ways), (1e-6, ways[3:4])):
+        expected = looks(tolerance, model, 52)
+        for batch, workers in batches:
+            one = drawn(model, members=52, tolerance=tolerance, keep=3, batch=batch, workers=workers)
+            assert one.attrs["members"] == one.sizes["every_member"] == expected and one.attrs["tolerance_px"] == tolerance
+            without = drawn(model, members=expected, keep=3)
+            assert without.attrs["tolerance_px"] == "none"
+            xr.testing.assert_identical(one.assign_attrs(tolerance_px="none"), without)
+        assert (expected == 52) == (tolerance == 1e-6) and (expected == ROUND) == (tolerance > first)
+
+
+def test_tolerance_never_looks_at_few_members():
+    "Two that agree by chance prove nothing; fewer than asked for are never exceeded."
+    still = known(lambda noisy, level, image: 0 * noisy)
+    counts = [drawn(still, members=members, tolerance=1.0).attrs["members"] for members in (1, 2, ROUND - 1, ROUND, 50)]
+    assert counts == [1, 2, ROUND - 1, ROUND, ROUND]
+
+
+# ---- members added later
+
+
+@pytest.fixture
+def numbers(monkeypatch):
+    "Numbers of the members that are really drawn."
+    found, real = [], room.draw_members
+
+    def draw_members(denoiser, model, sampling, members, seed):
+        found.extend(members)
+        return real(denoiser, model, sampling, members, seed)
+
+    monkeypatch.setattr(room, "draw_members", draw_members)
+    return found
+
+
+def stored(dataset, folder):
+    write_dataset(dataset, folder / "earlier.nc", force=True)
+    return xr.load_dataset(folder / "earlier.nc", engine="h5netcdf")
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(("keep_then", "keep_now"), [(None, None), (None, 2), (2, 2), (2, 1), (0, 0), (3, 0), (3, 3)])
+@pytest.mark.parametrize("model", [halved, tiny], ids=["bfloat16", "float32"])
+def test_added_members_leave_no_trace(model, keep_then, keep_now, on_disk, tmp_path, numbers):
+    "Three members, then two more, then one: the six at once, to the bit, whatever was kept."
+    options = {"image": SMALL, "seed": 3, "rule": "paper", "truth": SMALL[0] > 0.5, "source_shape": (640, 960)}
+    whole = drawn(model(), members=6, keep=keep_now, **options)
+    one = drawn(model(), members=3, keep=keep_then, **options)
+    for members, batch, workers in ((5, 2, 1), (6, None, 2)):
+        earlier, keep = stored(one, tmp_path) if on_disk else one, keep_now if members == 6 else keep_then
+        before = earlier.copy(deep=True)
+        numbers.clear()
+        one = drawn(model(), members=members, keep=keep, previous=earlier, batch=batch, workers=workers, **options)
+        lone = [members] if members == 6 and model is tiny else []  # a mate
+        assert sorted(numbers) == [*range(earlier.attrs["members"], members), *lone]
+        xr.testing.assert_identical(earlier, before)
+    xr.testing.assert_identical(one, whole)
+    assert [field.dtype for field in one.data_vars.values()] == [field.dtype for field in whole.data_vars.values()]
+    again = drawn(model(), members=6, keep=keep_now, previous=stored(one, tmp_path), **options)
+    xr.testing.assert_identical(again, whole)
+
+
+def test_added_members_with_a_reach_and_a_setting_of_ones_own(tmp_path):
+    sampling = Sampling("paper", 2, "geometric", highest=3.0, start="zero", final=False, corrections=1)
+    options = {"model": replace(tiny(), reach=1.0), "sampling": sampling, "keep": 1, "tile": 64, "overlap": 16}
+    one, whole = drawn(members=2, **options), drawn(members=5, batch=2, **options)
+    xr.testing.assert_identical(drawn(members=5, previous=stored(one, tmp_path), batch=3, **options), whole)
+
+
+def test_tolerance_goes_on_where_it_stopped(tmp_path, numbers):
+    "A smaller tolerance later, or one after all: what one would have had at once. Enough is enough."
+    model = known()
+    first = drawn(model, members=ROUND)["std"].max().item() / 4
+    options = {"members": 80, "keep": 2}
+    rough, fine = (drawn(model, tolerance=factor * first, **options) for factor in (1.2, 0.6))
+    assert rough.attrs["members"] == ROUND < fine.attrs["members"] < 80
+    xr.testing.assert_identical(drawn(model, tolerance=0.6 * first, previous=stored(rough, tmp_path), **options), fine)
+    twenty = drawn(model, members=20, keep=2)
+    xr.testing.assert_identical(drawn(model, tolerance=0.6 * first, previous=stored(twenty, tmp_path), batch=3, **options), fine)
+    numbers.clear()
+    sixteen = drawn(model, members=ROUND, keep=2)
+    xr.testing.assert_identical(drawn(model, tolerance=1.2 * first, previous=sixteen, **options), rough)
+    assert sorted(numbers) == list(range(ROUND)), "nothing beyond the earlier sixteen"
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"image": 1 - SMALL}, "the image"), ({"image": SMALL[:, 1:]}, "the image"), ({"seed": 4}, "seed"),
+    ({"sampling": Sampling(steps=4)}, "steps"), ({"sampling": Sampling("ddim", 3)}, "sampler"), ({"rule": "zero"}, "rule"),
+    ({"sampling": replace(QUICK, highest=3.0)}, "highest"), ({"sampling": replace(QUICK, final=False)}, "final"),
+    ({"sampling": "draft"}, "spacing"), ({"model": replace(tiny(), about={"name": "tiny", "checksum": "124"})}, "checksum"),
+    ({"model": replace(tiny(), reach=2.0)}, "reach_px"), ({"model": halved()}, "number_format"),
+    ({"model": replace(tiny(), truncation=5.0)}, "truncation_px"), ({"tile": 64}, "tile"), ({"overlap": 16}, "overlap"),
+    ({"keep": 3}, "3 members shall be kept"), ({"keep": None}, "kept whole"), ({"members": 3}, "more than the 3"),
+    ({"previous": xr.Dataset()}, "settings"), ({"previous": xr.Dataset(attrs={"seed": 0})}, "settings"),
+])  # fmt: skip
+def test_other_members_are_not_added(change, words, tmp_path, monkeypatch):
+    "One sentence names what differs, before anything is drawn."
+    options = {"model": tiny(), "image": SMALL, "members": 6, "keep": 2}
+    earlier = drawn(**options | {"members": 4})
+    monkeypatch.setattr(room, "draw_members", None)
+    for previous in (earlier, stored(earlier, tmp_path)):
+        with pytest.raises(ValueError) as problem:
+            drawn(**{"previous": previous} | options | change)
+        sentence = str(problem.value)
+        assert words in sentence and "\n" not in sentence and sentence.endswith(".")
+
+
+# ---- interruptions
+
+
+class Long:
+    "A denoiser whose sampling would take a minute, and how often it was called."
+
+    def __init__(self, failing=None):
+        self.calls, self.failing, self.lock = 0, failing, threading.Lock()
+
+    def __call__(self, noisy, level, image):
+        with self.lock:
+            self.calls += 1
+            now = self.calls
+        time.sleep(0.02)
+        if now == self.failing:
+            raise RuntimeError("out of memory, say")
+        return 0.5 * noisy
+
+
+LONG = Sampling("dpm", 3000)
+
+
+@pytest.fixture
+def no_thread_left():
+    before = set(threading.enumerate())
+    start = time.perf_counter()
+    yield
+    assert time.perf_counter() - start < 15, "a minute if nobody stops them"
+    assert {one for one in threading.enumerate() if type(one).__name__ != "TMonitor"} <= before  # but for the progress bar's own
+
+
+@pytest.mark.parametrize("torch_threads", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_an_error_in_one_worker_ends_them_all(workers, torch_threads, threads, no_thread_left):
+    threads(torch_threads)
+    slow = Long(failing=20)
+    with pytest.raises(RuntimeError, match="out of memory") as kept:
+        drawn(known(slow), members=8, sampling=LONG, batch=1, workers=workers)
+    assert slow.calls <= 20 + 3 * workers and torch.get_num_threads() == torch_threads
+    assert not any(thread.name.startswith("ThreadPool") for thread in threading.enumerate()), kept  # the traceback is alive
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_control_c_while_waiting_ends_all_workers(workers, no_thread_left):
+    slow = Long()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.5, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            drawn(known(slow), members=8, sampling=LONG, batch=1, workers=workers)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    assert slow.calls < 300
+
+
+def test_an_error_in_the_consumer_ends_all_workers(monkeypatch, no_thread_left):
+    "The first batch is done soon, the others are not."
+    def add(self, distances):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ensembles.Collected, "add", add)
+
+    def denoise(noisy, level, image):
+        time.sleep(0.02)
+        return 0.5 * noisy
+
+    real = room.draw_members
+
+    def draw_members(denoiser, model, sampling, members, seed):
+        return real(denoiser, model, LONG if members[0] else QUICK, members, seed)
+
+    monkeypatch.setattr(room, "draw_members", draw_members)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        drawn(known(denoise), members=6, sampling=LONG, batch=1, workers=2)
+    assert not any(thread.name.startswith("ThreadPool") for thread in threading.enumerate()), kept
+
+
+def test_a_consumer_who_leaves_ends_all_workers(no_thread_left):
+    model = known(lambda noisy, level, image: time.sleep(0.01) or 0.5 * noisy)
+    batches = sample_batches(Denoiser(model, IMAGE), model, Sampling("dpm", 20), 400, batch=1, workers=2, progress=False)
+    next(batches)
+    batches.close()
+
+
 # ---- the dataset
 
 
@@ -317,11 +739,22 @@ def test_every_variable_has_dimensions_unit_and_meaning(dataset):
     plane = ("row", "column")
     expected = dict.fromkeys(("mean", "std", "probability", "mask_std", "prior", "truth"), plane)
     expected |= {"image": ("channel", *plane), "distance": ("member", *plane), "area": ("every_member",)}
+    expected |= dict.fromkeys(("distance_sum", "distance_squares"), plane)
     assert {name: field.dims for name, field in dataset.data_vars.items()} == expected
     for name in (*dataset.data_vars, *plane):
         assert dataset[name].attrs["units"] == UNITS[name][0] and dataset[name].attrs["long_name"] == UNITS[name][1]
     assert dict(dataset.sizes) == {"channel": 1, "row": 72, "column": 96, "member": 3, "every_member": 5}
-    assert {field.dtype for field in dataset.drop_vars(["area", "truth"]).data_vars.values()} == {np.dtype("float32")}
+    whole = {"truth": np.dtype(bool)} | dict.fromkeys(("area", "distance_sum", "distance_squares"), np.dtype(np.int64))
+    assert {name: field.dtype for name, field in dataset.data_vars.items() if field.dtype != np.float32} == whole
+
+
+def test_sums_are_stored_when_members_are_missing():
+    "Else they can be added up again."
+    for keep, there in ((None, False), (5, False), (9, False), (4, True), (0, True)):
+        one = drawn(known(), members=5, keep=keep)
+        assert ("distance_sum" in one, "distance_squares" in one) == (there, there)
+    whole = np.rint(drawn(known(), members=5)["distance"].values.astype(np.float64) / STEP).astype(int)
+    assert (one["distance_sum"] == whole.sum(axis=0)).all() and (one["distance_squares"] == (whole**2).sum(axis=0)).all()
 
 
 def test_statistics_are_of_all_members_also_those_not_kept(dataset):
@@ -329,8 +762,8 @@ def test_statistics_are_of_all_members_also_those_not_kept(dataset):
     distances = everything["distance"].values.astype(np.float64)
     inside = distances <= dataset.attrs["threshold_px"]
     np.testing.assert_array_equal(dataset["distance"], everything["distance"][:3])
-    np.testing.assert_allclose(dataset["mean"], distances.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(dataset["std"], distances.std(axis=0, ddof=1), atol=1e-5)
+    np.testing.assert_allclose(dataset["mean"], distances.mean(axis=0), atol=STEP / 2 + 1e-6)
+    np.testing.assert_allclose(dataset["std"], distances.std(axis=0, ddof=1), atol=STEP)
     np.testing.assert_allclose(dataset["probability"], inside.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(dataset["mask_std"], inside.std(axis=0), atol=1e-6)
     assert dataset["area"].values.tolist() == inside.sum(axis=(1, 2)).tolist()
@@ -350,8 +783,8 @@ def test_members_stay_whole_when_they_are_averaged_cut():
         np.testing.assert_array_equal(whole[name], cut[name])
     near = whole["distance"].values.clip(-1, 1)
     assert np.abs(whole["distance"]).max() > 2, "there is something to cut"
-    np.testing.assert_allclose(cut["mean"], near.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(cut["std"], near.std(axis=0, ddof=1), atol=1e-5)
+    np.testing.assert_allclose(cut["mean"], near.mean(axis=0), atol=STEP / 2 + 1e-6)
+    np.testing.assert_allclose(cut["std"], near.std(axis=0, ddof=1), atol=STEP)
 
 
 def test_attributes_make_it_again(dataset):
@@ -397,7 +830,7 @@ def test_one_member_has_no_spread():
     one = drawn(tiny(), members=1)
     assert np.isnan(one["std"]).all() and (one["mask_std"] == 0).all()
     assert set(np.unique(one["probability"])) <= {0, 1}
-    np.testing.assert_array_equal(one["mean"], one["distance"][0])
+    assert np.abs(one["mean"] - one["distance"][0]).max() <= STEP / 2 + 1e-6
 
 
 @pytest.mark.parametrize(("rule", "pixels"), [("zero", 0.0), ("paper", 0.15), ("half_pixel", 0.5)])
@@ -424,12 +857,18 @@ def test_mean_and_majority_are_different_questions():
     (lambda: drawn(tiny(), members=0), "at least one"),
     (lambda: drawn(tiny(), rule="third"), "half_pixel"),
     (lambda: drawn(tiny(), sampling=Sampling(highest=1e-4)), "sigma"),
-    (lambda: Sampling("ddim"), "dpm_sde"),
+    (lambda: Sampling("unipc"), "dpm_sde"),
     (lambda: Sampling(spacing="linear"), "karras"),
     (lambda: Sampling(start="truth"), "prior"),
     (lambda: drawn(known(lambda noisy, level, image: noisy * math.inf)), "not finite"),
     (lambda: drawn(known(), tile=32, overlap=32), "overlap"),
     (lambda: drawn(known(), members=2, keep=-1), "keep"),
+    (lambda: drawn(known(), workers=0), "worker"),
+    (lambda: drawn(known(), tolerance=0.0), "tolerance"),
+    (lambda: drawn(known(), tolerance=math.nan), "tolerance"),
+    (lambda: drawn(known(), sampling="best"), "draft, default, reference"),
+    (lambda: drawn(known(), sampling="paper"), "draft, default, reference"),
+    (lambda: drawn(known(), sampling=None), "draft, default, reference"),
     (lambda: drawn(known(), members=1, truth=np.zeros((5, 5), bool)), "truth"),
 ])
 def test_what_cannot_work_is_one_sentence(call, words):

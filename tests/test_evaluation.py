@@ -11,7 +11,8 @@ from PIL import Image
 
 from sdfdiff import evaluation
 from sdfdiff.command import main
-from sdfdiff.ensembles import Sampling, ensemble
+from sdfdiff.ensembles import ensemble
+from sdfdiff.members import Sampling
 from sdfdiff.evaluation import COUNTS, ESTIMATORS, THRESHOLDS, estimates, evaluate, evaluate_case, find_split, summary
 from sdfdiff.fitting import training_split
 from sdfdiff.histology import find_cases, read_case
@@ -21,7 +22,7 @@ from sdfdiff.segmenting import write_dataset
 from sdfdiff.tissue import tissue
 from small_networks import random_network
 
-QUICK = {"members": 3, "sampling": Sampling(steps=2), "progress": False}
+QUICK = {"members": 3, "quality": Sampling(steps=2), "progress": False}
 TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]
 
 
@@ -95,12 +96,12 @@ def test_four_estimates_by_hand():
 def test_counts_by_other_means(root, model):
     "Every pixel looked at on its own, in the ensemble drawn anew."
     case = read_case(find_cases("folder", root, "test")[1])
-    table, about = evaluate_case(case, model, seed=4, members=3, sampling=QUICK["sampling"])
+    table, about = evaluate_case(case, model, seed=4, members=3, quality=QUICK["quality"])
     image = prepare_image(case.image, model.preparation)
     truth = case.labels > 0
     if model.preparation.scale == 0.5:
         truth = truth[1::2, 1::2]  # the pixel at, or right below, the centre of each new one
-    fields = ensemble(model, image, 3, QUICK["sampling"], 4, progress=False)
+    fields = ensemble(model, image, 3, QUICK["quality"], 4, progress=False)
     members, mean, prior = (fields[name].values.tolist() for name in ("distance", "mean", "prior"))
     assert table.shape == (len(ESTIMATORS), len(THRESHOLDS), len(COUNTS)) and truth.shape == fields["mean"].shape
     for t, limit in enumerate((0.15, 0.5)):
@@ -233,7 +234,7 @@ def test_limit_then_the_rest(root, whole, tmp_path):
 
 @pytest.mark.parametrize(("change", "named"), [
     ({"members": 2}, "members"), ({"seed": 1}, "seed"), ({"split": "train"}, "split"),
-    ({"sampling": Sampling(steps=3)}, "steps"), ({"sampling": Sampling(steps=2, highest=4.0)}, "highest"),
+    ({"quality": Sampling(steps=3)}, "steps"), ({"quality": Sampling(steps=2, highest=4.0)}, "highest"),
     ({"model": tiny(checksum="2")}, "weights_checksum"),
 ])
 def test_other_settings_are_not_mixed(root, whole, tmp_path, change, named):
@@ -337,7 +338,7 @@ def weights(tmp_path):
 
 def measured(capsys, weights, dataset, root, name, *more):
     code = main(["evaluate", dataset, "--root", str(root), "--weights", str(weights / f"{name}.safetensors"),
-                 "--members", "2", "--steps", "2", "--out", str(weights / "numbers.nc"), *more])
+                 "--members", "2", "--sampler", "dpm_sde", "--steps", "2", "--out", str(weights / "numbers.nc"), *more])
     assert code == 0
     return capsys.readouterr().out, xr.load_dataset(weights / "numbers.nc", engine="h5netcdf")
 

@@ -9,7 +9,8 @@ from pictures import coloured, expected_corruption, masked, pixels, says, settle
 from sdfdiff import drawing
 from sdfdiff.corruption import VP
 from sdfdiff.distance import signed_distance
-from sdfdiff.ensembles import Sampling, ensemble
+from sdfdiff.ensembles import ensemble
+from sdfdiff.members import Sampling
 from sdfdiff.network import load_weights
 from sdfdiff.pages import StackPanel, codes, colours
 from sdfdiff.tissue import tissue

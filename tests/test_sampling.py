@@ -470,8 +470,8 @@ def test_other_bad_input():
         karras_levels(1e-3, 5, 0)
     with pytest.raises(ValueError, match="rho"):
         karras_levels(1e-3, 5, 4, rho=0)
-    with pytest.raises(ValueError, match="Unknown sampler 'ddim'"):
-        calls("ddim", 10)
+    with pytest.raises(ValueError, match="Unknown sampler 'unipc'"):
+        calls("unipc", 10)
     with pytest.raises(ValueError, match="denoise returned shape"):
         last(heun(lambda noisy, level: noisy[:1], start(), levels))
     with pytest.raises(ValueError, match="2 generators for 3 members"):

@@ -12,7 +12,8 @@ from PIL import Image
 from scipy import ndimage
 
 from sdfdiff import segmenting
-from sdfdiff.ensembles import Sampling, source_pixels
+from sdfdiff.ensembles import source_pixels
+from sdfdiff.members import Sampling
 from sdfdiff.files import read_image
 from sdfdiff.network import Model
 from sdfdiff.preparation import NUCLEI, Preparation
@@ -21,6 +22,8 @@ from sdfdiff.segmenting import (
     at_source,
     output_paths,
     overlay,
+    read_dataset,
+    read_result,
     segment,
     segment_file,
     source_mask,
@@ -30,7 +33,7 @@ from sdfdiff.shapes import disc
 from sdfdiff.tissue import tissue
 from small_networks import random_network
 
-QUICK = {"members": 2, "sampling": Sampling(steps=2), "progress": False}
+QUICK = {"members": 2, "quality": Sampling(steps=2), "progress": False}
 PICTURE = tissue(3, (48, 64)).image  # float32 RGB
 PLAIN = Preparation("none", "rgb", 1.0)
 
@@ -357,6 +360,15 @@ def test_write_dataset_is_whole_compressed_and_careful(tmp_path):
     assert xr.load_dataset(path, engine="h5netcdf")["blank"].max() == 1
 
 
+def test_names_are_not_cut(tmp_path):
+    "A dataset that was read remembers how long its names were; what is added to it may be longer."
+    first, second = (xr.Dataset({"value": ("case", [1.0])}, {"case": [name]}) for name in ("a_9", "a_10"))
+    path = tmp_path / "a.nc"
+    write_dataset(first, path)
+    write_dataset(xr.concat([read_dataset(path), second], "case"), path, force=True)
+    assert read_dataset(path)["case"].values.tolist() == ["a_9", "a_10"]
+
+
 def test_reading_errors_keep_their_sentence(tmp_path):
     tifffile.imwrite(tmp_path / "nan.tif", np.full((40, 40), np.nan, np.float32))
     for name, words in (("nan.tif", "NaN"), ("nothing.png", "does not exist")):
@@ -370,3 +382,37 @@ def test_source_is_untouched(photo):
     before = photo.read_bytes()
     segmented(photo)
     assert photo.read_bytes() == before and read_image(photo).shape == (48, 64, 3)
+
+
+# ---- more members
+
+
+def test_members_are_added_to_what_is_there(photo):
+    "The result on disk, read and enlarged, is the one of a single run; without anything to add it is returned as it is."
+    folder = photo.parent / "out-photo.png"
+    segmented(photo)
+    previous = read_result(folder / "photo.nc")
+    found = segmented(photo, members=5, previous=previous)
+    xr.testing.assert_identical(read_result(folder / "photo.nc"), found)
+    for path in folder.iterdir():
+        path.rename(photo.with_name(f"added-{path.name}"))
+    xr.testing.assert_identical(segmented(photo, members=5), found)
+    for path in folder.iterdir():
+        assert path.read_bytes() == photo.with_name(f"added-{path.name}").read_bytes()
+    assert segmented(photo, members=3, previous=found) is found
+    with pytest.raises(ValueError, match=r"photo.png and .*photo.nc: .*seed") as problem:
+        segmented(photo, members=6, previous=found, seed=1)
+    assert "\n" not in str(problem.value)
+
+
+def test_reading_what_is_no_result(photo):
+    path = photo.with_name("a.nc")
+    with pytest.raises(FileNotFoundError, match="a.nc does not exist"):
+        read_result(path)
+    path.write_text("no dataset")
+    with pytest.raises(ValueError, match="a.nc is no netCDF file"):
+        read_dataset(path)
+    write_dataset(xr.Dataset({"mean": ("row", [1.0])}), path, force=True)
+    assert read_dataset(path)["mean"].values.tolist() == [1.0]
+    with pytest.raises(ValueError, match="a.nc is no result"):
+        read_result(path)

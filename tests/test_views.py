@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sdfdiff import drawing
 from sdfdiff.corruption import VE, VP, displacement, fragments
-from sdfdiff.ensembles import Sampling, ensemble
+from sdfdiff.ensembles import ensemble
+from sdfdiff.members import Sampling
 from sdfdiff.network import load_weights
 from sdfdiff.pages import StackPanel, codes, colours, linked, packed, page
 from sdfdiff.tissue import tissue
