@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 from .ensembles import described, ensemble, plain
 from .members import Sampling, sampling_for
 from .files import check_writable
-from .fitting import training_split
-from .histology import find_cases, prepare_image, prepare_labels, read_case
+from .fitting import setting_of, training_split
+from .histology import prepare_image, prepare_labels
 from .metrics import ZERO_HIT_RULES, counts, scores_from_counts
 from .network import Model
+from .raters import find_cases, read_case
 from .segmenting import write_dataset
 
 # %% ../nbs/26_evaluation.ipynb #26_evaluation-05
@@ -66,7 +67,7 @@ def find_split(
 ) -> list:  # Cases
     "The cases of a split; validation is held out of the official training images, by patient."
     if split == "validation":
-        return training_split(find_cases(dataset, root, "train"))[1]
+        return training_split(find_cases(dataset, root, "train"), setting_of(dataset).validation)[1]
     return find_cases(dataset, root, split)
 
 # %% ../nbs/26_evaluation.ipynb #26_evaluation-08s

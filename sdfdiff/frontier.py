@@ -20,9 +20,10 @@ from .ensembles import described, ensemble, plain
 from .members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
 from .evaluation import find_split
 from .files import check_writable
-from .histology import prepare_image, prepare_labels, read_case
+from .histology import prepare_image, prepare_labels
 from .metrics import counts, scores_from_counts
 from .network import Model
+from .raters import read_case
 from .segmenting import read_dataset, write_dataset
 from .tissue import tissue
 

@@ -23,8 +23,8 @@ from .network import Model, load_weights
 from .pages import Numbers, Panel, canvas, choice, codes, colours, packed, play, slider, toggle
 from .sampling import calls as count_calls
 from .tissue import tissue
-from .views import (
-    Run, check_ensemble, damage_curves, retained_error, reverse_run, schedule_levels, standard_noise, targets, tied_shares, uncertainty_maps)
+from .verification import retained_error, tied_shares
+from .views import Run, check_ensemble, damage_curves, reverse_run, schedule_levels, shown_maps, standard_noise, targets
 
 # %% ../nbs/50_widgets.ipynb #50_widgets-04
 def _checked_mask(mask: np.ndarray, name: str, largest: int = 1024) -> np.ndarray:
@@ -303,7 +303,7 @@ class ErrorPanel(Panel):
         dataset: xr.Dataset | str,  # An ensemble with `truth`, or the path of one in netCDF
     ):
         dataset = _loaded(dataset, ("truth",))
-        truth, mask, maps = dataset["truth"].values > 0, masks(dataset)["mmse"], uncertainty_maps(dataset)
+        truth, mask, maps = dataset["truth"].values > 0, masks(dataset)["mmse"], shown_maps(dataset)
         shares = np.linspace(0, 1, 101)
         curves = np.stack([retained_error(mask != truth, field, shares) for field, _ in maps.values()])
         fewer, upto = (np.stack(part) for part in zip(*(tied_shares(field) for field, _ in maps.values())))

@@ -62,7 +62,7 @@ def train_small(monkeypatch):
 def sentences(text):
     "The lines on standard error that are no progress bar."
     lines = [line.strip() for line in re.split(r"[\r\n]", text)]
-    return [line for line in lines if line and not re.search(r"\d+%\||it/s|\?(image|member|step|call)/s", line)]
+    return [line for line in lines if line and not re.search(r"\d+%\||it/s|\?(image|member|step|call|piece|case)/s", line)]
 
 
 def files(folder="."):

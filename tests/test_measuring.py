@@ -18,7 +18,7 @@ from sdfdiff import fitting, frontier
 from sdfdiff import figures
 from sdfdiff.command import parser
 from sdfdiff.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
-from sdfdiff.measuring import QUALITIES, chosen_quality, chosen_workers
+from sdfdiff.options import QUALITIES, chosen_quality, chosen_workers
 from sdfdiff.network import load_weights, save_weights
 from sdfdiff.preparation import TISSUE
 from sdfdiff.sampling import SAMPLERS
@@ -385,7 +385,7 @@ def test_workers_by_default(monkeypatch, device, cores, threads, workers):
 @pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("2", 2)])
 def test_a_prepared_process(variable, threads):
     "In a process of its own, since it cannot be undone: one thread unless the environment says otherwise, and kept memory."
-    code = "import torch\nfrom sdfdiff import inference\nfrom sdfdiff.measuring import prepare_process\nkept = []\n"
+    code = "import torch\nfrom sdfdiff import inference\nfrom sdfdiff.options import prepare_process\nkept = []\n"
     code += "inference.keep_memory = lambda: kept.append(1)\nprepare_process()\nprint(torch.get_num_threads(), kept)"
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     environment |= {"OMP_NUM_THREADS": variable} if variable else {}

@@ -9,9 +9,10 @@ from lab import ROOT, lab
 from pictures import coloured, expected_corruption, masked, pixels, says, settled
 from sdfdiff import drawing
 from sdfdiff.corruption import VE, VP
+from sdfdiff.margins import margin_trade
 from sdfdiff.pages import colours
 from sdfdiff.tissue import tissue
-from sdfdiff.views import margin_trade, retained_error
+from sdfdiff.verification import retained_error
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,7 @@ def dropped(field, keep: float) -> np.ndarray:
 
 def test_error(opened):
     box = Box(opened, "error")
-    opened.run("_maps = uncertainty_maps(dataset); _mask = masks(dataset)['mmse']")
+    opened.run("_maps = shown_maps(dataset); _mask = masks(dataset)['mmse']")
     mask, truth = np.array(opened.python("_mask.tolist()")), np.array(opened.python("truth.tolist()"))
     ink = colours(drawing.ERROR)[drawing.error_codes(mask, truth)].astype(int)
     for number, name in enumerate(opened.python("list(_maps)")):

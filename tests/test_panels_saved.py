@@ -10,11 +10,13 @@ from sdfdiff import drawing
 from sdfdiff.corruption import VP
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles import ensemble
+from sdfdiff.margins import grown, margin_trade
 from sdfdiff.members import Sampling
 from sdfdiff.network import load_weights
 from sdfdiff.pages import StackPanel, codes, colours
 from sdfdiff.tissue import tissue
-from sdfdiff.views import grown, margin_trade, retained_error, reverse_run, uncertainty_maps
+from sdfdiff.verification import retained_error
+from sdfdiff.views import reverse_run, shown_maps
 from sdfdiff.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, rounded
 
 
@@ -152,7 +154,7 @@ def test_saved_error(shown, material):
     page, panel = shown(ErrorPanel(dataset))
     for keep in (0.8, 0.35):
         slide(page, panel, "keep", keep)
-        field = next(iter(uncertainty_maps(dataset).values()))[0]
+        field = next(iter(shown_maps(dataset).values()))[0]
         wrong = (dataset["mean"].values <= dataset.attrs["threshold_px"]) != truth
         remains = retained_error(wrong, field, np.array([keep]))[0]
         assert f"Kept the most certain {100 * keep:.0f} %: {100 * remains:.2f} % of them" in says(panel)

@@ -21,15 +21,11 @@ from sdfdiff.views import (
     check_ensemble,
     corrupted,
     damage_curves,
-    grown,
-    margin_trade,
-    retained_error,
     reverse_run,
     schedule_levels,
+    shown_maps,
     standard_noise,
     targets,
-    tied_shares,
-    uncertainty_maps,
 )
 from sdfdiff.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, sampling_with
 
@@ -39,41 +35,6 @@ def material():
     scene, model = tissue(3, (64, 64)), load_weights("tissue")
     image, truth = np.moveaxis(scene.image, -1, 0), scene.rate(np.random.default_rng(1)) > 0
     return model, image, truth, ensemble(model, image, 6, Sampling(steps=4), truth=truth, progress=False)
-
-
-# ---- the error that remains
-
-
-@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 6))
-def test_remaining_error_is_the_average_over_all_orders_among_equals(seed, size, levels):
-    random = np.random.default_rng(seed)
-    wrong, doubt = random.random(size) < 0.4, random.integers(0, levels, size)
-    for kept in range(1, size + 1):
-        errors = 0.0  # expected number of errors among the `kept` most certain: whole levels, then a share of the next
-        left = kept
-        for level in np.unique(doubt):
-            members = doubt == level
-            take = min(left, members.sum())
-            errors += take * wrong[members].mean()
-            left -= take
-        assert retained_error(wrong, doubt, np.array([kept / size]))[0] == pytest.approx(errors / kept)
-
-
-def test_remaining_error_of_a_perfect_and_of_a_useless_map():
-    wrong = np.random.default_rng(0).random((30, 40)) < 0.1
-    shares = np.linspace(0.05, 1, 20)
-    right = 1 - wrong.mean()
-    np.testing.assert_allclose(retained_error(wrong, wrong, shares), np.maximum(0, shares - right) / shares, atol=1e-9)
-    np.testing.assert_allclose(retained_error(wrong, np.ones(wrong.shape), shares), wrong.mean())
-    assert retained_error(wrong, wrong, np.array([0.0, 1.0])) == pytest.approx([0, wrong.mean()])
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
-def test_tied_shares_count(values):
-    fewer, upto = tied_shares(np.array(values))
-    for k, value in enumerate(values):
-        assert fewer[k] == pytest.approx(sum(v < value for v in values) / len(values))
-        assert upto[k] == pytest.approx(sum(v <= value for v in values) / len(values))
 
 
 # ---- corruption
@@ -100,30 +61,6 @@ def test_noise_is_standard_and_the_range_is_the_same():
         np.float32(-0.2),
         np.float32(0.2),
     }
-
-
-# ---- margins
-
-
-@given(st.integers(0, 1000), st.floats(0, 12))
-def test_growing_is_a_dilation(seed, margin):
-    mask = ndimage.binary_opening(np.random.default_rng(seed).random((24, 31)) < 0.6)
-    rows, columns = np.indices(mask.shape)
-    wanted = np.zeros(mask.shape, bool)
-    for r, c in np.argwhere(mask):  # half a pixel from the centre of an object pixel to its edge
-        wanted |= np.hypot(rows - r, columns - c) <= margin + 0.5 + 1e-6
-    np.testing.assert_array_equal(grown(mask, margin) | mask, wanted | mask)
-
-
-def test_margin_trade_in_numbers():
-    mask, truth = np.zeros((20, 40), bool), np.zeros((20, 40), bool)
-    mask[5:15, 10:20], truth[5:15, 12:22] = True, True
-    assert margin_trade(mask, truth, 0.0) == pytest.approx((0.8, 0.2))
-    caught, extra = margin_trade(mask, truth, 2.0)
-    assert caught == 1.0 and extra > 0.5
-    assert np.isnan(margin_trade(mask, np.zeros_like(truth), 1.0)).all()
-    half = margin_trade(mask, np.where(truth, 0.5, 0.0), 0.0)
-    assert half[0] == pytest.approx(0.8), "a probability is a weight"
 
 
 # ---- the way back
@@ -154,29 +91,24 @@ def test_too_few_calls_are_named():
 # ---- maps of doubt
 
 
-def test_uncertainty_maps(material):
+def test_shown_maps(material):
     dataset = material[3]
-    maps = uncertainty_maps(dataset)
-    chance = maps["chance of the wrong side"][0]
-    assert chance.min() >= 0 and chance.max() <= 0.5
+    maps = shown_maps(dataset)
+    assert [unit for _, unit in maps.values()] == ["1", "1", "px", "px"]
+    assert all(field.shape == (64, 64) and field.dtype == np.float32 for field, _ in maps.values())
+    ratio, of_mask, of_distance, edge = (field for field, _ in maps.values())
+    away = np.abs(dataset["mean"].values - dataset.attrs["threshold_px"])
+    std = dataset["std"].values
+    np.testing.assert_allclose(ratio * (std + away), std, atol=1e-5)
     member = dataset["distance"].values
-    assert (
-        np.corrcoef(maps["spread of the mask"][0].ravel(), (member <= dataset.attrs["threshold_px"]).std(0).ravel())[
-            0, 1
-        ]
-        > 0.999
-    )
-    edge, mask = maps["nearness to the edge"][0], dataset["mean"].values <= dataset.attrs["threshold_px"]
+    np.testing.assert_allclose(of_mask, (member <= dataset.attrs["threshold_px"]).std(0), atol=1e-6)
+    np.testing.assert_array_equal(of_distance, std)
+    mask = dataset["mean"].values <= dataset.attrs["threshold_px"]
     rim = mask & ~ndimage.binary_erosion(mask, border_value=1)
     assert edge.max() == -0.5 and (edge[rim] == -0.5).all() and edge.min() < -3, "nearer is larger"
-    sure = uncertainty_maps(
-        dataset.assign(std=dataset["std"] * 0, mean=dataset["mean"] * 0 + dataset.attrs["threshold_px"])
-    )
-    assert (sure["chance of the wrong side"][0] == 0.5).all(), "at the threshold without any spread: even odds"
-    nothing = dataset.assign(
-        mean=dataset["mean"] * 0 + 9.0, distance=dataset["distance"] * 0 + 9.0, std=dataset["std"] * 0
-    )
-    assert all(np.isfinite(field).all() for field, _ in uncertainty_maps(nothing).values()), "no object, no spread"
+    nothing = {"mean": dataset["mean"] * 0 + 9.0, "std": dataset["std"] * 0, "probability": dataset["probability"] * 0}
+    for other in (dataset.assign(nothing), dataset.assign(std=dataset["std"] * 0)):
+        assert all(np.isfinite(field).all() for field, _ in shown_maps(other).values()), "no object, no spread"
 
 
 def test_the_pixel_shown_first_is_the_most_doubtful_inside_the_border(material):

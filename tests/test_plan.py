@@ -1,0 +1,239 @@
+"Plans: the same after any journey through JSON, and one sentence for everything that cannot be meant."
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sdfdiff.members import QUALITY, Sampling
+from sdfdiff.plan import RATERS, WAYS, Method, Prepared, StudyPlan, from_json, read_plan, read_prepared, study_cases, to_json
+from sdfdiff.preparation import NUCLEI, TISSUE
+from sdfdiff.sampling import SAMPLERS
+from sdfdiff.tissue import tissue
+from small_studies import folder
+
+ONE = (Method("ours", "tissue"),)
+GOOD = {"dataset": "tissue", "methods": [{"name": "ours", "weights": "tissue"}]}
+
+samplings = st.builds(
+    Sampling,
+    st.sampled_from(sorted(SAMPLERS)),
+    st.integers(1, 500),
+    st.sampled_from(["karras", "geometric"]),
+    st.none() | st.floats(1, 9),
+    ratio=st.floats(0, 1),
+    final=st.booleans(),
+    corrections=st.integers(0, 3),
+    start=st.sampled_from(["prior", "zero"]),
+)
+texts = st.text(min_size=1, max_size=9)
+methods = st.builds(
+    Method,
+    texts,
+    texts,
+    st.sampled_from(sorted(WAYS)) | samplings,
+    st.integers(2, 10**6),
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from(["half_pixel", "paper", "zero"]),
+)
+plans = st.builds(
+    StudyPlan,
+    st.sampled_from(["tissue", "folder", "raters", "glas", "monuseg"]),
+    st.lists(methods, min_size=1, max_size=3, unique_by=lambda one: one.name).map(tuple),
+    st.sampled_from(["train", "validation", "test", "all"]),
+    st.none() | st.integers(1, 99) | st.lists(texts, min_size=1, unique=True).map(tuple),
+    st.integers(0, 9),
+    st.lists(st.floats(0.001, 0.999), unique=True).map(sorted).map(tuple),
+    st.booleans(),
+)
+
+
+@given(plans)
+def test_there_and_back(plan):
+    assert from_json(to_json(plan)) == plan and to_json(from_json(to_json(plan))) == to_json(plan)
+    again = from_json(json.dumps(json.loads(to_json(plan)), indent=None, sort_keys=True))
+    assert again == plan and hash(again) == hash(plan)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["dataset", "methods", "split", "cases", "keep", "quantiles", "images", "more"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        ),
+    )
+)
+def test_any_json_is_a_plan_or_one_sentence(values):
+    "Never another kind of error."
+    for change in (values, GOOD | values, GOOD | {"methods": [GOOD["methods"][0] | values]}):
+        try:
+            assert from_json(to_json(from_json(json.dumps(change), "my.json"))).methods
+        except ValueError as error:
+            assert str(error).startswith("my.json") and "\n" not in str(error)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_plan_or_one_sentence(text):
+    with pytest.raises(ValueError, match=r"^my.json"):
+        from_json(text, "my.json")
+
+
+def test_few_words_are_enough():
+    plan = from_json(json.dumps(GOOD))
+    assert plan == StudyPlan("tissue", ONE) and plan.methods[0].sampling == QUALITY["default"] and plan.split == "validation"
+    assert StudyPlan("tissue", list(ONE), cases=["scene 1"], quantiles=[0.5]) == StudyPlan(
+        "tissue", ONE, cases=("scene 1",), quantiles=(0.5,)
+    )
+    assert (
+        Method("a", "b", "paper-glands").sampling == WAYS["paper-glands"]
+        and Method("a", "b", Sampling(steps=3)).sampling.steps == 3
+    )
+
+
+WRONG = {
+    "members": ({"members": 1}, "draws 1 members"),
+    "no members": ({"members": 0}, "draws 0 members"),
+    "half a member": ({"members": 2.5}, "draws 2.5 members"),
+    "members as text": ({"members": "8"}, "draws '8' members"),
+    "true members": ({"members": True}, "draws True members"),
+    "seed": ({"seed": 2**63}, "whole number of 64 bits"),
+    "seed as text": ({"seed": "x"}, "seed 'x'"),
+    "quality": ({"quality": "best"}, "quality 'best' is unknown: choose one of draft"),
+    "list as quality": ({"quality": [1]}, "quality [1] is unknown"),
+    "sampling": ({"quality": {"steps": 3, "speed": 9}}, "'speed', which is no setting of a Sampling; there are sampler"),
+    "sampler": ({"quality": {"sampler": "magic"}}, 'No sampler "magic"'),
+    "rule": ({"rule": "guess"}, "guess"),
+    "name": ({"name": 7}, "name 7"),
+    "no name": ({"name": ""}, "name ''"),
+    "weights": ({"weights": None}, "weights None"),
+    "word": ({"wieghts": "tissue"}, "'wieghts', which is no setting of a Method; there are name, weights"),
+    "reach": ({"reach": 0}, "reach 0"),
+    "negative reach": ({"reach": -1.0}, "reach -1.0"),
+    "reach as text": ({"reach": "far"}, "my.json"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_methods_that_are_refused(what):
+    change, words = WRONG[what]
+    with pytest.raises(ValueError) as problem:
+        from_json(json.dumps(GOOD | {"methods": [GOOD["methods"][0] | change]}), "my.json")
+    assert words in str(problem.value) and str(problem.value).startswith("my.json") and "\n" not in str(problem.value)
+
+
+BAD = {
+    "data set": ({"dataset": "cells"}, "The data set 'cells' is unknown: choose one of tissue"),
+    "split": ({"split": "half"}, "The split 'half' is unknown"),
+    "a list for a data set": ({"dataset": ["tissue"]}, "The data set ['tissue'] is unknown"),
+    "no methods": ({"methods": []}, "The methods are []"),
+    "methods": ({"methods": "ours"}, "needs a list of methods"),
+    "method": ({"methods": ["ours"]}, "holds 'ours' where a Method"),
+    "twice": ({"methods": GOOD["methods"] * 2}, "each with a name of its own"),
+    "no cases": ({"cases": 0}, "0 cases"),
+    "no names": ({"cases": []}, "0 cases"),
+    "negative": ({"cases": -3}, "-3 cases"),
+    "a name": ({"cases": "scene 1"}, "The cases are 'scene 1'"),
+    "half": ({"cases": 2.5}, "The cases are 2.5"),
+    "numbers": ({"cases": [1000]}, "The cases are (1000,)"),
+    "the same": ({"cases": ["scene 1", "scene 1"]}, "names that differ"),
+    "keep": ({"keep": -1}, "-1 members to keep"),
+    "keep all": ({"keep": "all"}, "'all' members to keep"),
+    "quantiles": ({"quantiles": [0.5, 0.2]}, "rising numbers between 0 and 1"),
+    "the same quantiles": ({"quantiles": [0.5, 0.5]}, "rising"),
+    "zero": ({"quantiles": [0.0, 0.5]}, "rising"),
+    "one": ({"quantiles": [1.0]}, "rising"),
+    "percent": ({"quantiles": [5, 95]}, "rising"),
+    "a quantile": ({"quantiles": 0.5}, "The quantiles are 0.5"),
+    "texts": ({"quantiles": ["a"]}, "The quantiles are ('a',)"),
+    "word": ({"colour": 1}, "'colour', which is no setting of a StudyPlan; there are dataset, methods"),
+    "no data set": ({"dataset": None}, "The data set None"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_plans_that_are_refused(what):
+    change, words = BAD[what]
+    with pytest.raises(ValueError) as problem:
+        from_json(json.dumps(GOOD | change), "my.json")
+    assert words in str(problem.value) and str(problem.value).startswith("my.json") and "\n" not in str(problem.value)
+
+
+def test_files(tmp_path):
+    (tmp_path / "a.json").write_text(to_json(StudyPlan("tissue", ONE)), encoding="utf-8")
+    assert read_plan(tmp_path / "a.json") == StudyPlan("tissue", ONE)
+    with pytest.raises(FileNotFoundError, match="b.json does not exist; expected the plan of a study"):
+        read_plan(tmp_path / "b.json")
+    (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "d.json").write_text("{")
+    (tmp_path / "e.json").write_text("{}")
+    for name, words in (("c.json", "is no text file"), ("d.json", "is no JSON"), ("e.json", "needs a list of methods")):
+        with pytest.raises(ValueError, match=f"{name} {words}"):
+            read_plan(tmp_path / name)
+    with pytest.raises(ValueError, match="is no text file"):
+        read_plan(tmp_path)
+
+
+# ---- cases
+
+
+def test_scenes():
+    assert [case.name for case in study_cases(StudyPlan("tissue", ONE, cases=2))] == ["scene 1000", "scene 1001"] and len(
+        study_cases(StudyPlan("tissue", ONE))
+    ) == 16
+    assert [case.seed for case in study_cases(StudyPlan("tissue", ONE, cases=("scene 7", "scene 3")))] == [7, 3]
+    for name in ("7", "scene", "scene x", "scene -1", "scene 1.5"):
+        with pytest.raises(ValueError, match="scenes of tissue are named 'scene N'"):
+            study_cases(StudyPlan("tissue", ONE, cases=(name,)))
+
+
+def test_cases_of_a_folder(tmp_path):
+    folder(tmp_path)
+
+    def names(**changes):
+        return [case.name for case in study_cases(StudyPlan("folder", ONE, "all", **changes), tmp_path)]
+
+    assert names() == ["0", "1", "2"] and names(cases=2) == ["0", "1"] and names(cases=("2", "0")) == ["2", "0"]
+    with pytest.raises(ValueError, match=r"asks for 4 all cases, but .* has 3\."):
+        names(cases=4)
+    with pytest.raises(ValueError, match="has no all case '9' that the plan asks for; there are 0, 1, 2"):
+        names(cases=("0", "9"))
+    with pytest.raises(ValueError, match="A study of folder needs the folder of the data set"):
+        study_cases(StudyPlan("folder", ONE, "all"))
+
+
+def test_scenes_know_their_posterior():
+    "The first rater is the truth, and the mean of the raters nears the exact probability."
+    case = read_prepared(study_cases(StudyPlan("tissue", ONE, cases=1))[0], TISSUE)
+    scene = tissue(1000)
+    assert (
+        isinstance(case, Prepared)
+        and case.raters.shape == (RATERS, 64, 64)
+        and case.raters.dtype == bool
+        and case.truth.dtype == bool
+    )
+    np.testing.assert_array_equal(case.truth, case.raters[0])
+    np.testing.assert_array_equal(case.posterior, scene.probability())
+    np.testing.assert_allclose(case.image, np.moveaxis(scene.image, -1, 0), atol=1e-6)
+    wide = np.mean([scene.rate(np.random.default_rng((7, k))) > 0 for k in range(400)], axis=0)
+    assert abs(wide - case.posterior).max() < 0.15 and len({mask.tobytes() for mask in case.raters}) > 1
+    half = read_prepared(study_cases(StudyPlan("tissue", ONE, cases=1))[0], NUCLEI)
+    assert half.posterior.shape == half.truth.shape == half.image.shape[1:] == (32, 32) and half.source_shape == (64, 64)
+    np.testing.assert_array_equal(half.posterior, case.posterior[1::2, 1::2])
+    np.testing.assert_array_equal(half.raters, case.raters[:, 1::2, 1::2])
+
+
+def test_one_annotation_or_several(tmp_path):
+    folder(tmp_path / "a")
+    case = read_prepared(study_cases(StudyPlan("folder", ONE, "all"), tmp_path / "a")[1], TISSUE)
+    np.testing.assert_array_equal(case.truth, np.asarray(Image.open(tmp_path / "a" / "masks" / "1.png")))
+    assert case.raters is None and case.posterior is None and case.source_shape == (40, 64)
+    masks = np.random.default_rng(0).random((3, 4, 20, 24)) < 0.4
+    np.savez(tmp_path / "b.npz", image=np.zeros((3, 20, 24), np.uint8), masks=masks)
+    case = read_prepared(study_cases(StudyPlan("raters", ONE, "all"), tmp_path / "b.npz")[2], TISSUE)
+    np.testing.assert_array_equal(case.raters, masks[2])
+    np.testing.assert_array_equal(case.truth, masks[2].sum(0) >= 2)
+    assert case.posterior is None and case.image.shape == (3, 20, 24)

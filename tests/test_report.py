@@ -1,0 +1,323 @@
+"The report: its numbers are those of the summary, nothing in it needs a network, and what is not defined is said."
+
+import base64
+import html
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from sdfdiff.analysis import headline, read_verified, verify
+from sdfdiff.charts import CHARTS, MAP_WORDS, interval, object_shares, sparsification_chart
+from sdfdiff.plan import Method, StudyPlan
+from sdfdiff.report import WORDS, chosen_cases, defined, report, write_report
+from sdfdiff.segmenting import write_dataset
+from sdfdiff.study import export_study, finish, open_study, run_study
+
+
+def made(folder, methods=2, cases=3, **more):
+    plan = StudyPlan(
+        "tissue",
+        tuple(
+            Method(name, "tissue", "draft", members=4, seed=k) for k, name in enumerate(("first", "second")[:methods])
+        ),
+        cases=cases,
+        **more,
+    )
+    finish(run_study(plan, folder / "t.zarr"), progress=False)
+    return folder / "t.zarr"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def verified(store):
+    return verify(open_study(store), permutations=5, progress=False)
+
+
+@pytest.fixture(scope="module")
+def text(verified):
+    return report(verified, resamples=20)
+
+
+class Page(HTMLParser):
+    "Tables, headings, pictures and open elements of a page."
+
+    EMPTY = ("meta", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.rows, self.pictures, self.links, self.text = [], [], [], [], {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [value for name, value in attributes.items() if name in ("src", "href", "srcset", "action")]
+        if tag == "img":
+            self.pictures.append(attributes)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        here = self.open[-1] if self.open else ""
+        self.text.setdefault(here, []).append(data)
+        if here in ("td", "th"):
+            self.rows[-1][-1] += data.replace("\xa0", " ")
+
+
+def row(page, start):
+    return next(one for one in page.rows if one and one[0] == start)
+
+
+def test_numbers_are_those_of_the_summary(verified, text):
+    "Every quantity has a row with its unit and, for each method, estimate and interval as headline gives them."
+    numbers, page = headline(verified, 20), Page(text)
+    for name in numbers["quantity"].values:
+        words, unit, times, digits, better = WORDS[name]
+        found = row(page, words)
+        assert found[1:3] == [unit, better]
+        for text, bounds in zip(found[3:], numbers.sel(quantity=name).values, strict=True):
+            shown = [float(one) for one in re.findall(r"-?\d+\.\d+", text)]
+            assert shown == pytest.approx([round(times * one, digits) for one in bounds], abs=1.1 * 10.0**-digits), name
+    assert row(page, "quantity")[3:] == ["first", "second"]
+
+
+def test_page_needs_nothing_else(verified, store, text):
+    "No address, no script; every picture is inside and has words; elements are closed; charts are SVG that parses."
+    again, text = text, report(verified, open_study(store), resamples=20)
+    page = Page(text)
+    assert not page.open and "http" not in text and "<script" not in text and "@import" not in text
+    assert (
+        all(link.startswith("data:image/") for link in page.links)
+        and len(page.links) == len(page.pictures) == len(CHARTS) + 1
+    )
+    assert all(len(one["alt"]) > 20 for one in page.pictures)
+    kinds = [one["src"].split(";")[0] for one in page.pictures]
+    assert kinds == ["data:image/svg+xml"] * len(CHARTS) + ["data:image/png"]
+    for one in page.pictures[:-1]:
+        assert ElementTree.fromstring(base64.b64decode(one["src"].split(",")[1])).tag.endswith("svg")
+    charts = re.findall('data:image/svg[^"]*', text)
+    assert len(text) < 1e6 and charts == re.findall('data:image/svg[^"]*', again), "the same numbers, the same page"
+
+
+def test_what_was_done_is_told(verified, text):
+    page = Page(text)
+    assert (
+        row(page, "weights")[1:] == ["tissue", "tissue"]
+        and row(page, "seed")[1:] == ["0", "1"]
+        and row(page, "members")[1:] == ["4", "4"]
+    )
+    assert (
+        row(page, "SHA-256 of the weights")[1] == verified["weights_checksum"].values[0]
+        and len(row(page, "SHA-256 of the weights")[1]) == 64
+    )
+    assert row(page, "threshold (px)")[1:] == ["0.5", "0.5"] and "3 images" in row(page, "data")[1]
+    assert row(page, "made with")[1].startswith(f"sdfdiff {verified.attrs['sdfdiff_version']}, torch ")
+
+
+def test_every_image_has_its_row(verified, text):
+    page = Page(text)
+    for k, case in enumerate(verified["case"].values):
+        rows = [one for one in page.rows if one and one[0] == case]
+        assert len(rows) == 2
+        for j, found in enumerate(rows):
+            one = verified.isel(case=k, method=j)
+            expected = [
+                100 * one["f1"].sel(estimator="mmse"),
+                100 * one["f1"].sel(estimator="member"),
+                one["expected_loss"],
+                100 * one["wrong"],
+                one["auroc"].sel(map="ratio"),
+                one["crps"],
+            ]
+            assert [float(x) for x in found[2:8]] == pytest.approx([float(x) for x in expected], abs=0.06)
+            assert f"{int(one['objects_missed_objects'])} / {int(one['objects_true_objects'])}" in found
+
+
+def test_findings_follow_the_numbers(verified):
+    "Titles are computed: other numbers, another title."
+    numbers = headline(verified, 20)
+    before = [draw(verified, numbers).finding for draw in CHARTS]
+    other = verified.copy(deep=True)
+    other["expected_loss"] = other["expected_loss"] * 0 + 0.123
+    other["objects_false_objects"][:] = 0
+    changed = numbers.copy(deep=True)
+    changed.loc[{"quantity": "auroc_gain"}] = [[-0.2, -0.3, -0.1]] * 2
+    changed.loc[{"quantity": "spread_skill"}] = [[1.5, 1.2, 1.8]] * 2
+    changed.loc[{"quantity": "ece_recalibrated"}] = [[0.777, 0.7, 0.8]] * 2
+    after = " | ".join(draw(other, changed).finding for draw in CHARTS)
+    for words in (
+        "worse than the nearness",
+        "the ensemble is too wide",
+        "0.777 after",
+        "expects to lose 0.123",
+        "0 of ",
+    ):
+        assert words in after and words not in " | ".join(before)
+
+
+def test_sparsification_chart_draws_means_and_the_best_order(verified):
+    "The dotted line takes the wrong pixels away first: counted pixel by pixel, image by image."
+    chart = sparsification_chart(verified, headline(verified, 20))
+    lines = {line.get_label(): np.array(line.get_data()) for line in chart.figure.axes[1].lines}
+    share, drawn = lines["best possible order"]
+    pixels = np.array([np.arange(4096) < round(4096 * one) for one in verified["wrong"].values[:, 1]])
+    for x, y in zip(share[[0, 1, 3, 10]] / 100, drawn[[0, 1, 3, 10]]):
+        assert y == pytest.approx(100 * np.mean([one[round(4096 * x) :].mean() for one in pixels]), abs=0.02)
+    assert lines[MAP_WORDS["ratio"]][1] == pytest.approx(
+        100 * verified["sparsification"].sel(map="ratio").isel(method=1).mean("case").values[: len(share)]
+    )
+
+
+def test_object_shares_are_sums(verified):
+    "Objects are added up over the images; the mean of the shares would be something else."
+    shares = object_shares(verified)
+    for k in range(2):
+        one = verified.isel(method=k)
+        assert float(shares.sel(share="missed", bound="estimate")[k]) == pytest.approx(
+            int(one["objects_missed_objects"].sum()) / int(one["objects_true_objects"].sum())
+        )
+
+
+def test_what_is_not_defined_is_said(verified, text):
+    "A mean over fewer images says over how many; a missing object is no missed object."
+    holes = verified.copy(deep=True)
+    holes["auroc"][0, :, 0] = np.nan
+    holes["missed"][1] = np.nan
+    holes["needed_margin"][1] = np.nan
+    holes["fragments_truth"] = ("case", [3, 0, 2])
+    assert defined(holes, "auroc_ratio").tolist() == [2, 3] and defined(holes, "f1_mmse").tolist() == [3, 3]
+    page = Page(report(holes, resamples=20))
+    assert (
+        "[2 of 3 images]" in row(page, WORDS["auroc_ratio"][0])[3] and "[" not in row(page, WORDS["auroc_ratio"][0])[4]
+    )
+    said = " ".join(page.text["li"])
+    assert (
+        "defined in 2, 3 of 3 images (first, second)" in said
+        and "1 images have no object" in said
+        and "Every headline number is defined" not in said
+    )
+    assert [one for one in page.rows if one and one[0] == holes["case"].values[1]][0].count("not defined") == 1
+    assert "the 2 of 3 images that have an object" in " ".join(page.text["figcaption"])
+    assert "Every headline number is defined" in text
+
+
+def test_unknown_quantities_are_shown(verified, monkeypatch):
+    "A quantity without words appears under its own name."
+    monkeypatch.delitem(WORDS, "crps")
+    assert len(row(Page(report(verified, resamples=20)), "crps")) == 5
+
+
+def test_one_patient_has_no_interval(verified):
+    page = report(verified.assign_coords(group=("case", ["same"] * 3)), resamples=20)
+    assert (
+        "There is no summary and no interval" in page and "<figure" not in page and verified["case"].values[2] in page
+    )
+    assert "3 images of 1 patients" in page
+
+
+def test_one_method_two_cases_no_posterior_no_raters(tmp_path):
+    "The least a study may be."
+    study = open_study(made(tmp_path, 1, 2, images=False)).drop_vars(
+        ["posterior", "raters", "ged_u", "ged_v", "hungarian_iou"]
+    )
+    verified = verify(study, permutations=5, progress=False)
+    text = report(verified, study, "A <title> & more", resamples=20)
+    page = Page(text)
+    assert "<h1>A &lt;title&gt; &amp; more</h1>" in text and not page.open
+    assert MAP_WORDS["best"] not in html.unescape(text) and WORDS["ged_u"][0] not in text
+    assert (
+        "There is one rater per image" in text and "The true posterior is not known" in text and "All 2 images" in text
+    )
+    assert WORDS["doubt_f1"][0] not in text, "a correlation over two images says nothing"
+
+
+def test_images_without_object(tmp_path):
+    "An empty truth, in one case and in all: still a page."
+    study = open_study(made(tmp_path, 1, 3)).load()
+    study["truth"][0] = False
+    study["fragments_truth"][0] = 0
+    text = report(verify(study, permutations=5, progress=False), study, resamples=20)
+    assert (
+        "1 images have no object" in text
+        and "the 2 of 3 images" in text
+        and not re.search(r"\bnan\b", re.sub('base64,[^"]*', "", text))
+    )
+
+
+def test_chosen_cases(verified):
+    many = verified.isel(case=[0, 1, 2] * 4).copy(deep=True)
+    many["f1"].loc[{"estimator": "mmse"}] = np.linspace(0, 1, 12)[:, None] * [1, -1] + [0, 1]
+    many["expected_loss"][:] = np.roll(np.linspace(0, 1, 12), 4)[:, None]
+    assert list(chosen_cases(many).values()) == [[11, 10, 9], [0, 1, 2], [3, 2, 1]]
+    assert (
+        list(chosen_cases(verified).values())[0]
+        == np.argsort(-verified["f1"].sel(estimator="mmse")[:, 0].values).tolist()
+    )
+
+
+def test_interval():
+    assert interval([0.5, 0.4, 0.6]) == "0.50 (0.40 to 0.60)" and interval([0.5, 0.4, 0.6], 0, 100) == "50 (40 to 60)"
+    assert interval([np.nan, 0, 1]) == "not defined" and interval([0.5, np.nan, 1.0], 1) == "0.5 (no interval)"
+
+
+def test_write_report(store, tmp_path):
+    "From a store, from netCDF, from the numbers: the same table. Whole files or none, nothing replaced unasked."
+    write_report(store, tmp_path / "new" / "a.html", numbers=tmp_path / "n.nc", resamples=20, progress=False)
+    export_study(store, tmp_path / "s.nc")
+    write_report(tmp_path / "s.nc", tmp_path / "b.html", resamples=20, progress=False)
+    write_report(tmp_path / "n.nc", tmp_path / "c.html", resamples=20)
+    tables = [
+        re.findall("<table.*?</table>", (tmp_path / name).read_text(), re.S)
+        for name in ("new/a.html", "b.html", "c.html")
+    ]
+    assert tables[0] == tables[1] == tables[2] and len(tables[0]) == 5
+    assert "made from the numbers alone" in (tmp_path / "c.html").read_text()
+    assert read_verified(tmp_path / "n.nc").attrs["title"] == "sdfdiff verification"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    (tmp_path / "not.nc").write_text("no")
+    write_dataset(open_study(store)[["f1"]].load().assign_attrs(title="other"), tmp_path / "other.nc")
+    for source, out, more, words in [
+        ("n.nc", "b.html", {}, "--force"),
+        ("n.nc", "d.pdf", {}, "must end in .html"),
+        ("n.nc", "d.html", {"numbers": tmp_path / "d.csv"}, "must end in .nc"),
+        ("n.nc", "d.html", {"numbers": tmp_path / "n.nc"}, "name another file"),
+        ("s.nc", "d.html", {"numbers": tmp_path / "n.nc"}, "--force"),
+        ("missing.zarr", "d.html", {}, "missing.zarr"),
+        ("missing.nc", "d.html", {}, "missing.nc"),
+        ("new", "d.html", {}, "no store"),
+        ("not.nc", "d.html", {}, "not.nc"),
+        ("other.nc", "d.html", {}, "other.nc"),
+    ]:
+        with pytest.raises((ValueError, OSError), match=re.escape(words)) as caught:
+            write_report(tmp_path / source, tmp_path / out, progress=False, **more)
+        assert len(str(caught.value).splitlines()) == 1
+    assert {path: path.read_bytes() for path in before} == before and not (tmp_path / "d.html").exists()
+    assert not list(tmp_path.rglob(".writing-*"))
+
+
+def test_half_a_study(tmp_path):
+    "Refused, unless the finished part is asked for."
+    plan = StudyPlan("tissue", (Method("one", "tissue", "draft", members=4),), cases=3)
+    running = run_study(plan, tmp_path / "t.zarr")
+    assert [next(running).done for _ in range(3)][-1] == 2
+    running.close()
+    with pytest.raises(ValueError, match="2 of its 3 cases"):
+        write_report(tmp_path / "t.zarr", tmp_path / "a.html", progress=False)
+    assert not (tmp_path / "a.html").exists()
+    assert (
+        write_report(tmp_path / "t.zarr", tmp_path / "a.html", partial=True, resamples=20, progress=False).sizes["case"]
+        == 2
+    )
