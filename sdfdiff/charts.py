@@ -64,7 +64,7 @@ def _dots(labels: list[str], values: np.ndarray, methods: list[str], unit: str, 
     axes.set_axisbelow(True)
     return _finished(figure, axes, unit, legend=len(methods) > 1)
 
-# %% ../nbs/48_charts.ipynb #48_charts-08b
+# %% ../nbs/48_charts.ipynb #48_charts-09
 def _finished(figure, axes, across: str, up: str = "", legend: bool = True):
     "Labels, legend, no frame above and to the right."
     axes.set_xlabel(across, fontsize=9)
@@ -94,7 +94,7 @@ def _names(data) -> list[str]:
 def _of(numbers: xr.DataArray, quantity: str) -> np.ndarray:  # Bounds of the first method; NaN if it is not there
     return numbers.sel(quantity=quantity).values[0] if quantity in numbers["quantity"].values else np.full(3, np.nan)
 
-# %% ../nbs/48_charts.ipynb #48_charts-10
+# %% ../nbs/48_charts.ipynb #48_charts-11
 def detection_chart(
     verified: xr.Dataset,  # From `verify`
     numbers: xr.DataArray,  # From `headline`
@@ -110,7 +110,7 @@ def detection_chart(
     return Chart(finding, "Chance that a wrong pixel is in more doubt than a right one of the same image, mean over the images; right is better, 0.5 is a coin. Lines: 95 % intervals from resampling patients.",
                  _dots([MAP_WORDS[name] for name in names], values, _names(numbers), "AUROC (1)"), f"AUROC of {_names(numbers)[0]}: {words}.")
 
-# %% ../nbs/48_charts.ipynb #48_charts-10b
+# %% ../nbs/48_charts.ipynb #48_charts-12
 def sparsification_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     "Error of the pixels that remain, when the most doubtful are taken away."
     figure, axes = _each(_names(verified))
@@ -124,10 +124,11 @@ def sparsification_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
         one.plot(100 * removed[shown], best.isel(method=k).values[shown], label="best possible order", **line_style(3))
         _finished(figure, one, "most doubtful pixels taken away (%)", "wrong pixels among the others (%)", legend=k == 0)
     start, left, least = (float(one) for one in (curves.sel(map="ratio")[0, 0], curves.sel(map="ratio")[0, tenth], best.isel(method=0)[tenth]))
-    finding = f"{_names(verified)[0]}: without the {100 * removed[tenth]:.0f} % most doubtful pixels the error falls from {start:.2f} % to {left:.2f} % (best possible: {least:.2f} %)"
+    change = "falls" if left < start else "rises" if left > start else "goes"
+    finding = f"{_names(verified)[0]}: without the {100 * removed[tenth]:.0f} % most doubtful pixels the error {change} from {start:.2f} % to {left:.2f} % (best possible: {least:.2f} %)"
     return Chart(finding, "Share of wrong pixels among those that remain, mean over the images; the faster it falls, the better the order.", figure, finding + ".")
 
-# %% ../nbs/48_charts.ipynb #48_charts-13
+# %% ../nbs/48_charts.ipynb #48_charts-15
 GROUPS = 10  # Points of a reliability diagram
 
 
@@ -140,25 +141,34 @@ def _curve(table: xr.Dataset, groups) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return (coarse["forecast"].sum("case") / coarse["pixels"].sum("case")).values, *(happened.transpose(..., "bound").values[:, k] for k in range(3))
 
 
+def _recalibrated(near: xr.Dataset, groups) -> dict[str, xr.Dataset]:
+    "Recalibrated on all other patients; nothing where these hold no object, or nothing else."
+    try:
+        return {"recalibrated": cross_fitted(near, int(near["members"]), groups)[0].reset_coords(drop=True)}
+    except ValueError:
+        return {}
+
+# %% ../nbs/48_charts.ipynb #48_charts-16
 def reliability_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     "P against what happens, in the band, before and after recalibration."
     figure, axes = _each(_names(verified))
     groups = verified["group"].values if "group" in verified.coords else None
     for k, one in zip(range(verified.sizes["method"]), axes):
         near = verified[["pixels", "forecast", "squares", "truths", "products"]].sel(region="band").isel(method=k)
-        honest = cross_fitted(near, int(near["members"]), groups)[0].reset_coords(drop=True)
+        tables = {"as drawn": near.reset_coords(drop=True)} | _recalibrated(near, groups)
         one.plot([0, 1], [0, 1], color="black", linewidth=0.8, label="exact")
-        for j, (name, table) in enumerate((("as drawn", near.reset_coords(drop=True)), ("recalibrated", honest))):
+        for j, (name, table) in enumerate(tables.items()):
             promised, true, low, high = _curve(table, groups)
             one.vlines(promised, low, high, color=line_style(j)["color"], linewidth=1)
             one.plot(promised, true, marker=MARKERS[j], markersize=4, label=name, **line_style(j))
         _finished(figure, one, "P(object) promised", "share that is object", legend=k == 0)
     before, after = _of(numbers, "ece"), _of(numbers, "ece_recalibrated")
-    finding = f"{_names(verified)[0]}: near the edges P is wrong by {before[0]:.3f} on average, and by {after[0]:.3f} after a recalibration learned on other patients"
+    later = f"and by {after[0]:.3f} after a recalibration learned on other patients" if np.isfinite(after[0]) else "and no recalibration can be learned from the others"
+    finding = f"{_names(verified)[0]}: near the edges P is wrong by {before[0]:.3f} on average, {later}"
     return Chart(finding, "Pixels near an edge, in ten bins of P; on the diagonal P means what it says. Lines: 95 % intervals from resampling patients.", figure,
                  f"Calibration error {interval(before, 3)}, recalibrated {interval(after, 3)}.")
 
-# %% ../nbs/48_charts.ipynb #48_charts-16
+# %% ../nbs/48_charts.ipynb #48_charts-19
 def _scatter(verified: xr.Dataset, across: xr.DataArray, up: xr.DataArray, labels: tuple[str, str]):
     figure, (axes,) = panels(1, size=(3.4, 4.2))
     end = 1.05 * float(np.nanmax([across.max(), up.max(), 1e-6]))
@@ -167,7 +177,7 @@ def _scatter(verified: xr.Dataset, across: xr.DataArray, up: xr.DataArray, label
         axes.plot(across.isel(method=k), up.isel(method=k), MARKERS[k % 6], color=line_style(k)["color"], label=method, markersize=5, fillstyle="none" if k else "full")
     return _finished(figure, axes, *labels, legend=verified.sizes["method"] > 1)
 
-# %% ../nbs/48_charts.ipynb #48_charts-16b
+# %% ../nbs/48_charts.ipynb #48_charts-20
 def loss_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     "Expected loss against loss, a point per image."
     loss = 1 - verified["f1"].sel(estimator="mmse")
@@ -190,7 +200,7 @@ def spread_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
                  "A point per image: root mean squares over the pixels where members or truth differ. On the diagonal the spread is as large as the error.", figure,
                  f"Spread over error {interval(ratio)}.")
 
-# %% ../nbs/48_charts.ipynb #48_charts-17
+# %% ../nbs/48_charts.ipynb #48_charts-21
 def rank_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     "Where the true distance stands among the members'."
     total = verified["ranks"].sum("case")
@@ -206,7 +216,7 @@ def rank_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     finding = f"{_names(verified)[0]}: the truth is in the outermost ranks at {outer:.0f} % of the disputed pixels (a perfect ensemble: {200 / bins:.0f} %)"
     return Chart(finding, "Rank of the true distance among the members', at pixels where they differ; flat is right, hollow in the middle means too narrow, tilted means shifted.", figure, finding + ".")
 
-# %% ../nbs/48_charts.ipynb #48_charts-20
+# %% ../nbs/48_charts.ipynb #48_charts-24
 def margin_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     "Share of the object that a margin misses."
     figure, axes = _each(_names(verified))
@@ -237,7 +247,7 @@ def estimator_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     return Chart(finding, "F1 against the truth, mean over the images; right is better. Lines: 95 % intervals from resampling patients.", _dots(words, 100 * values, _names(numbers), "F1 (%)"),
                  "; ".join(f"{name} {interval(one[0], 1, 100)} %" for name, one in zip(words, values)) + ".")
 
-# %% ../nbs/48_charts.ipynb #48_charts-21
+# %% ../nbs/48_charts.ipynb #48_charts-25
 OBJECTS = {"false": ("predicted", "predicted objects that are false"), "missed": ("true", "true objects that are missed"),
            "noticed": ("missed", "missed objects that are noticed")}
 

@@ -72,9 +72,10 @@ def binary(
 
 def raw_score(
     setting: Setting,  # Preconditioned
+    helped: bool = False,  # Let the encoder learn its own guess at the distances, as otherwise in this package
 ) -> Setting:
-    "The same setting in the paper's form (eq. 4): no preconditioning, noise levels even in time, no guess of the encoder's to help it."
-    recipe = replace(setting.recipe, noise="uniform_time", prior_weight=0.0)
+    "The same setting in the paper's form (eq. 4): no preconditioning, noise levels even in time."
+    recipe = replace(setting.recipe, noise="uniform_time", prior_weight=setting.recipe.prior_weight if helped else 0.0)
     return replace(setting, architecture=replace(setting.architecture, parametrisation="score"), recipe=recipe)
 
 # %% ../nbs/15_fitting.ipynb #15_fitting-09

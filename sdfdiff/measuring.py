@@ -16,8 +16,8 @@ def _add_evaluate(commands):
     one = add_command(commands, evaluate, "measure on a data set")
     one.add_argument("dataset", choices=("monuseg", "glas", "raters", "folder"))
     one.add_argument("--root", type=Path, required=True, help="folder of the data set")
-    one.add_argument("--split", choices=("train", "test", "validation"), default="test",
-                     help="validation: the part of train held out (default test)")
+    one.add_argument("--split", choices=("train", "test", "validation"),
+                     help="validation: the part of train held out (default test; for raters, who have no official split, validation)")
     one.add_argument("--weights", help="default: nuclei for monuseg, glands for glas")
     one.add_argument("--limit", type=whole_number, metavar="N", help="only so many images")
     one.add_argument("--out", type=Path, help="write the numbers to this .nc file, image by image")
@@ -32,10 +32,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     weights = arguments.weights or {"monuseg": "nuclei", "glas": "glands"}.get(arguments.dataset)
     if weights is None:
-        raise ValueError("A folder of images needs --weights: nuclei, glands, tissue, or a .safetensors file.")
+        raise ValueError(f"evaluate {arguments.dataset} needs --weights: nuclei, glands, tissue, or a .safetensors file.")
     prepare_process()
-    model = chosen_model(weights, arguments.reach)
-    result = evaluate_dataset(arguments.dataset, arguments.root, arguments.split, model, limit=arguments.limit, out=arguments.out,
+    model, split = chosen_model(weights, arguments.reach), arguments.split or ("validation" if arguments.dataset == "raters" else "test")
+    result = evaluate_dataset(arguments.dataset, arguments.root, split, model, limit=arguments.limit, out=arguments.out,
                               resume=arguments.resume, force=arguments.force, **how_to_draw(arguments, model))
     print(summary(result))
     if arguments.out is not None:
@@ -50,7 +50,8 @@ def _add_train(commands):
     one.add_argument("--start", help="weights to start from: nuclei, glands, tissue, or a .safetensors file")
     one.add_argument("--truncation", type=positive_number, metavar="PX", help="distances are cut at this many pixels (default: the setting's)")
     one.add_argument("--target", choices=("distance", "binary"), default="distance", help="what is learned: the signed distance, or the binary mask (the paper's ablation)")
-    one.add_argument("--form", choices=("preconditioned", "raw-score"), default="preconditioned", help="how the network is asked; raw-score: as in the paper's equation 4")
+    one.add_argument("--form", choices=("preconditioned", "raw-score", "raw-score-helped"), default="preconditioned",
+                     help="how the network is asked; raw-score: as in the paper's equation 4; helped: the encoder learns a guess of its own, too")
     one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")
     one.add_argument("--steps", type=whole_number, metavar="N", help="training steps (default: as the shipped weights)")
     one.add_argument("--seed", type=seed_number, default=0, help="of everything random (default 0)")
@@ -69,8 +70,8 @@ def train(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.out} must end in .safetensors.")
     prepare_process()
     setting = setting_of(arguments.dataset)
-    if arguments.form == "raw-score":
-        setting = raw_score(setting)
+    if arguments.form != "preconditioned":
+        setting = raw_score(setting, helped=arguments.form == "raw-score-helped")
     if arguments.target == "binary":
         if arguments.truncation is not None:
             raise ValueError("--truncation belongs to distances; a binary mask is cut at half a pixel: give one of --truncation and --target binary.")

@@ -50,7 +50,7 @@ class Method:
             raise ValueError(f"Method {self.name!r} draws {self.members!r} members: a spread needs a whole number of at least 2.")
         if not isinstance(self.seed, int) or not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"Method {self.name!r} has the seed {self.seed!r}: a whole number of 64 bits is needed.")
-        if self.reach is not None and not self.reach > 0:
+        if self.reach is not None and (not isinstance(self.reach, int | float) or isinstance(self.reach, bool) or not self.reach > 0):
             raise ValueError(f"Method {self.name!r} has the reach {self.reach!r}: a positive number of pixels is needed.")
         if not isinstance(self.quality, Sampling):
             _choice(f"Method {self.name!r}: the quality", self.quality, WAYS)
@@ -64,6 +64,26 @@ class Method:
 DATASETS = ("tissue", "monuseg", "glas", "raters", "folder")
 
 # %% ../nbs/29_plan.ipynb #29_plan-10
+def _check(plan: "StudyPlan") -> None:
+    "ValueError for what cannot be meant."
+    _choice("The data set", plan.dataset, DATASETS)
+    _choice("The split", plan.split, ("train", "validation", "test", "all"))
+    names = [one.name for one in plan.methods]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"The methods are {names}: at least one is needed, each with a name of its own.")
+    given = plan.cases if isinstance(plan.cases, tuple) else ()
+    if not isinstance(plan.cases, int | tuple | None) or not all(isinstance(one, str) for one in given) or len(set(given)) < len(given):
+        raise ValueError(f"The cases are {plan.cases!r}: a number, or names that differ, are needed.")
+    number = plan.cases if isinstance(plan.cases, int) else 1 if plan.cases is None else len(plan.cases)
+    most = max(one.members for one in plan.methods)
+    if number < 1 or not isinstance(plan.keep, int) or isinstance(plan.keep, bool) or not 0 <= plan.keep <= most:
+        raise ValueError(f"{number} cases and {plan.keep!r} members to keep: at least 1 case, and 0 to {most} members, no more than are drawn, are needed.")
+    if not isinstance(plan.images, bool):
+        raise ValueError(f"images is {plan.images!r}: true or false is needed.")
+    if not isinstance(plan.quantiles, tuple) or not all(isinstance(q, float) for q in plan.quantiles) or list(plan.quantiles) != sorted(set(plan.quantiles)) or not all(0 < q < 1 for q in plan.quantiles):
+        raise ValueError(f"The quantiles are {plan.quantiles}: rising numbers between 0 and 1 are needed.")
+
+# %% ../nbs/29_plan.ipynb #29_plan-11
 @dataclass(frozen=True)
 class StudyPlan:
     "What a study does; stored as JSON with its results."
@@ -80,21 +100,9 @@ class StudyPlan:
         for name in ("methods", "cases", "quantiles"):  # lists are as good: a plan read from JSON is equal
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        _choice("The data set", self.dataset, DATASETS)
-        _choice("The split", self.split, ("train", "validation", "test", "all"))
-        names = [one.name for one in self.methods]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"The methods are {names}: at least one is needed, each with a name of its own.")
-        given = self.cases if isinstance(self.cases, tuple) else ()
-        if not isinstance(self.cases, int | tuple | None) or not all(isinstance(one, str) for one in given) or len(set(given)) < len(given):
-            raise ValueError(f"The cases are {self.cases!r}: a number, or names that differ, are needed.")
-        number = self.cases if isinstance(self.cases, int) else 1 if self.cases is None else len(self.cases)
-        if number < 1 or not isinstance(self.keep, int) or self.keep < 0:
-            raise ValueError(f"{number} cases and {self.keep!r} members to keep: at least 1 case, and no negative number, are needed.")
-        if not isinstance(self.quantiles, tuple) or not all(isinstance(q, float) for q in self.quantiles) or list(self.quantiles) != sorted(set(self.quantiles)) or not all(0 < q < 1 for q in self.quantiles):
-            raise ValueError(f"The quantiles are {self.quantiles}: rising numbers between 0 and 1 are needed.")
+        _check(self)
 
-# %% ../nbs/29_plan.ipynb #29_plan-12
+# %% ../nbs/29_plan.ipynb #29_plan-13
 def to_json(
     plan: StudyPlan,  # A plan
 ) -> str:  # Readable, the same text for the same plan
@@ -115,7 +123,7 @@ def _built(kind: type, values: dict, source: str):
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {' '.join(str(error).replace(f'{kind.__name__}.__init__()', kind.__name__).split())}") from None
 
-# %% ../nbs/29_plan.ipynb #29_plan-13
+# %% ../nbs/29_plan.ipynb #29_plan-14
 def from_json(
     text: str,  # From `to_json`, or written by hand
     source: str = "The plan",  # Named in error messages
@@ -135,7 +143,7 @@ def from_json(
     lists = {key: tuple(values[key]) for key in ("cases", "quantiles") if isinstance(values.get(key), list)}
     return _built(StudyPlan, values | {"methods": tuple(methods)} | lists, source)
 
-# %% ../nbs/29_plan.ipynb #29_plan-14
+# %% ../nbs/29_plan.ipynb #29_plan-15
 def read_plan(
     path: str | os.PathLike,  # A .json file
 ) -> StudyPlan:
@@ -147,7 +155,7 @@ def read_plan(
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"{path} is no text file; expected the plan of a study, a .json file.") from None
 
-# %% ../nbs/29_plan.ipynb #29_plan-17
+# %% ../nbs/29_plan.ipynb #29_plan-18
 RATERS = 8  # Simulated raters per scene; the first one is the truth
 
 
@@ -166,7 +174,7 @@ def _scenes(cases: int | tuple[str, ...] | None) -> list[ScenePaths]:
         raise ValueError(f"The plan asks for the case {wrong[0]!r}, but scenes of tissue are named 'scene N' with a seed N, from 1000 on by default.")
     return [ScenePaths(name, Path(name), Path(name), name, int(name[6:])) for name in names]
 
-# %% ../nbs/29_plan.ipynb #29_plan-18
+# %% ../nbs/29_plan.ipynb #29_plan-19
 def study_cases(
     plan: StudyPlan,  # The plan
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
@@ -188,7 +196,7 @@ def study_cases(
         raise ValueError(f"The plan asks for {plan.cases} {plan.split} cases, but {root} has {len(found)}.")
     return found[:plan.cases]
 
-# %% ../nbs/29_plan.ipynb #29_plan-19
+# %% ../nbs/29_plan.ipynb #29_plan-20
 @dataclass(frozen=True, eq=False)
 class Prepared:
     "A case as a network sees it, and its truth on the same pixels."
@@ -213,7 +221,7 @@ def read_prepared(
         case, posterior = read_case(paths), None
     return _prepared(case, preparation, posterior)
 
-# %% ../nbs/29_plan.ipynb #29_plan-20
+# %% ../nbs/29_plan.ipynb #29_plan-21
 def _prepared(case: Case, preparation: Preparation, posterior: np.ndarray | None) -> Prepared:
     raters = np.stack([prepare_labels(one, preparation) > 0 for one in case.raters]) if isinstance(case, RatedCase) else None
     if posterior is not None:  # each new pixel takes what the label at its centre has

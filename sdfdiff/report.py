@@ -45,6 +45,10 @@ def _cell(text, kind: str = "td", more: str = "") -> str:
     words = html.escape(str(text))
     return f"<{kind}{more}>{words.replace(' to ', '&nbsp;to&nbsp;') if kind == 'td' else words}</{kind}>"  # an interval is not torn apart
 
+# %% ../nbs/49_report.ipynb #49_report-06
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
 
 def _table(caption: str, heads: list[str], rows: list[list], kind: str = "plain") -> str:
     "A table with a caption; the first column heads its row."
@@ -52,7 +56,7 @@ def _table(caption: str, heads: list[str], rows: list[list], kind: str = "plain"
     body = "".join("<tr>" + _cell(row[0], "th", ' scope="row"') + "".join(map(_cell, row[1:])) + "</tr>\n" for row in rows)
     return f'<div class="wide"><table class="{kind}"><caption>{html.escape(caption)}</caption>{top}<tbody>{body}</tbody></table></div>'
 
-# %% ../nbs/49_report.ipynb #49_report-07
+# %% ../nbs/49_report.ipynb #49_report-08
 def defined(
     verified: xr.Dataset,  # From `verify`
     quantity: str,  # Of `headline`
@@ -81,17 +85,37 @@ def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
     return _table("Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known).",
                   ["quantity", "unit", "better", *verified["method"].values.astype(str)], rows)
 
-# %% ../nbs/49_report.ipynb #49_report-09
+# %% ../nbs/49_report.ipynb #49_report-10
+def _groups(verified: xr.Dataset) -> int:
+    return len(set(verified["group"].values.tolist())) if "group" in verified.coords else verified.sizes["case"]
+
+
+def _images(verified: xr.Dataset) -> str:
+    known = "group" in verified.coords and (verified["group"] != verified["case"]).any()
+    return _count(verified.sizes["case"], "image") + (f" of {_count(_groups(verified), 'patient')}" if known else " (patients not known)")
+
+
+def _partial(verified: xr.Dataset, study: xr.Dataset | None) -> list[str]:
+    "A sentence, if not all of the plan is finished."
+    about = ({} if study is None else study.attrs) | verified.attrs
+    planned, done = (about.get(f"cases_{name}") for name in ("planned", "finished"))
+    return [f"PARTIAL: {int(done)} of {int(planned)} planned cases {'is' if done == 1 else 'are'} finished; all numbers are of these only."] if None not in (planned, done) and planned != done else []
+
+
+def _held_out(verified: xr.Dataset) -> int:
+    "Images that the header of every method's weights names as held out."
+    held = verified["held_out"]
+    return int((held.all("method") if "method" in held.dims else held).sum())
+
+# %% ../nbs/49_report.ipynb #49_report-11
 def _plan(verified: xr.Dataset) -> str:
     "What the study is: cases, methods, versions, conventions."
     about, plan, count = verified.attrs, json.loads(verified.attrs.get("plan", "{}")), verified.sizes["case"]
-    groups = len(set(verified["group"].values.tolist())) if "group" in verified.coords else count
     sizes = [f"{int(one.min())} to {int(one.max())}" if one.min() < one.max() else f"{int(one[0])}" for one in (verified["rows"], verified["columns"]) if one.size]
     split = "" if about.get("dataset") == "tissue" else f", {about.get('split')} images"
-    held = int(verified["held_out"].sum())
-    rows = [["data", f"{about.get('dataset')}{split}: {count} images of {groups} patients (slides or scenes where patients are not known)"], ["image size", f"{' x '.join(sizes)} px as the network sees them"],
-            ["true objects", f"{int(verified['fragments_truth'].sum())}, {int((verified['fragments_truth'] == 0).sum())} images without any"],
-            ["held out", f"{held} of {count} images are named in the weights as held out from their training"],
+    rows = [["data", f"{about.get('dataset')}{split}: {_images(verified)}"], ["image size", f"{' x '.join(sizes)} px as the network sees them"],
+            ["true objects", f"{int(verified['fragments_truth'].sum())}, {_count(int((verified['fragments_truth'] == 0).sum()), 'image')} without any"],
+            ["held out", f"{_held_out(verified)} of {_count(count, 'image')} named as held out by the weights' header"],
             ["made with", f"sdfdiff {about.get('sdfdiff_version')}, torch {about.get('torch_version')}; null of the mutual information: {about.get('permutations')} permutations"],
             ["kept", f"quantiles {', '.join(map(str, plan.get('quantiles', [])))}; {plan.get('keep', 0)} members per image"], ["conventions", CONVENTIONS]]
     columns = ("weights", "weights_checksum", "members", "seed", "calls", "threshold_px", "reach_px", "truncation_px", "boundary", "sampling")
@@ -99,7 +123,7 @@ def _plan(verified: xr.Dataset) -> str:
     settings = [[head, *[f"{one:g}" if isinstance(one, float) else one for one in verified[name].values.tolist()]] for name, head in zip(columns, heads) if name in verified.coords]
     return _table("The study", [], rows) + _table("The methods", ["setting", *verified["method"].values.astype(str)], settings)
 
-# %% ../nbs/49_report.ipynb #49_report-11
+# %% ../nbs/49_report.ipynb #49_report-13
 def _svg(figure) -> str:
     "The same figure gives the same text: nothing of it is random, and no date is in it."
     import matplotlib
@@ -117,7 +141,7 @@ def _picture(chart: Chart, maps: bool = False) -> str:
     return (f'<figure style="width:{width}px"><h3>{html.escape(chart.finding)}</h3><img src="{source}" width="{width}" alt="{html.escape(chart.alternative, quote=True)}">'
             f"<figcaption>{html.escape(chart.reading)}</figcaption></figure>\n")
 
-# %% ../nbs/49_report.ipynb #49_report-12
+# %% ../nbs/49_report.ipynb #49_report-14
 SHOWN = 3  # Cases of each kind
 
 
@@ -128,7 +152,7 @@ def chosen_cases(
     f1, doubt = verified["f1"].sel(estimator="mmse").values[:, 0], verified["expected_loss"].values[:, 0]
     order = np.argsort(-f1, kind="stable").tolist()
     if len(order) <= 2 * SHOWN:
-        return {f"All {len(order)} images, from the best to the worst F1": order}
+        return {f"All {len(order)} images, from the best to the worst F1" if len(order) > 1 else "The image": order}
     return {f"The {SHOWN} best images (F1)": order[:SHOWN], f"The {SHOWN} worst images (F1)": order[:-SHOWN - 1:-1],
             f"The {SHOWN} images where the ensemble expects to lose most": np.argsort(-doubt, kind="stable").tolist()[:SHOWN]}
 
@@ -148,7 +172,7 @@ def _maps(verified: xr.Dataset, study: xr.Dataset, heading: str, cases: list[int
     names = ", ".join(str(study["case"].values[k]) for k in cases)
     return Chart(heading, f"{method}: P(object), spread of the distance, and where the mask of the mean is right and wrong.", figure, f"Maps of {names}.")
 
-# %% ../nbs/49_report.ipynb #49_report-14
+# %% ../nbs/49_report.ipynb #49_report-16
 def _cases(verified: xr.Dataset, k: int) -> str:
     "One row per case, for one method."
     v = verified.isel(method=k)
@@ -170,27 +194,46 @@ def _number(value, form: str, times: float) -> str:
         return str(getattr(value, "values", value))
     return format(times * float(value), form) if np.isfinite(float(value)) else "not defined" if np.isnan(float(value)) else "beyond reach"
 
-# %% ../nbs/49_report.ipynb #49_report-15
+# %% ../nbs/49_report.ipynb #49_report-17
+def _range(first: xr.DataArray, second: xr.DataArray) -> str:
+    return " x ".join(f"{one.min():.0f}" if one.min() == one.max() else f"{one.min():.0f} to {one.max():.0f}" for one in (first.values, second.values))
+
+
+def _pixels(verified: xr.Dataset) -> list[str]:
+    "What a pixel is; a scale that differs by more than rounding makes it oblong in the source."
+    if not {"source_rows", "source_columns"} <= set(verified.coords):
+        return []
+    down, across = verified["source_rows"] / verified["rows"], verified["source_columns"] / verified["columns"]
+    oblong = int((abs(np.log(down / across)) > 1 / verified["rows"] + 1 / verified["columns"]).sum())
+    found = f"Distances are in pixels of the prepared image ({_range(verified['rows'], verified['columns'])} px, made of {_range(verified['source_rows'], verified['source_columns'])} px)"
+    return [found + (f"; in {_count(oblong, 'image')} these are not square in the source: one covers {float(down.mean()):.2f} rows and {float(across.mean()):.2f} columns of it on average." if oblong else ".")]
+
+# %% ../nbs/49_report.ipynb #49_report-18
 def _limits(verified: xr.Dataset, numbers: xr.DataArray | None, study: xr.Dataset | None) -> list[str]:
     "What the report does not show, in sentences."
-    count, groups = verified.sizes["case"], len(set(verified["group"].values.tolist())) if "group" in verified.coords else verified.sizes["case"]
-    found = [f"{count} images of {groups} patients: intervals say how much the numbers would change with other patients of the same kind, not with another scanner, stain or hospital."]
-    found += ["With so few patients the intervals are themselves uncertain and tend to be too narrow."] if groups < 10 else []
+    count, groups = verified.sizes["case"], _groups(verified)
+    kind = "patients" if "of" in _images(verified).split() else "images"
+    found = _partial(verified, study) + ([f"{_images(verified)}: intervals say how much the numbers would change with other {kind} of the same kind, not with another scanner, stain or hospital."]
+                                         if numbers is not None else [f"{_images(verified)}: how much the numbers would change with others is not known."])
+    found += [f"With so few {kind} the intervals are themselves uncertain and tend to be too narrow."] if groups < 10 and numbers is not None else []
     empty = int((verified["fragments_truth"] == 0).sum())
-    found += [f"{empty} images have no object: their margin and missed share are not defined and left out; their F1 is 100 % for an empty mask and 0 % for any other."] if empty else []
+    found += [f"{_count(empty, 'image')} without any object: margin and missed share are not defined there and left out; F1 is 100 % for an empty mask and 0 % for any other."] if empty else []
     names = [] if numbers is None else [str(one) for one in numbers["quantity"].values]
     holes = {name: defined(verified, name) for name in names}
     found += [f"{WORDS.get(name, (name,))[0]}: defined in {', '.join(map(str, n))} of {count} images ({', '.join(verified['method'].values.astype(str))}), and averaged over these only."
               for name, n in holes.items() if (n < count).any()]
     found += [] if holes and min(n.min() for n in holes.values()) < count else ["Every headline number is defined in every image: nothing was left out of a mean."] * bool(holes)
-    found += [] if "posterior_gap" in verified else ["The true posterior is not known: calibration and detection are measured against one truth per image."]
+    found += [] if "posterior_gap" in verified else ["The true posterior is not known: calibration and detection are measured against one truth per image" + (
+        ", what at least half of the raters drew; squared energy distance and matched IoU are against each rater." if "ged_u" in verified else ".")]
     found += [] if "ged_u" in verified else ["There is one rater per image: what other experts would have drawn is not known."]
-    held = int(verified["held_out"].sum())
-    found += [f"{count - held} images may have been among those that the weights were trained on: these numbers flatter."] if verified.attrs.get("split") in ("train", "all") and held < count and verified.attrs.get("dataset") != "tissue" else []
+    other = count - _held_out(verified)
+    found += [f"{other} of {_count(count, 'image')} {'is' if other == 1 else 'are'} not named as held out by the weights' header: the numbers may be too good if the weights were trained on them."
+              ] if other and verified.attrs.get("split") != "test" and verified.attrs.get("dataset") != "tissue" else []
+    found += _pixels(verified)
     found += [] if study is not None else ["The report was made from the numbers alone: it has no maps."]
     return [*found, "None of this is a medical device."]
 
-# %% ../nbs/49_report.ipynb #49_report-17
+# %% ../nbs/49_report.ipynb #49_report-20
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#161616;background:#fff;max-width:1120px;margin:0 auto;padding:16px}
 h1{font-size:28px;line-height:1.2}h2{font-size:21px;margin-top:40px;border-bottom:1px solid #999}h3{font-size:16px;margin:8px 0}
 table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}caption{text-align:left;padding:6px 0;font-weight:600}
@@ -199,7 +242,27 @@ th,td{text-align:left;vertical-align:top;padding:3px 12px 3px 0;border-bottom:1p
 .charts{display:flex;flex-wrap:wrap;align-items:flex-start;gap:0 28px}p,li{max-width:80ch}
 @media print{body{font-size:11pt;max-width:none;padding:0}.wide{overflow:visible}table{font-size:8pt}.cases{font-size:6.5pt}.cases th,.cases td{padding-right:5px}figure,tr{break-inside:avoid}h2,h3{break-after:avoid}}"""
 
-# %% ../nbs/49_report.ipynb #49_report-17b
+# %% ../nbs/49_report.ipynb #49_report-21
+def _results(verified: xr.Dataset, resamples: int) -> tuple[xr.DataArray | None, list[str]]:
+    "Headline numbers (None: there are none) and the HTML of what came out."
+    if _groups(verified) < 2:
+        return None, [f"<p>There is no summary and no interval: both need at least two patients (images where patients are not known), and here {'is' if _groups(verified) == 1 else 'are'} {_groups(verified)}.</p>"]
+    try:
+        numbers = headline(verified, resamples)
+    except ValueError as error:
+        return None, [f"<p>There is no summary and no interval: {html.escape(str(error))}</p>"]
+    charts, found = [], []
+    for draw in CHARTS:
+        try:
+            chart = draw(verified, numbers)
+            charts.append(_picture(chart))
+            found.append(chart.finding)
+        except ValueError as error:
+            charts.append(f"<p>The {html.escape(draw.__name__.replace('_', ' '))} cannot be drawn: {html.escape(str(error))}</p>\n")
+    first = [f"<p>{html.escape('. '.join(found[:3]))}.</p>"] if found else []
+    return numbers, [*first, _numbers(verified, numbers), '<h2>In pictures</h2><div class="charts">', *charts, "</div>"]
+
+# %% ../nbs/49_report.ipynb #49_report-22
 def report(
     verified: xr.Dataset,  # From `verify`
     study: xr.Dataset | None = None,  # From `open_study`, for the maps; None: no maps
@@ -209,21 +272,16 @@ def report(
     "A study as one self-contained page. Of fewer than two patients there are no intervals, and the page says so."
     methods = ", ".join(verified["method"].values.astype(str))
     name = html.escape(title or f"Study of {verified.attrs.get('dataset')}: {methods}")
-    try:
-        numbers = headline(verified, resamples)
-        charts = [draw(verified, numbers) for draw in CHARTS]
-        found = ". ".join(chart.finding for chart in charts[:3])
-        results = [f"<p>{html.escape(found)}.</p>", _numbers(verified, numbers), '<h2>In pictures</h2><div class="charts">', *map(_picture, charts), "</div>"]
-    except ValueError as error:
-        numbers, results = None, [f"<p>There is no summary and no interval: {html.escape(str(error))}</p>"]
+    numbers, results = _results(verified, resamples)
+    warning = "".join(f"<p><strong>{html.escape(one)}</strong></p>\n" for one in _partial(verified, study))
     maps = [] if study is None else ["<h2>Some images</h2>", *[_picture(_maps(verified, study, *one), True) for one in chosen_cases(verified).items()]]
     limits = "".join(f"<li>{html.escape(one)}</li>" for one in _limits(verified, numbers, study))
     parts = ["<h2>What came out</h2>", *results, *maps, "<h2>Every image</h2>", *[_cases(verified, k) for k in range(verified.sizes["method"])], f"<h2>Limits</h2><ul>{limits}</ul>",
              "<h2>What was done</h2>", _plan(verified)]
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>\n<style>{STYLE}</style></head>\n'
-            f"<body><main><h1>{name}</h1>\n" + "\n".join(parts) + "\n</main></body></html>\n")
+            f"<body><main><h1>{name}</h1>\n{warning}" + "\n".join(parts) + "\n</main></body></html>\n")
 
-# %% ../nbs/49_report.ipynb #49_report-18
+# %% ../nbs/49_report.ipynb #49_report-23
 def _kind(path: Path) -> str:
     "What a .nc file says it is; empty if it cannot be read."
     try:
@@ -232,7 +290,7 @@ def _kind(path: Path) -> str:
     except (OSError, ValueError, RuntimeError, KeyError):
         return ""
 
-# %% ../nbs/49_report.ipynb #49_report-18b
+# %% ../nbs/49_report.ipynb #49_report-24
 def write_report(
     store: str | os.PathLike,  # A study (.zarr or .nc), or the numbers of an earlier report (.nc)
     out: str | os.PathLike,  # Page to write, ending in .html

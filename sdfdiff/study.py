@@ -56,13 +56,13 @@ def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str,
 # %% ../nbs/30_study.ipynb #30_study-06
 CONVENTIONS = ("Distances in pixels of the prepared image, negative inside the object. The mask is distance <= threshold_px. mean and std are over members cut at reach_px, "
                "std with divisor members - 1. Distances are rounded up to 1/512 px, so that masks at 0 and at half a pixel stay what they were, images to 1/256. "
-               "Pixels outside an image are NaN; `inside` says which. A case and method counts once `finished` is True.")
+               "Pixels of a prepared image need not be square in the source: source_rows / rows and source_columns / columns are their sides. Pixels outside an image are NaN; `inside` says which. A case and method counts once `finished` is True.")
 STEPS = dict.fromkeys(("mean", "std", "prior", "quantiles", "distance"), 512) | {"image": 256}  # Stored in this many steps per unit: a third of the size
 
 # %% ../nbs/30_study.ipynb #30_study-07
 def _coordinates(plan: StudyPlan, paths: list, cases: list[Prepared], models: list[Model], sizes: dict[str, int]) -> dict:
     "Labels along the dimensions, with units."
-    about, held_out = [described(model) for model in models], set(models[0].about.get("held_out", []))
+    about, held_out = [described(model) for model in models], set.intersection(*(set(model.about.get("held_out", [])) for model in models))
     per_case = {"rows": [len(case.truth) for case in cases], "columns": [case.truth.shape[1] for case in cases], "group": [path.group for path in paths],
                 "source_rows": [case.source_shape[0] for case in cases], "source_columns": [case.source_shape[1] for case in cases],
                 "held_out": [path.name in held_out for path in paths], "fragments_truth": [ndimage.label(case.truth)[1] for case in cases]}
@@ -98,7 +98,8 @@ def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None
     other = [one.name for one, model in zip(plan.methods, models) if model.preparation != models[0].preparation]
     if other:
         raise ValueError(f"The methods {plan.methods[0].name!r} and {other[0]!r} prepare images in different ways: their results have no common pixels; make two studies.")
-    cases = [read_prepared(path, models[0].preparation) for path in tqdm(paths, desc="reading", unit="case", leave=False)]
+    with tqdm(paths, desc="reading", unit="case", leave=False) as bar:
+        cases = [read_prepared(path, models[0].preparation) for path in bar]
     sizes = _sizes(plan, cases, len(paths))
     variables = _variables(plan, sizes, cases[0].posterior is not None)
     empty = {name: (dims, dask.array.full([sizes[dim] for dim in dims], False if kind is bool else np.nan, dtype=kind,
@@ -218,7 +219,7 @@ def run_study(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(error.errno, f"no space left on the disk of {store}: what is finished is kept; make room and continue with --resume") from None
+        raise OSError(error.errno, f"no space left for {store}: what is finished is kept; make room and continue with --resume") from None
 
 # %% ../nbs/30_study.ipynb #30_study-17
 def _pieces(plan: StudyPlan, store: Path, paths: list, client, batch, workers) -> Iterator[Progress]:
@@ -255,10 +256,11 @@ def finish(
     progress: bool = True,  # Show a progress bar
 ) -> Progress:  # The last state
     "Run a study to its end behind a progress bar."
-    with closing(running), tqdm(unit="piece", disable=not progress) as bar:
+    step = next(running)  # a refusal comes before the bar
+    with closing(running), tqdm(total=step.total, initial=step.done, unit="piece", disable=not progress) as bar:
         for step in running:
-            bar.total, bar.n = step.total, step.done
-            bar.set_postfix_str(f"{step.case}, {step.method}" if step.case else "")
+            bar.set_postfix_str(f"{step.case}, {step.method}", refresh=False)
+            bar.update(step.done - bar.n)
     return step
 
 # %% ../nbs/30_study.ipynb #30_study-20
@@ -289,7 +291,7 @@ def open_study(
     if not partial or not finished.any():
         raise ValueError(f"{store} is half-written, {finished.sum()} of its {len(finished)} cases are finished: continue it with --resume"
                          f"{', or look at these with partial=True' if finished.any() else ''}.")
-    return found.isel(case=np.flatnonzero(finished))
+    return found.isel(case=np.flatnonzero(finished)).assign_attrs(cases_planned=len(finished), cases_finished=int(finished.sum()))
 
 # %% ../nbs/30_study.ipynb #30_study-21
 def _exported(path: Path) -> xr.Dataset:

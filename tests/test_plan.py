@@ -45,7 +45,7 @@ plans = st.builds(
     st.lists(methods, min_size=1, max_size=3, unique_by=lambda one: one.name).map(tuple),
     st.sampled_from(["train", "validation", "test", "all"]),
     st.none() | st.integers(1, 99) | st.lists(texts, min_size=1, unique=True).map(tuple),
-    st.integers(0, 9),
+    st.integers(0, 2),
     st.lists(st.floats(0.001, 0.999), unique=True).map(sorted).map(tuple),
     st.booleans(),
 )

@@ -206,7 +206,7 @@ def test_what_is_not_defined_is_said(verified, text):
     said = " ".join(page.text["li"])
     assert (
         "defined in 2, 3 of 3 images (first, second)" in said
-        and "1 images have no object" in said
+        and "1 image without any object" in said
         and "Every headline number is defined" not in said
     )
     assert [one for one in page.rows if one and one[0] == holes["case"].values[1]][0].count("not defined") == 1
@@ -225,7 +225,70 @@ def test_one_patient_has_no_interval(verified):
     assert (
         "There is no summary and no interval" in page and "<figure" not in page and verified["case"].values[2] in page
     )
-    assert "3 images of 1 patients" in page
+    assert "3 images of 1 patient" in page and "3 images of 1 patients" not in page
+    assert "at least two patients" in page and "intervals say" not in page and "the intervals are" not in page
+
+
+def test_one_chart_takes_nothing_with_it(verified, monkeypatch):
+    "A chart that cannot be drawn is named; the numbers and the other charts stay."
+
+    def loss_chart(verified, numbers):
+        raise ValueError("nothing <to> draw")
+
+    monkeypatch.setattr("sdfdiff.report.CHARTS", (CHARTS[0], loss_chart, *CHARTS[2:]))
+    text = report(verified, resamples=20)
+    page = Page(text)
+    assert "The loss chart cannot be drawn: nothing &lt;to&gt; draw" in text and not page.open
+    assert len(page.pictures) == len(CHARTS) - 1 and row(page, WORDS["f1_mmse"][0])
+
+
+def test_no_recalibration(verified):
+    "One patient alone has the object: nothing can be learned of the others, and P is shown as drawn."
+    lone = verified.copy(deep=True)
+    lone["truths"][1:] = 0
+    numbers = headline(lone, 20)
+    chart = next(draw for draw in CHARTS if draw.__name__ == "reliability_chart")(lone, numbers)
+    assert "no recalibration" in chart.finding and "nan" not in chart.finding
+    assert [line.get_label() for line in chart.figure.axes[0].lines] == ["exact", "as drawn"]
+    page = Page(report(lone, resamples=20))
+    assert len(page.pictures) == len(CHARTS) and row(page, WORDS["ece_recalibrated"][0])[3].startswith("not defined")
+
+
+def said(verified, study=None):
+    return html.unescape(" ".join(Page(report(verified, study, resamples=20)).text["li"]))
+
+
+def test_limits_are_true(verified):
+    "What is said of patients, raters, held-out images and pixels is what the numbers say."
+    assert "3 images (patients not known)" in said(verified) and "square" not in said(verified)
+    files = verified.drop_vars("posterior_gap")
+    files.attrs = verified.attrs | {"dataset": "glas", "split": "validation"}
+    names = verified["case"].values
+    files = files.assign_coords(group=("case", ["a", "a", "b"]), held_out=("case", [True, False, True]))
+    files = files.assign_coords(source_rows=files["rows"] * 4, source_columns=files["columns"] * 6)
+    words = said(files)
+    assert "3 images of 2 patients" in words and len(names) == 3
+    assert "1 of 3 images is not named as held out by the weights' header" in words and "flatter" not in words
+    assert "at least half of the raters" in words and "one truth per image." not in words
+    assert "in 3 images these are not square in the source: one covers 4.00 rows and 6.00 columns" in words
+    each = np.array([[True, False], [True, True], [False, False]])
+    assert "2 of 3 images are not named" in said(files.assign_coords(held_out=(("case", "method"), each)))
+    assert "measured against one truth per image." in said(files.drop_vars(["ged_u", "ged_v", "hungarian_iou"]))
+
+
+def test_partial_is_said(verified):
+    "Under the title and among the limits; not where all is finished, and not of older files."
+    half = verified.assign_attrs(cases_planned=9, cases_finished=3)
+    text, words = report(half, resamples=20), "PARTIAL: 3 of 9 planned cases are finished"
+    assert text.count(words) == 2 and text.index(words) < text.index("<h2>") and words in said(half)
+    for whole in (verified.assign_attrs(cases_planned=3, cases_finished=3), verified.drop_attrs(deep=False)):
+        assert "PARTIAL" not in report(whole.assign_attrs(plan=verified.attrs["plan"]), resamples=20)
+
+
+def test_sparsification_falls_or_rises(verified):
+    worse = verified.copy(deep=True)
+    worse["sparsification"] = 0 * worse["sparsification"].fillna(0) + (1 + worse["removed"]) / 100
+    assert "the error rises from 1.00 % to 1.10 %" in sparsification_chart(worse, headline(worse, 20)).finding
 
 
 def test_one_method_two_cases_no_posterior_no_raters(tmp_path):
@@ -251,7 +314,7 @@ def test_images_without_object(tmp_path):
     study["fragments_truth"][0] = 0
     text = report(verify(study, permutations=5, progress=False), study, resamples=20)
     assert (
-        "1 images have no object" in text
+        "1 image without any object" in text
         and "the 2 of 3 images" in text
         and not re.search(r"\bnan\b", re.sub('base64,[^"]*', "", text))
     )

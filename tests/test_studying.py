@@ -57,13 +57,14 @@ def test_example(run, name):
     "A plan that can be read back, with weights that fit the data."
     before = files()
     code, out, lines = run("study", "--example", name)
-    assert (code, lines) == (0, []) and files() == before and from_json(out) == example_plan(name)
+    assert code == 0 and files() == before and from_json(out) == example_plan(name)
+    assert len(lines) == (name == "raters") and all("placeholder" in one and "train raters" in one for one in lines)
     plan = from_json(out)
     assert (
         plan.dataset == name and len(plan.methods) == 2 and plan.split == ("all" if name == "raters" else "validation")
     )
     assert {one.weights for one in plan.methods} == {
-        "tissue" if name == "tissue" else "glands" if name == "glas" else "nuclei"
+        {"tissue": "tissue", "glas": "glands", "monuseg": "nuclei", "raters": "raters.safetensors"}[name]
     }
 
 
@@ -160,7 +161,7 @@ def test_partial(run, monkeypatch):
         run(*STUDY)
     assert refused(run("report", "t.zarr", "--out", "r.html"), "1 of its 2 cases")
     code, out, _ = run("report", "t.zarr", "--out", "r.html", "--partial")
-    assert code == 0 and "1 images" in out and "There is no summary" in Path("r.html").read_text()
+    assert code == 0 and "1 image," in out and "There is no summary" in Path("r.html").read_text()
 
 
 def test_cluster(run):
@@ -169,6 +170,19 @@ def test_cluster(run):
     assert run(*STUDY)[0] == 0
     code, out, _ = run("study", "plan.json", "--out", "c.zarr", "--cluster", "2")
     assert code == 0 and "2 images" in out and content("c.zarr") == content()
+
+
+def test_workers_do_not_hear_ctrl_c():
+    "Those that a study starts; what the study itself does with Ctrl-C is as before."
+    pytest.importorskip("distributed")
+    from sdfdiff.studying import cluster_client
+
+    before = signal.getsignal(signal.SIGINT)
+    with cluster_client(3) as client:
+        assert signal.getsignal(signal.SIGINT) is before
+        assert list(client.run(signal.getsignal, signal.SIGINT).values()) == [signal.SIG_IGN] * 3, (
+            "as many as asked for"
+        )
 
 
 def test_no_such_cluster(run, monkeypatch):
