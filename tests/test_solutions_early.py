@@ -1,4 +1,4 @@
-"The solutions of the exercises are right: the first part of the course (three files, since a worker of `make test` takes whole files)."
+"The solutions of the exercises are right: the first of three files, since a worker of `make test` takes whole files."
 
 import pytest
 from course import NOTEBOOKS, check_solutions
