@@ -25,24 +25,9 @@ from sdfdiff.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY
 from sdfdiff.network import save_weights
 from sdfdiff.preparation import TISSUE
 from sdfdiff.sampling import SAMPLERS
-from shell import QUICK, files, furnish, no_work, picture, refused, sentences, tiny, train_small, typist
+from shell import QUICK, files, no_work, picture, refused, sentences, tiny
 
 ENDINGS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    return furnish(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def run(capsys):
-    return typist(capsys)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    train_small(monkeypatch)
 
 
 def results(*stems, out="out"):

@@ -26,13 +26,7 @@ from sdfdiff.forecasts import (
     untied,
 )
 from sdfdiff.tissue import tissue
-
-PLANE = ("row", "column")
-
-
-def labelled(values, *first):
-    return xr.DataArray(np.asarray(values), dims=(*first, *PLANE))
-
+from small_fields import PLANE, labelled
 
 @pytest.fixture(scope="module")
 def gaussian():

@@ -20,12 +20,7 @@ from sdfdiff.margins import (
     needed_margin,
     risk_controlled_margin,
 )
-
-PLANE = ("row", "column")
-
-
-def labelled(values, *first):
-    return xr.DataArray(np.asarray(values), dims=(*first, *PLANE))
+from small_fields import labelled
 
 
 def cases(values):

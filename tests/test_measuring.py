@@ -23,22 +23,7 @@ from sdfdiff.network import load_weights, save_weights
 from sdfdiff.preparation import TISSUE
 from sdfdiff.sampling import SAMPLERS
 from sdfdiff.tissue import tissue
-from shell import QUICK, files, furnish, no_work, refused, tiny, train_small, typist
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    return furnish(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def run(capsys):
-    return typist(capsys)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    train_small(monkeypatch)
+from shell import QUICK, files, no_work, refused, tiny
 
 
 # ---- evaluate
