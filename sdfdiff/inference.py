@@ -10,9 +10,9 @@ __all__ = ['OWN_TIME', 'GROUPS', 'fastest', 'peaks', 'layer_groups', 'folded', '
 import copy
 import ctypes
 import platform
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from time import get_clock_info, perf_counter, thread_time
 from weakref import finalize
@@ -316,22 +316,22 @@ def members_at_once(
 def in_parallel(
     call: Callable,  # Called with one item; enters `torch.inference_mode()` itself, which holds for one thread only
     items: Iterable,  # What to call it with, for example batches of members
-    workers: int = 1,  # Threads; each computes with one OpenMP thread. 1: here, with the threads that there are
-) -> Iterator:  # Results in the order of the items, at most `workers` of them waiting
-    "Map with threads that never wait for each other; one that raises stops the rest."
-    if workers == 1:
+    workers: int | None = None,  # Threads; each computes with one OpenMP thread. None: here, with the threads that there are
+    stop: Callable[[], None] = lambda: None,  # Called when nobody wants more: calls under way may look for it and end early
+) -> Iterator:  # Results in the order of the items; as many under way as there are workers, and one more waiting
+    "Map with threads that never wait for each other; one that raises ends them all at once."
+    if workers is None:
         yield from map(call, items)
         return
-    threads, waiting = torch.get_num_threads(), deque()
+    threads, waiting, items = torch.get_num_threads(), [], iter(items)
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            for item in items:
-                waiting.append(pool.submit(call, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            while waiting := waiting + [pool.submit(call, item) for _, item in zip(range(workers + 1 - len(waiting)), items)]:
+                while not waiting[0].done():
+                    for one in wait([one for one in waiting if not one.done()], return_when=FIRST_COMPLETED).done:
+                        one.result()
+                yield waiting.pop(0).result()
         finally:
-            for future in waiting:
-                future.cancel()
+            stop()
+            pool.shutdown(wait=False, cancel_futures=True)
             torch.set_num_threads(threads)  # later threads of this process start with that number again

@@ -9,13 +9,10 @@ __all__ = ['PAPER_NUCLEI', 'PAPER_GLANDS', 'QUALITY', 'tile_windows', 'cores', '
 # %% ../nbs/19_members.ipynb #19_members-02
 import math
 import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, product
+from itertools import product
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -84,7 +81,7 @@ class Denoiser:
         (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in self.canvas)
         self.tiles, self.prior = [], torch.zeros((1, 1, *self.canvas), device=model.device)
         read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window]))
-        found = list(in_parallel(read, product(rows, columns), cores(model)))
+        found = list(in_parallel(read, product(rows, columns), cores(model) if cores(model) > 1 else None))
         for features, ((r, row_weight), (c, column_weight)) in zip(found, product(zip(rows, down), zip(columns, right))):
             weight = torch.from_numpy(np.outer(row_weight[r], column_weight[c])).float().to(model.device)
             self.prior[:, :, r, c] += weight * features.prior
@@ -215,30 +212,6 @@ def _batch(denoiser, model, sampling, seed, bar, stop, numbers: range) -> np.nda
                 break
     return in_pixels(model, state, denoiser.shape)
 
-# %% ../nbs/19_members.ipynb #19_members-17b
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    "Workers that compute in one thread each; a group norm divided among several would round by where it is divided."
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # later threads of this process start with that number again
-
-
-def _in_order(pool, draw, groups, workers: int) -> Iterator[np.ndarray]:
-    "Results in the order of the groups, with as many under way as there are workers, and one more waiting; or any of them's exception at once."
-    waiting, groups = deque(), iter(groups)
-    while True:
-        waiting += [pool.submit(draw, group) for group in islice(groups, workers + 1 - len(waiting))]
-        if not waiting:
-            return
-        while not waiting[0].done():
-            for one in wait([one for one in waiting if not one.done()], return_when=FIRST_COMPLETED).done:
-                one.result()
-        yield waiting.popleft().result()
-
 # %% ../nbs/19_members.ipynb #19_members-17
 def sample_batches(
     denoiser: Denoiser,  # A model that has read an image
@@ -259,11 +232,4 @@ def sample_batches(
     groups, stop = [members[first:first + batch] for first in range(0, len(members), batch)], threading.Event()
     with tqdm(total=len(members) * sampling.calls, unit="call", disable=not progress, leave=False, miniters=0) as bar:
         draw = partial(_batch, denoiser, model, sampling, seed, bar, stop)
-        if workers == cores(model) == 1:
-            yield from map(draw, groups)
-            return
-        with _pool(workers) as pool:
-            try:
-                yield from _in_order(pool, draw, groups, workers)
-            finally:
-                stop.set()
+        yield from in_parallel(draw, groups, None if workers == cores(model) == 1 else workers, stop.set)
