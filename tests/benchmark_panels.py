@@ -28,11 +28,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from IPython.display import display
 from PIL import Image
 from sdfdiff import drawing
-from sdfdiff.pages import StackPanel, page
-from sdfdiff.corruption import VE
-from sdfdiff.tissue import tissue
-from sdfdiff.views import corrupted, schedule_levels, standard_noise, targets
-from sdfdiff.widgets import CorruptionPanel
+from sdfdiff.panels.pages import StackPanel, page
+from sdfdiff.diffusion.corruption import VE
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.panels.views import corrupted, schedule_levels, standard_noise, targets
+from sdfdiff.panels.widgets import CorruptionPanel
 
 labels = tissue(3, (256, 256)).rate(np.random.default_rng(0))
 clean, noise = targets(labels)[0], standard_noise(labels.shape)

@@ -2,8 +2,8 @@
 
 import numpy as np
 from sdfdiff import drawing
-from sdfdiff.pages import colours
-from sdfdiff.views import corrupted, schedule_levels, standard_noise, targets
+from sdfdiff.panels.pages import colours
+from sdfdiff.panels.views import corrupted, schedule_levels, standard_noise, targets
 
 READ = "c => [c.height, c.width, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]"
 

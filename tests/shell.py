@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdfdiff import fitting
+from sdfdiff.diffusion import fitting
 from sdfdiff.command import main
-from sdfdiff.network import Architecture, Model, save_weights
-from sdfdiff.preparation import NUCLEI
-from sdfdiff.tissue import tissue
+from sdfdiff.diffusion.network import Architecture, Model, save_weights
+from sdfdiff.images.preparation import NUCLEI
+from sdfdiff.images.synthetic import tissue
 from small_networks import random_network
 
 QUICK = ("--members", "2", "--sampler", "dpm_sde", "--steps", "2")

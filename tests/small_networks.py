@@ -2,7 +2,7 @@
 
 import torch
 
-from sdfdiff.network import Architecture, ScoreNetwork
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork
 
 
 def random_network(channels=1, seed=0):

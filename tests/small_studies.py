@@ -5,13 +5,13 @@ import xarray as xr
 from PIL import Image
 
 from sdfdiff.distance import signed_distance
-from sdfdiff.ensembles import label
-from sdfdiff.members import Sampling
-from sdfdiff.network import Model, save_weights
-from sdfdiff.plan import Method
-from sdfdiff.preparation import TISSUE
-from sdfdiff.scoring import ESTIMATORS, scored
-from sdfdiff.tissue import tissue
+from sdfdiff.ensembles.collection import label
+from sdfdiff.ensembles.members import Sampling
+from sdfdiff.diffusion.network import Model, save_weights
+from sdfdiff.study.plan import Method
+from sdfdiff.images.preparation import TISSUE
+from sdfdiff.study.scoring import ESTIMATORS, scored
+from sdfdiff.images.synthetic import tissue
 from small_networks import random_network
 
 QUICK = Sampling(steps=2)

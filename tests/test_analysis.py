@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sdfdiff.analysis import BINS, KEPT, MARGINS, MISSED, REMOVED, believed_auroc, headline, read_verified, verify, verify_case
-from sdfdiff.forecasts import mask_distance, spread_skill, spread_skill_ratio
-from sdfdiff.margins import growing_fields, margin_curve, needed_margin
-from sdfdiff.objects import object_scores, objects
-from sdfdiff.recalibration import cross_fitted
-from sdfdiff.segmenting import write_dataset
-from sdfdiff.tissue import tissue
-from sdfdiff.verification import (
+from sdfdiff.study.verification import BINS, KEPT, MARGINS, MISSED, REMOVED, believed_auroc, headline, read_verified, verify, verify_case
+from sdfdiff.uncertainty.forecasts import mask_distance, spread_skill, spread_skill_ratio
+from sdfdiff.uncertainty.margins import growing_fields, margin_curve, needed_margin
+from sdfdiff.uncertainty.objects import object_scores, objects
+from sdfdiff.uncertainty.calibration import cross_fitted
+from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.uncertainty.errors import (
     auroc,
     augrc,
     aurc,
@@ -368,7 +368,7 @@ def test_a_study_larger_than_memory(tmp_path):
 import resource, sys
 sys.path.insert(0, {str(HERE)!r})
 import dask, dask.array, numpy as np, xarray as xr
-from sdfdiff.analysis import verify
+from sdfdiff.study.verification import verify
 from small_studies import padded, study_of
 from test_analysis import case
 one = padded(case(1, (4,)), 1060, 1060).drop_vars(["raters", "ged_u", "ged_v", "hungarian_iou"])

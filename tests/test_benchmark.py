@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from sdfdiff.benchmark import (
+from benchmarks.benchmark import (
     FULL,
     QUICK,
     Plain,
@@ -21,12 +21,12 @@ from sdfdiff.benchmark import (
     slide,
     steps_of_chain,
 )
-from sdfdiff.ensembles import ensemble
-from sdfdiff.figures import benchmark_table
-from sdfdiff.members import PAPER_NUCLEI, Denoiser, Sampling
-from sdfdiff.network import Model, load_weights, save_weights
-from sdfdiff.rivals import DRIVERS, OPTIONAL, SCHEDULERS, gathered
-from sdfdiff.segmenting import write_dataset
+from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.ensembles.figures import benchmark_table
+from sdfdiff.ensembles.members import PAPER_NUCLEI, Denoiser, Sampling
+from sdfdiff.diffusion.network import Model, load_weights, save_weights
+from benchmarks.competitors import DRIVERS, OPTIONAL, SCHEDULERS, gathered
+from sdfdiff.ensembles.segmentation import write_dataset
 from small_networks import random_network
 
 IMAGE = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)

@@ -19,12 +19,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import sdfdiff
-from sdfdiff import evaluation, fitting, frontier, segmenting
+from sdfdiff.study import evaluation
+from sdfdiff.diffusion import fitting
+from benchmarks import frontier
+from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.command import main
-from sdfdiff.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY
-from sdfdiff.network import save_weights
-from sdfdiff.preparation import TISSUE
-from sdfdiff.sampling import SAMPLERS
+from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY
+from sdfdiff.diffusion.network import save_weights
+from sdfdiff.images.preparation import TISSUE
+from sdfdiff.diffusion.sampling import SAMPLERS
 from shell import QUICK, files, no_work, picture, refused, sentences, tiny
 
 ENDINGS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
@@ -465,7 +468,7 @@ def test_ctrl_c_in_the_middle(run, place):
     # the second image is held up, so that the key is pressed in the middle of it on a machine of any speed
     process = command("""
         import time
-        from sdfdiff import segmenting
+        from sdfdiff.ensembles import segmentation as segmenting
         from sdfdiff.command import main
         draw, drawn = segmenting.ensemble, []
 
@@ -529,10 +532,10 @@ def small_disks():
 FULL = """
     import io, json, os
     from contextlib import redirect_stderr, redirect_stdout
-    from sdfdiff import fitting
+    from sdfdiff.diffusion import fitting
     from sdfdiff.command import main
-    from sdfdiff.fitting import SETTINGS
-    from sdfdiff.network import Architecture
+    from sdfdiff.diffusion.fitting import SETTINGS
+    from sdfdiff.diffusion.network import Architecture
     from dataclasses import replace
     small = Architecture(3, width=16, multipliers=(1, 2), encoder_blocks=1)
     recipe = replace(SETTINGS["tissue"].recipe, batch=1)
@@ -633,7 +636,8 @@ def quick_demo(monkeypatch, place):
     "The demo without its large network and its large picture."
     from matplotlib.figure import Figure
 
-    from sdfdiff import figures, network
+    from sdfdiff.ensembles import figures
+    from sdfdiff.diffusion import network
 
     save_weights("nuclei.safetensors", tiny())
     monkeypatch.setattr(network, "data_folder", lambda: place)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, ndimage, stats
 
-from sdfdiff.corruption import (
+from sdfdiff.diffusion.corruption import (
     EARLIEST_TIME, VE, VP, SubVP, binary_field, corrupt, corruption_path, displacement, flip_probability, fragments,
     holes,
 )

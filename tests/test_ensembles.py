@@ -21,13 +21,13 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdfdiff import ensembles
-from sdfdiff import members as room
+from sdfdiff.ensembles import collection as ensembles
+from sdfdiff.ensembles import members as room
 from sdfdiff.distance import normalise
-from sdfdiff.ensembles import UNITS, ensemble, masks, source_pixels
-from sdfdiff.inference import member_bytes
-from sdfdiff.levels import exact_power, mode_variance, worst_error
-from sdfdiff.members import (
+from sdfdiff.ensembles.collection import UNITS, ensemble, masks, source_pixels
+from sdfdiff.ensembles.fused import member_bytes
+from benchmarks.noise_levels import exact_power, mode_variance, worst_error
+from sdfdiff.ensembles.members import (
     PAPER_GLANDS,
     PAPER_NUCLEI,
     QUALITY,
@@ -39,12 +39,12 @@ from sdfdiff.members import (
     sampling_for,
     tile_windows,
 )
-from sdfdiff.network import Features, Model, load_weights
-from sdfdiff.oracle import FiniteMasks, GaussianField, high_frequency_power
-from sdfdiff.sampling import SAMPLERS, Counted, dpm_solver, gaussian, geometric_levels, last, member_generators
-from sdfdiff.segmenting import write_dataset
+from sdfdiff.diffusion.network import Features, Model, load_weights
+from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField, high_frequency_power
+from sdfdiff.diffusion.sampling import SAMPLERS, Counted, dpm_solver, gaussian, geometric_levels, last, member_generators
+from sdfdiff.ensembles.segmentation import write_dataset
 from sdfdiff.shapes import box, disc
-from sdfdiff.streaming import ROUND, STEP
+from sdfdiff.ensembles.streaming import ROUND, STEP
 from small_networks import random_network
 
 IMAGE = np.random.default_rng(0).random((1, 72, 96), dtype=np.float32)

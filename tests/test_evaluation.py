@@ -9,17 +9,17 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from sdfdiff import evaluation
+from sdfdiff.study import evaluation
 from sdfdiff.command import main
-from sdfdiff.ensembles import ensemble
-from sdfdiff.members import Sampling
-from sdfdiff.evaluation import COUNTS, ESTIMATORS, THRESHOLDS, estimates, evaluate, evaluate_case, find_split, summary
-from sdfdiff.fitting import training_split
-from sdfdiff.histology import find_cases, read_case
-from sdfdiff.network import Model, save_weights
-from sdfdiff.preparation import NUCLEI, TISSUE, prepare_image
-from sdfdiff.segmenting import write_dataset
-from sdfdiff.tissue import tissue
+from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.ensembles.members import Sampling
+from sdfdiff.study.evaluation import COUNTS, ESTIMATORS, THRESHOLDS, estimates, evaluate, evaluate_case, find_split, summary
+from sdfdiff.diffusion.fitting import training_split
+from sdfdiff.images.layouts import find_cases, read_case
+from sdfdiff.diffusion.network import Model, save_weights
+from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
+from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.images.synthetic import tissue
 from small_networks import random_network
 
 QUICK = {"members": 3, "quality": Sampling(steps=2), "progress": False}

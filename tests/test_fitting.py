@@ -10,15 +10,15 @@ import pytest
 import torch
 from skimage.color import rgb2gray
 
-from sdfdiff import fitting
+from sdfdiff.diffusion import fitting
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
-from sdfdiff.fitting import SETTINGS, Setting, fit, load_pairs, new_network, steps_in, take_over, training_split, watch
-from sdfdiff.histology import DATASETS, find_cases
-from sdfdiff.network import Architecture, ScoreNetwork, load_weights
-from sdfdiff.pairs import Augmentation, Pairs, Scenes, moments
-from sdfdiff.preparation import TISSUE, Preparation, prepare_image, prepare_labels
-from sdfdiff.training import Recipe, Step, stored_recipe, train
+from sdfdiff.diffusion.fitting import SETTINGS, Setting, fit, load_pairs, new_network, steps_in, take_over, training_split, watch
+from sdfdiff.images.layouts import DATASETS, find_cases
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork, load_weights
+from sdfdiff.images.training_data import Augmentation, Pairs, Scenes, moments
+from sdfdiff.images.preparation import TISSUE, Preparation, prepare_image, prepare_labels
+from sdfdiff.diffusion.training import Recipe, Step, stored_recipe, train
 
 TINY = Architecture(image_channels=3, width=8, multipliers=(1,), encoder_blocks=1)
 SETTING = Setting(TISSUE, TINY, Recipe(steps=6, batch=2, learning_rate=2e-3), crop=16, licence="made up")

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
 from sdfdiff.distance import signed_distance
-from sdfdiff.forecasts import (
+from sdfdiff.uncertainty.forecasts import (
     checked,
     crps,
     crps_kernel,
@@ -25,7 +25,7 @@ from sdfdiff.forecasts import (
     spread_skill_ratio,
     untied,
 )
-from sdfdiff.tissue import tissue
+from sdfdiff.images.synthetic import tissue
 from small_fields import PLANE, labelled
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,17 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from sdfdiff import frontier
-from sdfdiff.ensembles import ensemble
-from sdfdiff.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
-from sdfdiff.fitting import training_split
-from sdfdiff.frontier import CALLS, UNITS, Example, examples, judge, measure, ways
-from sdfdiff.histology import find_cases
-from sdfdiff.metrics import counts
-from sdfdiff.network import Model
-from sdfdiff.preparation import NUCLEI, TISSUE
-from sdfdiff.sampling import SAMPLERS
-from sdfdiff.tissue import tissue
+from benchmarks import frontier
+from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
+from sdfdiff.diffusion.fitting import training_split
+from benchmarks.frontier import CALLS, UNITS, Example, examples, judge, measure, ways
+from sdfdiff.images.layouts import find_cases
+from sdfdiff.uncertainty.metrics import counts
+from sdfdiff.diffusion.network import Model
+from sdfdiff.images.preparation import NUCLEI, TISSUE
+from sdfdiff.diffusion.sampling import SAMPLERS
+from sdfdiff.images.synthetic import tissue
 from small_networks import random_network
 
 SETTINGS = {

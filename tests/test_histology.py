@@ -10,8 +10,8 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 
 from sdfdiff.files import read_labels
-from sdfdiff.histology import DATASETS, GLANDS, NUCLEI, find_cases, polygon_labels, prepare_image, read_case
-from sdfdiff.histology import split_cases
+from sdfdiff.images.layouts import DATASETS, GLANDS, NUCLEI, find_cases, polygon_labels, prepare_image, read_case
+from sdfdiff.images.layouts import split_cases
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
 MASK = np.zeros((40, 50), np.uint8)

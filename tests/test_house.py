@@ -182,7 +182,7 @@ def test_imports_are_required():
 def test_analysis_touches_no_model(path):
     if number(path) in range(32, 40):
         names = {name for source in code_of(path) for name, _ in imported(ast.parse(source))}
-        assert names.isdisjoint({"torch", "sdfdiff.network", "sdfdiff.training", "sdfdiff.sampling"})
+        assert names.isdisjoint({"torch", "sdfdiff.diffusion.network", "sdfdiff.diffusion.training", "sdfdiff.diffusion.sampling"})
 
 
 STATE = re.compile(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from small_networks import random_network
 from torch.nn import functional as F
 
-from sdfdiff import inference
-from sdfdiff.inference import (
+from sdfdiff.ensembles import fused as inference
+from sdfdiff.ensembles.fused import (
     Fused,
     fastest,
     folded,
@@ -25,7 +25,7 @@ from sdfdiff.inference import (
     members_at_once,
     peaks,
 )
-from sdfdiff.network import Architecture, ScoreNetwork, fast_dtype, load_weights, multiply_adds
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork, fast_dtype, load_weights, multiply_adds
 
 ARCHITECTURES = st.builds(
     Architecture, image_channels=st.sampled_from([1, 3]), width=st.sampled_from([8, 16]),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sdfdiff.levels import (
+from benchmarks.noise_levels import (
     exact_power,
     field_ratios,
     flow_levels,
@@ -14,8 +14,8 @@ from sdfdiff.levels import (
     two_point_share,
     worst_error,
 )
-from sdfdiff.oracle import GaussianField
-from sdfdiff.sampling import dpm_solver, gaussian, geometric_levels, karras_levels, last
+from sdfdiff.diffusion.oracle import GaussianField
+from sdfdiff.diffusion.sampling import dpm_solver, gaussian, geometric_levels, karras_levels, last
 
 VARIANCE = torch.tensor([1e-4, 1e-2, 0.3, 4.0], dtype=torch.float64)
 FIELD = GaussianField((6, 8), length=1.5)

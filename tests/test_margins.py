@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage, stats
 
-from sdfdiff.margins import (
+from sdfdiff.uncertainty.margins import (
     conformal_margin,
     coverage_interval,
     growing_fields,

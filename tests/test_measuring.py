@@ -14,15 +14,16 @@ import torch
 import xarray as xr
 from PIL import Image
 
-from sdfdiff import fitting, frontier
-from sdfdiff import figures
+from sdfdiff.diffusion import fitting
+from benchmarks import frontier
+from sdfdiff.ensembles import figures
 from sdfdiff.command import parser
-from sdfdiff.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
+from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
 from sdfdiff.options import QUALITIES, chosen_quality, chosen_workers
-from sdfdiff.network import load_weights, save_weights
-from sdfdiff.preparation import TISSUE
-from sdfdiff.sampling import SAMPLERS
-from sdfdiff.tissue import tissue
+from sdfdiff.diffusion.network import load_weights, save_weights
+from sdfdiff.images.preparation import TISSUE
+from sdfdiff.diffusion.sampling import SAMPLERS
+from sdfdiff.images.synthetic import tissue
 from shell import QUICK, files, no_work, refused, tiny
 
 
@@ -195,7 +196,7 @@ def test_a_checkpoint_survives_a_mistake(run, place, small):
 @pytest.fixture
 def stub(monkeypatch):
     "A benchmark that takes no time."
-    calls, module = [], ModuleType("sdfdiff.benchmark")
+    calls, module = [], ModuleType("benchmarks.benchmark")
 
     def benchmark(quick, progress):
         calls.append((quick, progress))
@@ -203,7 +204,7 @@ def stub(monkeypatch):
 
     module.benchmark = benchmark
     monkeypatch.setattr(figures, "benchmark_table", lambda dataset: f"{dataset.sizes['task']} tasks")
-    monkeypatch.setitem(sys.modules, "sdfdiff.benchmark", module)
+    monkeypatch.setitem(sys.modules, "benchmarks.benchmark", module)
     return module, calls
 
 

@@ -11,7 +11,7 @@ from scipy.spatial.distance import directed_hausdorff
 from skimage.metrics import hausdorff_distance
 
 from sdfdiff.distance import signed_distance
-from sdfdiff.metrics import (
+from sdfdiff.uncertainty.metrics import (
     CONVENTIONS, ZERO_HIT_RULES, average, boundary, boundary_distances, counts, patch_counts, patches, scores,
     scores_from_counts,
 )

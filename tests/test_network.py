@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn.functional import pixel_shuffle
 
-from sdfdiff import network as module
-from sdfdiff.corruption import VE
-from sdfdiff.network import (
+from sdfdiff.diffusion import network as module
+from sdfdiff.diffusion.corruption import VE
+from sdfdiff.diffusion.network import (
     SHIPPED,
     Architecture,
     Model,
@@ -33,7 +33,7 @@ from sdfdiff.network import (
     scalings,
     weights_path,
 )
-from sdfdiff.preparation import NUCLEI, Preparation
+from sdfdiff.images.preparation import NUCLEI, Preparation
 
 TINY = Architecture(width=8, multipliers=(1, 2), encoder_blocks=1, mean=0.05, deviation=0.15)
 LEVELS = torch.tensor([1e-3, 0.02, 0.15, 1.0, 5.0])

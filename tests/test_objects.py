@@ -6,9 +6,9 @@ import xarray as xr
 from scipy import ndimage
 from skimage.measure import label
 
-from sdfdiff.objects import match, object_scores, objects
-from sdfdiff.tissue import tissue
-from sdfdiff.verification import bootstrap
+from sdfdiff.uncertainty.objects import match, object_scores, objects
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.uncertainty.errors import bootstrap
 
 PLANE = ("row", "column")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from sdfdiff.oracle import FiniteMasks, GaussianField, high_frequency_power
+from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField, high_frequency_power
 
 
 def seeded(seed=0):

@@ -157,7 +157,7 @@ def test_wheel_imports_offline(offline):
     assert "site-packages" in run.stdout and str(ROOT) not in run.stdout
     run = offline("python", "-c", "import sdfdiff\nfor name in dir(sdfdiff):\n    getattr(sdfdiff, name)")
     assert run.returncode == 0, run.stderr
-    panel = "from sdfdiff.pages import StackPanel; StackPanel([[[0.0, 1.0]]]).save('page.html')"
+    panel = "from sdfdiff.panels.pages import StackPanel; StackPanel([[[0.0, 1.0]]]).save('page.html')"
     run = offline("python", "-c", panel)
     assert run.returncode == 0, f"a panel cannot be made and saved: {run.stderr}"
     run = offline("python", "-m", "pip", "check")

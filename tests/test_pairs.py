@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdfdiff import pairs as module
+from sdfdiff.images import training_data as module
 from sdfdiff import shapes
 from sdfdiff.distance import signed_distance
-from sdfdiff.pairs import PAPER, STRONG, Augmentation, Pairs, Scenes, change_tone, moments
-from sdfdiff.tissue import tissue
+from sdfdiff.images.training_data import PAPER, STRONG, Augmentation, Pairs, Scenes, change_tone, moments
+from sdfdiff.images.synthetic import tissue
 
 SCALE = 1024.0  # coordinates are stored as pixels / SCALE, so that they are an image in [0, 1], exactly
 GEOMETRY = Augmentation(quarter_turns=True, turn=45.0, zoom=1.5)

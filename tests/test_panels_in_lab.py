@@ -8,11 +8,11 @@ import pytest
 from lab import ROOT, lab
 from pictures import coloured, expected_corruption, masked, pixels, says, settled
 from sdfdiff import drawing
-from sdfdiff.corruption import VE, VP
-from sdfdiff.margins import margin_trade
-from sdfdiff.pages import colours
-from sdfdiff.tissue import tissue
-from sdfdiff.verification import retained_error
+from sdfdiff.diffusion.corruption import VE, VP
+from sdfdiff.uncertainty.margins import margin_trade
+from sdfdiff.panels.pages import colours
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.uncertainty.errors import retained_error
 
 
 @pytest.fixture(scope="module")

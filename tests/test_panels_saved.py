@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from pictures import coloured, expected_corruption, masked, pixels, says, settled
 from sdfdiff import drawing
-from sdfdiff.corruption import VP
+from sdfdiff.diffusion.corruption import VP
 from sdfdiff.distance import signed_distance
-from sdfdiff.ensembles import ensemble
-from sdfdiff.margins import grown, margin_trade
-from sdfdiff.members import Sampling
-from sdfdiff.network import load_weights
-from sdfdiff.pages import StackPanel, codes, colours
-from sdfdiff.tissue import tissue
-from sdfdiff.verification import retained_error
-from sdfdiff.views import reverse_run, shown_maps
-from sdfdiff.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, rounded
+from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.uncertainty.margins import grown, margin_trade
+from sdfdiff.ensembles.members import Sampling
+from sdfdiff.diffusion.network import load_weights
+from sdfdiff.panels.pages import StackPanel, codes, colours
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.uncertainty.errors import retained_error
+from sdfdiff.panels.views import reverse_run, shown_maps
+from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, rounded
 
 
 @pytest.fixture(scope="module")

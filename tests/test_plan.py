@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdfdiff.members import QUALITY, Sampling
-from sdfdiff.plan import RATERS, WAYS, Method, Prepared, StudyPlan, from_json, read_plan, read_prepared, study_cases, to_json
-from sdfdiff.preparation import NUCLEI, TISSUE
-from sdfdiff.sampling import SAMPLERS
-from sdfdiff.tissue import tissue
+from sdfdiff.ensembles.members import QUALITY, Sampling
+from sdfdiff.study.plan import RATERS, WAYS, Method, Prepared, StudyPlan, from_json, read_plan, read_prepared, study_cases, to_json
+from sdfdiff.images.preparation import NUCLEI, TISSUE
+from sdfdiff.diffusion.sampling import SAMPLERS
+from sdfdiff.images.synthetic import tissue
 from small_studies import folder
 
 ONE = (Method("ours", "tissue"),)

@@ -12,7 +12,7 @@ from skimage.color import rgb2gray
 from skimage.data import immunohistochemistry
 from skimage.transform import resize
 
-from sdfdiff.preparation import (
+from sdfdiff.images.preparation import (
     GLANDS,
     NUCLEI,
     REFERENCE_STAIN,

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfdiff import histology, raters
-from sdfdiff.evaluation import find_split
-from sdfdiff.fitting import SETTINGS, load_pairs, training_split
-from sdfdiff.histology import CasePaths
-from sdfdiff.raters import RatedCase, RatedPaths, find_cases, read_case
+from sdfdiff.images import layouts as histology
+from sdfdiff.images import cases as raters
+from sdfdiff.study.evaluation import find_split
+from sdfdiff.diffusion.fitting import SETTINGS, load_pairs, training_split
+from sdfdiff.images.layouts import CasePaths
+from sdfdiff.images.cases import RatedCase, RatedPaths, find_cases, read_case
 
 QUBIQ = Path(__file__).parents[2] / "shared" / "data" / "qubiq_brain_growth" / "train.npz"
 NUMBERS = np.random.default_rng(0)

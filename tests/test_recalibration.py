@@ -9,8 +9,8 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from sdfdiff.recalibration import Recalibration, cross_fitted, fit_recalibration, recalibrated
-from sdfdiff.verification import SUMS, brier, calibration_error, reliability
+from sdfdiff.uncertainty.calibration import Recalibration, cross_fitted, fit_recalibration, recalibrated
+from sdfdiff.uncertainty.errors import SUMS, brier, calibration_error, reliability
 
 MEMBERS = 16
 

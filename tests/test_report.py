@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from sdfdiff.analysis import headline, read_verified, verify
-from sdfdiff.charts import CHARTS, MAP_WORDS, interval, object_shares, sparsification_chart
-from sdfdiff.plan import Method, StudyPlan
-from sdfdiff.report import WORDS, chosen_cases, defined, report, write_report
-from sdfdiff.segmenting import write_dataset
-from sdfdiff.study import export_study, finish, open_study, run_study
+from sdfdiff.study.verification import headline, read_verified, verify
+from sdfdiff.study.charts import CHARTS, MAP_WORDS, interval, object_shares, sparsification_chart
+from sdfdiff.study.plan import Method, StudyPlan
+from sdfdiff.study.report import WORDS, chosen_cases, defined, report, write_report
+from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.study.store import export_study, finish, open_study, run_study
 
 
 def made(folder, methods=2, cases=3, **more):
@@ -235,7 +235,7 @@ def test_one_chart_takes_nothing_with_it(verified, monkeypatch):
     def loss_chart(verified, numbers):
         raise ValueError("nothing <to> draw")
 
-    monkeypatch.setattr("sdfdiff.report.CHARTS", (CHARTS[0], loss_chart, *CHARTS[2:]))
+    monkeypatch.setattr("sdfdiff.study.report.CHARTS", (CHARTS[0], loss_chart, *CHARTS[2:]))
     text = report(verified, resamples=20)
     page = Page(text)
     assert "The loss chart cannot be drawn: nothing &lt;to&gt; draw" in text and not page.open

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from sdfdiff import rivals
+from benchmarks import competitors as rivals
 from sdfdiff.distance import signed_distance
-from sdfdiff.frontier import Example
-from sdfdiff.members import QUALITY, Denoiser, Sampling, draw_members, tile_windows
-from sdfdiff.network import Features, Model
-from sdfdiff.oracle import GaussianField
-from sdfdiff.rivals import (
+from benchmarks.frontier import Example
+from sdfdiff.ensembles.members import QUALITY, Denoiser, Sampling, draw_members, tile_windows
+from sdfdiff.diffusion.network import Features, Model
+from sdfdiff.diffusion.oracle import GaussianField
+from benchmarks.competitors import (
     DRIVERS,
     LIBRARIES,
     OPTIONAL,
@@ -34,7 +34,7 @@ from sdfdiff.rivals import (
     transforms,
     versions,
 )
-from sdfdiff.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, last, member_generators
+from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, last, member_generators
 from small_networks import random_network
 
 ROOT = Path(__file__).resolve().parents[1]

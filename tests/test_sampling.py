@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdfdiff.oracle import FiniteMasks, GaussianField
-from sdfdiff.sampling import (
+from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField
+from sdfdiff.diffusion.sampling import (
     SAMPLERS,
     Counted,
     ancestral,

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from sdfdiff import scoring
+from sdfdiff.study import scoring
 from sdfdiff.distance import signed_distance
-from sdfdiff.scoring import ESTIMATORS, NUMBERS, RANK_BINS, scored
-from sdfdiff.tissue import tissue
+from sdfdiff.study.scoring import ESTIMATORS, NUMBERS, RANK_BINS, scored
+from sdfdiff.images.synthetic import tissue
 from small_studies import REACH, drawn_from
 
 NUMBERS_OF = np.random.default_rng(0)

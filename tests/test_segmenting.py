@@ -11,13 +11,13 @@ import xarray as xr
 from PIL import Image
 from scipy import ndimage
 
-from sdfdiff import segmenting
-from sdfdiff.ensembles import source_pixels
-from sdfdiff.members import Sampling
+from sdfdiff.ensembles import segmentation as segmenting
+from sdfdiff.ensembles.collection import source_pixels
+from sdfdiff.ensembles.members import Sampling
 from sdfdiff.files import read_image
-from sdfdiff.network import Model
-from sdfdiff.preparation import NUCLEI, Preparation
-from sdfdiff.segmenting import (
+from sdfdiff.diffusion.network import Model
+from sdfdiff.images.preparation import NUCLEI, Preparation
+from sdfdiff.ensembles.segmentation import (
     OUTPUTS,
     at_source,
     output_paths,
@@ -30,7 +30,7 @@ from sdfdiff.segmenting import (
     write_dataset,
 )
 from sdfdiff.shapes import disc
-from sdfdiff.tissue import tissue
+from sdfdiff.images.synthetic import tissue
 from small_networks import random_network
 
 QUICK = {"members": 2, "quality": Sampling(steps=2), "progress": False}

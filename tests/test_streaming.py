@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdfdiff.streaming import ROUND, STEP, Running, certain, most_members
+from sdfdiff.ensembles.streaming import ROUND, STEP, Running, certain, most_members
 
 SHAPE = (3, 2)
 SUMS = ("total", "squares", "inside")

@@ -17,15 +17,15 @@ import xarray as xr
 import zarr
 from PIL import Image
 
-from sdfdiff import study
-from sdfdiff.analysis import verify
-from sdfdiff.ensembles import ensemble
-from sdfdiff.members import Sampling
-from sdfdiff.network import load_weights
-from sdfdiff.plan import Method, StudyPlan, from_json, read_prepared, study_cases
-from sdfdiff.preparation import NUCLEI
-from sdfdiff.scoring import NUMBERS, scored
-from sdfdiff.study import Progress, export_study, finish, open_study, run_study
+from sdfdiff.study import store as study
+from sdfdiff.study.verification import verify
+from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.ensembles.members import Sampling
+from sdfdiff.diffusion.network import load_weights
+from sdfdiff.study.plan import Method, StudyPlan, from_json, read_prepared, study_cases
+from sdfdiff.images.preparation import NUCLEI
+from sdfdiff.study.scoring import NUMBERS, scored
+from sdfdiff.study.store import Progress, export_study, finish, open_study, run_study
 from small_studies import content, folder, quick, tiny_weights
 
 HERE = Path(__file__).parent
@@ -232,8 +232,8 @@ def runner(tmp_path, body):
 import os, sys, time
 sys.path.insert(0, {str(HERE)!r})
 from test_study import SCENES
-from sdfdiff import study
-from sdfdiff.study import finish, run_study
+from sdfdiff.study import store as study
+from sdfdiff.study.store import finish, run_study
 {body}
 """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sdfdiff import study as studies
-from sdfdiff.analysis import headline, read_verified
-from sdfdiff.plan import Method, StudyPlan, from_json, to_json
-from sdfdiff.report import WORDS
-from sdfdiff.study import open_study
+from sdfdiff.study import store as studies
+from sdfdiff.study.verification import headline, read_verified
+from sdfdiff.study.plan import Method, StudyPlan, from_json, to_json
+from sdfdiff.study.report import WORDS
+from sdfdiff.study.store import open_study
 from sdfdiff.studying import EXAMPLES, example_plan
 from shell import files, no_work, refused, typist
 
@@ -129,7 +129,7 @@ def test_stop_and_resume(run, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from sdfdiff import study
+from sdfdiff.study import store as study
 from sdfdiff.command import main
 write, marked = study._write, []
 def killed(store, values, *more):
@@ -268,7 +268,7 @@ def test_a_store_of_another_plan(run, monkeypatch):
         assert refused(run("report", *words), *expected) and not Path("r.html").exists()
     assert run("report", "t.zarr")[0] == 2, "--out is needed"
     Path("r.html").write_text("mine")
-    monkeypatch.setattr("sdfdiff.report.verify", no_work)
+    monkeypatch.setattr("sdfdiff.study.report.verify", no_work)
     assert (
         refused(run("report", "t.zarr", "--out", "r.html"), "r.html", "--force")
         and Path("r.html").read_text() == "mine"

@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import label
 
 from sdfdiff.shapes import distance_to_points
-from sdfdiff.tissue import KINDS, Nucleus, Settings, acceptance, nucleus_distance, smooth_noise, tissue
+from sdfdiff.images.synthetic import KINDS, Nucleus, Settings, acceptance, nucleus_distance, smooth_noise, tissue
 
 
 @pytest.mark.parametrize(("seed", "shape"), [(371, (64, 64)), (5, (40, 72))])

@@ -20,11 +20,11 @@ from safetensors.torch import save, save_file
 from scipy import stats
 
 from sdfdiff import shapes
-from sdfdiff import training as module
-from sdfdiff.corruption import VE
-from sdfdiff.network import Architecture, Features, ScoreNetwork, scalings
-from sdfdiff.pairs import Augmentation, Pairs
-from sdfdiff.training import (
+from sdfdiff.diffusion import training as module
+from sdfdiff.diffusion.corruption import VE
+from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
+from sdfdiff.images.training_data import Augmentation, Pairs
+from sdfdiff.diffusion.training import (
     Recipe,
     denoising_loss,
     draw_noise_levels,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 from sdfdiff.distance import signed_distance
-from sdfdiff.tissue import tissue
-from sdfdiff.verification import (
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.uncertainty.errors import (
     augrc,
     aurc,
     auroc,

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from sdfdiff import drawing
-from sdfdiff.corruption import VE, VP, displacement, fragments
-from sdfdiff.ensembles import ensemble
-from sdfdiff.members import Sampling
-from sdfdiff.network import load_weights
-from sdfdiff.pages import StackPanel, codes, colours, linked, packed, page
-from sdfdiff.tissue import tissue
-from sdfdiff.views import (
+from sdfdiff.diffusion.corruption import VE, VP, displacement, fragments
+from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.ensembles.members import Sampling
+from sdfdiff.diffusion.network import load_weights
+from sdfdiff.panels.pages import StackPanel, codes, colours, linked, packed, page
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.panels.views import (
     check_ensemble,
     corrupted,
     damage_curves,
@@ -27,7 +27,7 @@ from sdfdiff.views import (
     standard_noise,
     targets,
 )
-from sdfdiff.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, sampling_with
+from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, sampling_with
 
 
 @pytest.fixture(scope="module")

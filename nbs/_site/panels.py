@@ -8,7 +8,7 @@ from IPython import get_ipython
 
 
 def show_panels(folder: str) -> None:
-    "Show every object of a class named Panel, of the notebook or of sdfdiff.pages, as a page saved to `folder`."
+    "Show every object of a class named Panel, of the notebook or of sdfdiff.panels.pages, as a page saved to `folder`."
     place, number = Path(folder), count(1)
     place.mkdir(parents=True)
 
@@ -18,5 +18,5 @@ def show_panels(folder: str) -> None:
         address = f"../panels/{place.name}/{page.name}"
         return {"text/html": f'<iframe class="panel" src="{address}" title="{escape(panel.title)}" loading="lazy"></iframe>'}
 
-    for module in ("__main__", "sdfdiff.pages"):
+    for module in ("__main__", "sdfdiff.panels.pages"):
         get_ipython().display_formatter.mimebundle_formatter.for_type_by_name(module, "Panel", frame)
