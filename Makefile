@@ -31,15 +31,16 @@ test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(BIN)/ready-test browser  ## Check everything: notebooks clean and exported, ruff, each notebook, pytest
 	@echo "== are the notebooks clean?" && python tests/in_sync.py clean
 	@echo "== is sdfdiff/ what they export?" && python tests/in_sync.py export
-	@echo "== ruff" && ruff check sdfdiff tests nbs/_site setup.py
-	@echo "== each notebook" && nbdev_test --n_workers 2 --timing --do_print
+	@echo "== ruff" && ruff check && ruff format --check
+	@echo "== each notebook" && nbdev_test --n_workers 2 --timing --do_print && \
+		nbdev_test --path benchmarks --n_workers 2 --timing --do_print
 	@echo "== pytest" && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 latency: $(BIN)/ready-test browser  ## Measure from slider to picture in JupyterLab, the panels against others; numbers go to data/latency.json
 	@$(BIN)/python tests/benchmark_panels.py data/latency.json
 
-bench: $(BIN)/ready-bench  ## Measure speed, samplers, tiles, distances and memory beside other libraries (ten quiet minutes); numbers go to data/benchmark.nc
-	@$(BIN)/sdfdiff bench --out data/benchmark.nc --force
+bench: $(BIN)/ready-bench  ## Measure speed, samplers, tiles and memory beside other libraries (ten quiet minutes): data/benchmark.nc
+	@$(BIN)/python -m benchmarks bench --out data/benchmark.nc --force
 
 # The site and the panels are tested in a real browser; the names are those of tests/browser.py.
 browser:
@@ -50,14 +51,14 @@ browser:
 	} || { echo "The tests need a Chromium browser and apt-get could not install it: install one, or name it as in \`make test CHROMIUM=/path/to/chrome\`." >&2; exit 1; }
 
 sync: $(BIN)/ready-test  ## Clean the notebooks and export them to sdfdiff/
-	@nbdev_clean && nbdev_export && echo "The notebooks are clean and sdfdiff/ is what they export."
+	@nbdev_clean && nbdev_clean --fname benchmarks && ruff format -q && nbdev_export && echo "The notebooks are clean and sdfdiff/ is what they export."
 
-notebooks: $(BIN)/ready-test  ## Execute the notebooks in place, then clean them (NOTEBOOKS="nbs/02_distance.ipynb" for some)
-	@python tests/run_notebooks.py $(NOTEBOOKS) && nbdev_clean
+notebooks: $(BIN)/ready-test  ## Execute the notebooks in place, then clean them (NOTEBOOKS="nbs/0_ground/5_distance.ipynb" for some)
+	@python tests/run_notebooks.py $(NOTEBOOKS) && nbdev_clean && nbdev_clean --fname benchmarks
 
 clean:  ## Remove .venv, _docs, caches and what builds left behind (out/ and runs/ stay)
 	@rm -rf .venv build dist _docs *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
-	@find sdfdiff tests nbs -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find sdfdiff tests nbs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What each way in installs, and which others are served by it too.
 WHAT_demo := .

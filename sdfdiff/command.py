@@ -26,13 +26,25 @@ def _add_demo(commands):
 
 def _add_segment(commands):
     one = add_command(commands, segment, "segment images")
-    one.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them")
+    one.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them"
+    )
     one.add_argument("--out", type=Path, required=True, help="folder for the results")
-    one.add_argument("--weights", default="nuclei", help="nuclei, glands, tissue, or a .safetensors file (default nuclei)")
-    one.add_argument("--scale", type=float, help="network pixels per image pixel (default: as trained; nuclei 0.5, for 40x slides)")
-    one.add_argument("--stain", choices=("vahadane", "haematoxylin", "none"), help="how stains are treated (default: as trained)")
+    one.add_argument(
+        "--weights", default="nuclei", help="nuclei, glands, tissue, or a .safetensors file (default nuclei)"
+    )
+    one.add_argument(
+        "--scale", type=float, help="network pixels per image pixel (default: as trained; nuclei 0.5, for 40x slides)"
+    )
+    one.add_argument(
+        "--stain", choices=("vahadane", "haematoxylin", "none"), help="how stains are treated (default: as trained)"
+    )
     one.add_argument("--resume", action="store_true", help="skip images whose results are there")
-    one.add_argument("--add", action="store_true", help="where results are there, draw only the members that are missing to --members")
+    one.add_argument(
+        "--add",
+        action="store_true",
+        help="where results are there, draw only the members that are missing to --members",
+    )
     add_sampling(one, 16)
 
 
@@ -44,11 +56,15 @@ def _add_explore(commands):
 # %% ../nbs/8_engine_room/5_command.ipynb #command-06
 def parser() -> argparse.ArgumentParser:
     "All commands and their options."
-    top = argparse.ArgumentParser(prog="sdfdiff", description="Image in, masks and a map of doubt out: "
-                                  "score-based segmentation with signed distance functions.")
+    top = argparse.ArgumentParser(
+        prog="sdfdiff",
+        description="Image in, masks and a map of doubt out: score-based segmentation with signed distance functions.",
+    )
     top.add_argument("--version", action="store_true", help="print the version")
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = top.add_subparsers(dest="command", metavar="demo | segment | explore | evaluate | train | bench | frontier | study | report")
+    commands = top.add_subparsers(
+        dest="command", metavar="demo | segment | explore | evaluate | train | bench | frontier | study | report"
+    )
     for add in (_add_demo, _add_segment, _add_explore, add_measuring, add_studying):
         add(commands)
     return top
@@ -60,20 +76,31 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
     from sdfdiff.ensembles.segmentation import KEPT, OUTPUTS, output_paths
 
     if arguments.add and (arguments.force or arguments.resume):
-        raise ValueError("--add adds to results that are there, --resume skips them and --force replaces them: give one of the three.")
+        raise ValueError(
+            "--add adds to results that are there, --resume skips them and --force replaces them: give one of the three."
+        )
     if arguments.add and arguments.sampler == "authors":
-        raise ValueError("--add cannot go with --sampler authors, whose members depend on those drawn together with them.")
+        raise ValueError(
+            "--add cannot go with --sampler authors, whose members depend on those drawn together with them."
+        )
     images = []
     for path in arguments.images:
-        inside = [path] if not path.is_dir() else sorted(  # all images of a folder, but for results of an earlier run
-            p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS))
+        inside = (
+            [path]
+            if not path.is_dir()
+            else sorted(  # all images of a folder, but for results of an earlier run
+                p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)
+            )
+        )
         if not inside:
             raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
         images += inside
     names = [path.stem for path in images]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'Two images are named "{twice}": their results would overwrite each other; segment them into two folders.')
+        raise ValueError(
+            f'Two images are named "{twice}": their results would overwrite each other; segment them into two folders.'
+        )
     for path in images:
         outputs = output_paths(path, arguments.out)
         if not path.exists():
@@ -104,7 +131,9 @@ def segment(arguments: argparse.Namespace) -> None:
             continue
         inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
         members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
-        print(f"{path.name}: {members}{100 * inside:.1f} % object, mean std of the mask {float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}")
+        print(
+            f"{path.name}: {members}{100 * inside:.1f} % object, mean std of the mask {float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}"
+        )
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-09
 def explore(arguments: argparse.Namespace) -> None:
@@ -118,7 +147,9 @@ def explore(arguments: argparse.Namespace) -> None:
     dataset = read_ensemble(arguments.dataset)
     if "mask_std" in dataset and max(dataset["mask_std"].shape) > 1024:
         rows, columns = busiest(dataset["mask_std"].values, 1024)
-        print(f"rows {rows.start} to {rows.stop} and columns {columns.start} to {columns.stop}, where members disagree most, are shown")
+        print(
+            f"rows {rows.start} to {rows.stop} and columns {columns.start} to {columns.stop}, where members disagree most, are shown"
+        )
         dataset = dataset.isel(row=rows, column=columns, member=slice(32))
     panel = EnsemblePanel(dataset)
     if panel.message:
@@ -147,7 +178,9 @@ def demo(arguments: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     with writing(numbers, arguments.force) as other, writing(picture, arguments.force) as temporary:  # both or none
         write_dataset(dataset, other)
-        summary_figure(dataset, title="Nuclei found in a slide the network never saw, and where it is in doubt").savefig(temporary, dpi=110)
+        summary_figure(
+            dataset, title="Nuclei found in a slide the network never saw, and where it is in doubt"
+        ).savefig(temporary, dpi=110)
     print(_demo_table(dataset, seconds, picture, numbers))
 
 
@@ -158,12 +191,26 @@ def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
     "What the demo found and where it is."
     area, about, pixels = dataset["area"].values, dataset.attrs, dataset["mean"].size
     disputed = float((dataset["mask_std"] > 0.4).mean())
-    rows = [("image", f"{about['source_rows']} x {about['source_columns']} px, haematoxylin of an immunohistochemistry slide"),
-            ("members", f"{about['members']}, {about['calls_per_member']} network calls each ({about['sampler']})"),
-            ("time", f"{seconds:.1f} s"),
-            ("object area", f"{100 * area.mean() / pixels:.1f} % of the image; single members {100 * area.min() / pixels:.1f} to {100 * area.max() / pixels:.1f} %"),
-            ("doubt", "one member has no spread" if about["members"] == 1 else f"{float(dataset['std'].mean()):.2f} px on average; {100 * disputed:.1f} % of the pixels are nearly even odds"),
-            ("picture", picture), ("numbers", numbers)]
+    rows = [
+        (
+            "image",
+            f"{about['source_rows']} x {about['source_columns']} px, haematoxylin of an immunohistochemistry slide",
+        ),
+        ("members", f"{about['members']}, {about['calls_per_member']} network calls each ({about['sampler']})"),
+        ("time", f"{seconds:.1f} s"),
+        (
+            "object area",
+            f"{100 * area.mean() / pixels:.1f} % of the image; single members {100 * area.min() / pixels:.1f} to {100 * area.max() / pixels:.1f} %",
+        ),
+        (
+            "doubt",
+            "one member has no spread"
+            if about["members"] == 1
+            else f"{float(dataset['std'].mean()):.2f} px on average; {100 * disputed:.1f} % of the pixels are nearly even odds",
+        ),
+        ("picture", picture),
+        ("numbers", numbers),
+    ]
     return "\n".join(f"{name:<12} {value}" for name, value in rows)
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-12

@@ -23,7 +23,9 @@ def _checked(labels: np.ndarray, shape: str, boundary: str, truncation: float) -
     if not truncation > 0:
         raise ValueError(f"truncation is {truncation}: a positive number of pixels is needed.")
     if labels.ndim != len(shape.split()) or labels.dtype.kind not in "biu":
-        raise ValueError(f"A mask has shape {shape} and is boolean or integer; got shape {labels.shape}, {labels.dtype}.")
+        raise ValueError(
+            f"A mask has shape {shape} and is boolean or integer; got shape {labels.shape}, {labels.dtype}."
+        )
     if labels.dtype.kind == "i" and labels.min(initial=0) < 0:
         raise ValueError(f"A mask has no negative values; got {labels.min()}.")
     if labels.dtype.kind in "iu" and labels.dtype.itemsize >= 4 and labels.max(initial=0) > np.iinfo(np.int32).max:
@@ -77,11 +79,11 @@ def _steps_in_rows(marks: np.ndarray, start: int, reach: int) -> np.ndarray:
     margin, few = min(reach, columns) - 1, max(1, _BLOCK // columns)
     steps, lines = np.empty((marks.size // columns, columns), np.uint8), marks.reshape(-1, columns).view(np.uint8)
     for first in range(0, len(lines), few):
-        block = lines[first:first + few]
+        block = lines[first : first + few]
         padded = np.full((len(block), columns + margin), reach, np.uint8)
         padded[:, :columns] -= block * (reach - start)
         _spread(padded.reshape(-1), margin)
-        steps[first:first + few] = padded[:, :columns]
+        steps[first : first + few] = padded[:, :columns]
     return steps.reshape(marks.shape)
 
 # %% ../nbs/0_ground/5_distance.ipynb #distance-13
@@ -112,7 +114,9 @@ def _within(labels: np.ndarray, boundary: str, truncation: float) -> np.ndarray 
     steps = _steps_in_rows(_differs(labels, 2) if half else _edge(labels), int(half), reach)
     distance = np.empty(labels.shape, np.float32)
     few, wide = max(1, _BLOCK // (rows * columns)), max(64, _BLOCK // rows)
-    for block in (np.s_[i:i + few, :, c:c + wide] for i in range(0, len(labels), few) for c in range(0, columns, wide)):
+    for block in (
+        np.s_[i : i + few, :, c : c + wide] for i in range(0, len(labels), few) for c in range(0, columns, wide)
+    ):
         near, own = steps[block].swapaxes(0, 1), labels[block].swapaxes(0, 1)  # (row, image, column)
         inside, aside = _object(own), None
         if half:
@@ -126,7 +130,9 @@ def _within(labels: np.ndarray, boundary: str, truncation: float) -> np.ndarray 
             if reach < diagonal:
                 return None
             away[beyond] = math.inf  # no boundary in the whole image
-        np.multiply(np.minimum(away, np.float32(truncation)), 1 - 2 * inside.view(np.int8), out=distance[block].swapaxes(0, 1))
+        np.multiply(
+            np.minimum(away, np.float32(truncation)), 1 - 2 * inside.view(np.int8), out=distance[block].swapaxes(0, 1)
+        )
     return distance
 
 # %% ../nbs/0_ground/5_distance.ipynb #distance-18
@@ -145,7 +151,9 @@ def _anywhere(labels: np.ndarray, boundary: str) -> np.ndarray:
         return np.where(_object(labels) & ~edge, -distance, distance)
     distance, labels = _distance_to(_object(labels)) - np.float32(0.5), labels.astype(np.int32)
     for label, window in enumerate(ndimage.find_objects(labels), start=1):
-        if window is not None:  # what is nearest to an object from within lies at most one pixel beyond its bounding box
+        if (
+            window is not None
+        ):  # what is nearest to an object from within lies at most one pixel beyond its bounding box
             window = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in window)
             same = labels[window] == label
             distance[window][same] = np.float32(0.5) - _distance_to(~same)[same]
@@ -154,7 +162,9 @@ def _anywhere(labels: np.ndarray, boundary: str) -> np.ndarray:
 # %% ../nbs/0_ground/5_distance.ipynb #distance-19
 def _is_tiny(labels: np.ndarray, boundary: str, truncation: float) -> bool:
     "Whether SciPy's one call beats the rounds: some 2 us each (40 at most are usual) and 30 us at least, against 25 ns per pixel and transform."
-    if len(labels) > 1 or boundary == "half_pixel" and labels.dtype != bool:  # SciPy goes through the instances one by one
+    if (
+        len(labels) > 1 or boundary == "half_pixel" and labels.dtype != bool
+    ):  # SciPy goes through the instances one by one
         return False
     return labels.size * (1 + (boundary == "half_pixel")) < 1200 + 80 * min(truncation, labels.shape[1], 40)
 
@@ -211,8 +221,11 @@ def threshold(
     "Distance at which a map becomes a mask (paper, section 3.4, for `paper`)."
     if boundary not in BOUNDARIES:
         raise ValueError(f'boundary "{boundary}" is unknown: use "inner" or "half_pixel".')
-    rules = {"zero": 0.0, "paper": 3 * sigma_min * truncation / data_scale,
-             "half_pixel": 0.5 if boundary == "inner" else 0.0}
+    rules = {
+        "zero": 0.0,
+        "paper": 3 * sigma_min * truncation / data_scale,
+        "half_pixel": 0.5 if boundary == "inner" else 0.0,
+    }
     if rule not in rules:
         raise ValueError(f'threshold rule "{rule}" is unknown: use "zero", "paper" or "half_pixel".')
     return rules[rule]
@@ -273,7 +286,9 @@ def signed_distance_batch(
     import torch
 
     if labels.ndim != 3 or labels.is_floating_point():
-        raise ValueError(f"A mask has shape (batch, row, column) and is boolean or integer; got shape {tuple(labels.shape)}, {labels.dtype}.")
+        raise ValueError(
+            f"A mask has shape (batch, row, column) and is boolean or integer; got shape {tuple(labels.shape)}, {labels.dtype}."
+        )
     if labels.device.type == "cpu":
         return torch.from_numpy(signed_distance_batch(labels.numpy(), truncation, boundary))
     _checked(np.empty((0, 0, 0), bool), "(batch, row, column)", boundary, truncation)

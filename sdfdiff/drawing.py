@@ -18,6 +18,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Quantity:
     "What a field means and therefore how it looks: one colour map, one kind of scale, one word on the bar."
+
     label: str  # Word on the colour bar
     colours: str | tuple  # Name of a matplotlib colour map, or its colours from low to high
     scale: str = "unit"  # "unit": 0 to 1; "from_zero": 0 to limit; "symmetric": -limit to limit; "code": categories
@@ -32,8 +33,12 @@ DISTANCE = Quantity("distance", ("#050b33", "#17408b", "#4a86bd", "#c3a878", "#e
 SPREAD = Quantity("spread", "magma", "from_zero", "px")
 PROBABILITY = Quantity("probability", "viridis")
 NOISE = Quantity("noise", "pink", "symmetric")
-ERROR = Quantity("error", ("#ffffff", "#c6d3df", "#e8853a", "#3b0f5e"), "code",
-                 categories=("right: background", "right: object", "false positive", "false negative"))
+ERROR = Quantity(
+    "error",
+    ("#ffffff", "#c6d3df", "#e8853a", "#3b0f5e"),
+    "code",
+    categories=("right: background", "right: object", "false positive", "false negative"),
+)
 QUANTITIES = (IMAGE, MASK, LABELS, DISTANCE, SPREAD, PROBABILITY, NOISE, ERROR)
 
 # %% ../nbs/0_ground/2_drawing.ipynb #drawing-06
@@ -278,7 +283,9 @@ def strip(
     quantities = [quantities] * len(fields) if isinstance(quantities, Quantity) else list(quantities)
     titles = list(titles) or [""] * len(fields)
     if not 0 < len(fields) == len(quantities) == len(titles):
-        raise ValueError(f"Fields, quantities, titles: {len(fields)}, {len(quantities)}, {len(titles)}; they must be as many.")
+        raise ValueError(
+            f"Fields, quantities, titles: {len(fields)}, {len(quantities)}, {len(titles)}; they must be as many."
+        )
     bars = [quantity for quantity in dict.fromkeys(quantities) if quantity not in (IMAGE, MASK, LABELS)]
     figure, axes = panels(len(fields), size=(size, size + 0.75 * len(bars) / len(fields)), title=title)
     for quantity in dict.fromkeys(quantities):

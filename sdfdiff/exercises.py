@@ -15,6 +15,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Verdict:
     "What `check` has to say; true if the answer is right."
+
     right: bool | None  # None: there is no answer yet
     sentence: str  # What is right, or what is off
 
@@ -26,17 +27,25 @@ class Verdict:
 
 # %% ../nbs/0_ground/1_exercises.ipynb #exercises-06
 SLIPS = (
-    ("its sign is off", lambda x: -x), ("it is 100 times too large: per cent or a fraction?", lambda x: x / 100),
-    ("it is 100 times too small: per cent or a fraction?", lambda x: x * 100), ("it is half of the right value", lambda x: 2 * x),
-    ("it is twice the right value", lambda x: x / 2), ("it is the square root of the right value", lambda x: x**2),
-    ("it is the square of the right value", lambda x: abs(x) ** 0.5), ("it is the reciprocal of the right value", lambda x: 1 / x if x else np.nan),
+    ("its sign is off", lambda x: -x),
+    ("it is 100 times too large: per cent or a fraction?", lambda x: x / 100),
+    ("it is 100 times too small: per cent or a fraction?", lambda x: x * 100),
+    ("it is half of the right value", lambda x: 2 * x),
+    ("it is twice the right value", lambda x: x / 2),
+    ("it is the square root of the right value", lambda x: x**2),
+    ("it is the square of the right value", lambda x: abs(x) ** 0.5),
+    ("it is the reciprocal of the right value", lambda x: 1 / x if x else np.nan),
 )
 
 
 def _number(answer: float, truth: float, within: float) -> str:
     "What is off with a number, empty if nothing is."
     if np.isnan(answer) or np.isnan(truth):
-        return "" if np.isnan(answer) and np.isnan(truth) else f"{answer:g} is not the right value" + " (NaN means: not a number)" * bool(np.isnan(answer))
+        return (
+            ""
+            if np.isnan(answer) and np.isnan(truth)
+            else f"{answer:g} is not the right value" + " (NaN means: not a number)" * bool(np.isnan(answer))
+        )
     slack = within + 1e-9 * abs(truth)
     if abs(answer - truth) <= slack:
         return ""
@@ -61,7 +70,11 @@ def _array(answer: np.ndarray, truth: np.ndarray, within: float) -> str:
         wrong = ~np.isclose(answer.astype(float), truth.astype(float), rtol=1e-6, atol=within, equal_nan=True)
     if not wrong.any():
         return ""
-    off = np.abs(np.nan_to_num(answer.astype(float) - truth.astype(float), nan=np.inf)) if truth.dtype.kind in "biuf" else wrong
+    off = (
+        np.abs(np.nan_to_num(answer.astype(float) - truth.astype(float), nan=np.inf))
+        if truth.dtype.kind in "biuf"
+        else wrong
+    )
     worst = tuple(int(index) for index in np.unravel_index(np.argmax(off), off.shape))
     largest = f", by up to {off.max():.3g}" if np.isfinite(off.max()) and off.dtype.kind == "f" else ""
     return f"{wrong.sum()} of {wrong.size} values are off{largest}; at {list(worst)} it is {answer[worst]}"
@@ -78,7 +91,11 @@ def check(
     if answer is None:
         return Verdict(None, "No answer yet: put yours into the cell and run it again.")
     try:
-        off = _function(answer, truth, within, cases) if cases else _off(answer, truth() if callable(truth) else truth, within)
+        off = (
+            _function(answer, truth, within, cases)
+            if cases
+            else _off(answer, truth() if callable(truth) else truth, within)
+        )
     except Exception as error:  # whatever a learner's answer does, the notebook goes on and says so
         off = f"{type(error).__name__}: {error}"
     if off is None:

@@ -222,8 +222,10 @@ def write_png(
     colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
     grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
     if not (colour or grey):
-        raise ValueError(f"{path} cannot hold {array.dtype} of shape {array.shape}; expected uint8, uint16, bool or "
-                         "float, (row, column) or (row, column, 3).")
+        raise ValueError(
+            f"{path} cannot hold {array.dtype} of shape {array.shape}; expected uint8, uint16, bool or "
+            "float, (row, column) or (row, column, 3)."
+        )
     with writing(path, force) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
     return Path(path)

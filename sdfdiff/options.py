@@ -45,22 +45,52 @@ def add_sampling(
     "Options that every command that draws masks has."
     samplers = "paper, score_sde, authors, euler_maruyama, ancestral, heun, ddim, dpm, dpm_sde"
     add = parser.add_argument
-    add("--members", type=whole_number, metavar="N", default=members, help=f"masks to draw per image (default {members})")
-    add("--quality", choices=QUALITIES, metavar="NAME", help="draft, default or reference, of 5, 10 and 151 network calls per mask; "
-        "paper-nuclei or paper-glands, the paper's settings, of 1500 and 400 (default: default)")
+    add(
+        "--members",
+        type=whole_number,
+        metavar="N",
+        default=members,
+        help=f"masks to draw per image (default {members})",
+    )
+    add(
+        "--quality",
+        choices=QUALITIES,
+        metavar="NAME",
+        help="draft, default or reference, of 5, 10 and 151 network calls per mask; "
+        "paper-nuclei or paper-glands, the paper's settings, of 1500 and 400 (default: default)",
+    )
     add("--sampler", metavar="NAME", help=f"instead of a quality, for experts: {samplers}")
-    add("--steps", type=whole_number, metavar="N", help="steps of --sampler (default 12; paper, score_sde and authors: 500)")
-    add("--reach", type=positive_number, metavar="PX", help="members are averaged as distances cut at this many pixels (default: the weights')")
-    add("--tolerance", type=positive_number, metavar="PX",
-        help="draw fewer than --members once the standard error of the mean distance is below this many pixels everywhere")
+    add(
+        "--steps",
+        type=whole_number,
+        metavar="N",
+        help="steps of --sampler (default 12; paper, score_sde and authors: 500)",
+    )
+    add(
+        "--reach",
+        type=positive_number,
+        metavar="PX",
+        help="members are averaged as distances cut at this many pixels (default: the weights')",
+    )
+    add(
+        "--tolerance",
+        type=positive_number,
+        metavar="PX",
+        help="draw fewer than --members once the standard error of the mean distance is below this many pixels everywhere",
+    )
     add("--seed", type=seed_number, default=0, help="the same seed gives the same masks (default 0)")
     add_workers(parser)
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     "The option that says how much is done at the same time."
-    parser.add_argument("--workers", type=whole_number, metavar="N", help="batches of masks drawn at the same time "
-                        "(default: as many as there are processor cores for this process; 1 on an accelerator)")
+    parser.add_argument(
+        "--workers",
+        type=whole_number,
+        metavar="N",
+        help="batches of masks drawn at the same time "
+        "(default: as many as there are processor cores for this process; 1 on an accelerator)",
+    )
 
 # %% ../nbs/8_engine_room/2_options.ipynb #options-08
 def chosen_model(
@@ -85,7 +115,9 @@ def chosen_quality(arguments: argparse.Namespace):  # What `ensemble` takes as q
     if arguments.sampler is None:
         if arguments.steps is not None:
             raise ValueError("--steps belongs to --sampler NAME: name one, or leave the steps to --quality.")
-        return {"paper-nuclei": PAPER_NUCLEI, "paper-glands": PAPER_GLANDS}.get(arguments.quality, arguments.quality or "default")
+        return {"paper-nuclei": PAPER_NUCLEI, "paper-glands": PAPER_GLANDS}.get(
+            arguments.quality, arguments.quality or "default"
+        )
     if arguments.quality is not None:
         raise ValueError("--quality and --sampler each say how masks are drawn: give one of the two.")
     paper = arguments.sampler in ("paper", "score_sde", "authors")
@@ -119,8 +151,13 @@ def chosen_workers(
 
 def how_to_draw(arguments: argparse.Namespace, model) -> dict:  # Options for `segment`, `evaluate` and `ensemble`
     "What `add_sampling` understood."
-    return {"members": arguments.members, "quality": chosen_quality(arguments), "seed": arguments.seed,
-            "tolerance": arguments.tolerance, "workers": chosen_workers(arguments, model)}
+    return {
+        "members": arguments.members,
+        "quality": chosen_quality(arguments),
+        "seed": arguments.seed,
+        "tolerance": arguments.tolerance,
+        "workers": chosen_workers(arguments, model),
+    }
 
 # %% ../nbs/8_engine_room/2_options.ipynb #options-14
 def add_command(
@@ -132,5 +169,7 @@ def add_command(
     one = commands.add_parser(function.__name__, help=help, description=function.__doc__)
     one.set_defaults(run=function)
     one.add_argument("--force", action="store_true", help="replace results that are there")
-    one.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # after the command, too
+    one.add_argument(
+        "--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )  # after the command, too
     return one

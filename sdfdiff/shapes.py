@@ -146,7 +146,9 @@ def slope(
 # %% ../nbs/0_ground/4_shapes.ipynb #shapes-28
 def union(
     *distances: np.ndarray,  # Signed distances of the parts, equal shapes, px
-) -> np.ndarray:  # Signed distance: exact outside; inside exact if the parts do not meet, otherwise |value| is a lower bound
+) -> (
+    np.ndarray
+):  # Signed distance: exact outside; inside exact if the parts do not meet, otherwise |value| is a lower bound
     "Union of shapes by the minimum of their distances."
     return np.minimum.reduce(distances)
 

@@ -16,7 +16,12 @@ from pathlib import Path
 from .options import add_command, add_workers, chosen_workers, prepare_process, whole_number
 
 # %% ../nbs/8_engine_room/4_studying.ipynb #studying-05
-EXAMPLES = {"tissue": "tissue", "monuseg": "nuclei", "glas": "glands", "raters": "raters.safetensors"}  # data set: weights; those for raters are yet to be trained
+EXAMPLES = {
+    "tissue": "tissue",
+    "monuseg": "nuclei",
+    "glas": "glands",
+    "raters": "raters.safetensors",
+}  # data set: weights; those for raters are yet to be trained
 
 
 def example_plan(
@@ -26,7 +31,12 @@ def example_plan(
     from sdfdiff.study.plan import Method, StudyPlan
 
     methods = tuple(Method(name, EXAMPLES[dataset], name) for name in ("default", "draft"))
-    return StudyPlan(dataset, methods, split="all" if dataset == "raters" else "validation", cases=12 if dataset == "tissue" else None)
+    return StudyPlan(
+        dataset,
+        methods,
+        split="all" if dataset == "raters" else "validation",
+        cases=12 if dataset == "tissue" else None,
+    )
 
 
 def cluster_word(text: str) -> int | str:
@@ -35,13 +45,20 @@ def cluster_word(text: str) -> int | str:
 
 # %% ../nbs/8_engine_room/4_studying.ipynb #studying-06
 def _add_study(commands):
-    one = add_command(commands, study, "draw many images in several ways, and keep everything that is needed to judge them")
+    one = add_command(
+        commands, study, "draw many images in several ways, and keep everything that is needed to judge them"
+    )
     one.add_argument("plan", nargs="?", type=Path, metavar="PLAN.json", help="what to do; --example prints one")
     one.add_argument("--example", choices=tuple(EXAMPLES), help="print a plan to start from, and do nothing else")
     one.add_argument("--out", type=Path, metavar="STORE.zarr", help="folder to write")
     one.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set (tissue needs none)")
     one.add_argument("--resume", action="store_true", help="continue a store that is there")
-    one.add_argument("--cluster", type=cluster_word, metavar="N|ADDRESS", help="N processes of one thread each, or the dask scheduler at tcp://...; its workers must see the same disk")
+    one.add_argument(
+        "--cluster",
+        type=cluster_word,
+        metavar="N|ADDRESS",
+        help="N processes of one thread each, or the dask scheduler at tcp://...; its workers must see the same disk",
+    )
     one.add_argument("--netcdf", type=Path, metavar="FILE.nc", help="when all is done, write it as one file, too")
     one.add_argument("--members-too", action="store_true", help="with the members that the plan keeps, in --netcdf")
     add_workers(one)
@@ -49,9 +66,19 @@ def _add_study(commands):
 
 def _add_report(commands):
     one = add_command(commands, report, "make a page of a study to read and to print")
-    one.add_argument("store", type=Path, metavar="STORE.zarr|STUDY.nc|NUMBERS.nc", help="what study wrote, or the numbers of an earlier report")
+    one.add_argument(
+        "store",
+        type=Path,
+        metavar="STORE.zarr|STUDY.nc|NUMBERS.nc",
+        help="what study wrote, or the numbers of an earlier report",
+    )
     one.add_argument("--out", type=Path, required=True, metavar="REPORT.html", help="page to write")
-    one.add_argument("--numbers", type=Path, metavar="NUMBERS.nc", help="write what was measured to this file, a row per image and way to draw")
+    one.add_argument(
+        "--numbers",
+        type=Path,
+        metavar="NUMBERS.nc",
+        help="write what was measured to this file, a row per image and way to draw",
+    )
     one.add_argument("--partial", action="store_true", help="take the finished images of a study that is not finished")
 
 # %% ../nbs/8_engine_room/4_studying.ipynb #studying-08
@@ -70,14 +97,18 @@ def cluster_client(
     try:
         if isinstance(where, int):
             with _deaf():
-                local = LocalCluster(n_workers=where, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL)
+                local = LocalCluster(
+                    n_workers=where, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
+                )
             with local as cluster, Client(cluster) as client:
                 yield client
         else:
             with _connected(where, Client) as client:
                 yield client
     except KilledWorker:
-        raise OSError("workers of the cluster died several times at the same piece, perhaps for lack of memory: what is finished is kept; continue with --resume and fewer workers.") from None
+        raise OSError(
+            "workers of the cluster died several times at the same piece, perhaps for lack of memory: what is finished is kept; continue with --resume and fewer workers."
+        ) from None
 
 # %% ../nbs/8_engine_room/4_studying.ipynb #studying-09
 @contextmanager
@@ -104,7 +135,9 @@ def _connected(where: str, client):
 def _checked(arguments: argparse.Namespace) -> None:
     "ValueError or FileExistsError for words that make no sense together."
     if arguments.plan is None or arguments.out is None:
-        raise ValueError("study needs PLAN.json and --out STORE.zarr; sdfdiff study --example tissue prints a plan to start from.")
+        raise ValueError(
+            "study needs PLAN.json and --out STORE.zarr; sdfdiff study --example tissue prints a plan to start from."
+        )
     if arguments.resume and arguments.force:
         raise ValueError("--resume continues what is there and --force replaces it: give one of the two.")
     if arguments.out.suffix != ".zarr":
@@ -128,7 +161,10 @@ def study(arguments: argparse.Namespace) -> None:
 
         print(to_json(example_plan(arguments.example)))
         if arguments.example == "raters":
-            print("raters.safetensors is a placeholder: put the path of your own weights there; sdfdiff train raters makes them.", file=sys.stderr)
+            print(
+                "raters.safetensors is a placeholder: put the path of your own weights there; sdfdiff train raters makes them.",
+                file=sys.stderr,
+            )
         return
     _checked(arguments)
     from sdfdiff.diffusion.network import load_weights
@@ -140,8 +176,12 @@ def study(arguments: argparse.Namespace) -> None:
     here = arguments.cluster is None
     workers = chosen_workers(arguments, load_weights(plan.methods[0].weights)) if here else arguments.workers or 1
     with cluster_client(arguments.cluster) as client:
-        last = finish(run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, client, workers=workers))
-    print(f"{arguments.out}: {_images(last.done // len(plan.methods))}, {len(plan.methods)} way{'s' * (len(plan.methods) != 1)} to draw; read it with: sdfdiff report {arguments.out} --out report.html")
+        last = finish(
+            run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, client, workers=workers)
+        )
+    print(
+        f"{arguments.out}: {_images(last.done // len(plan.methods))}, {len(plan.methods)} way{'s' * (len(plan.methods) != 1)} to draw; read it with: sdfdiff report {arguments.out} --out report.html"
+    )
     if arguments.netcdf is not None:
         export_study(arguments.out, arguments.netcdf, arguments.members_too, arguments.force)
         print(f"{arguments.netcdf}: {arguments.netcdf.stat().st_size / 1e6:.1f} MB")
@@ -156,7 +196,9 @@ def report(arguments: argparse.Namespace) -> None:
         verified = write_report(arguments.store, arguments.out, arguments.force, arguments.numbers, arguments.partial)
     except ValueError as error:  # what helps has another name in a shell
         raise ValueError(str(error).replace("partial=True", "--partial")) from None
-    print(f"{arguments.out}: {_images(verified.sizes['case'])}, {arguments.out.stat().st_size / 1e6:.1f} MB, open it in a browser")
+    print(
+        f"{arguments.out}: {_images(verified.sizes['case'])}, {arguments.out.stat().st_size / 1e6:.1f} MB, open it in a browser"
+    )
     if arguments.numbers is not None:
         print(f"numbers: {arguments.numbers}")
 

@@ -110,6 +110,7 @@ WAIT = """([box, kind]) => {
   });
 }"""
 
+
 def latency(page, box: str, kind: str, steps: int = 40) -> dict[str, float]:
     handle = page.locator(f"{box} .noUi-handle").first
     handle.scroll_into_view_if_needed()
@@ -124,7 +125,11 @@ def latency(page, box: str, kind: str, steps: int = 40) -> dict[str, float]:
             drawing.append(float(page.locator(f"{box} .sdfdiff").get_attribute("data-took")))
         page.wait_for_timeout(60)
     times = times[3:]  # the first ones load code
-    found = {"median_ms": round(float(np.median(times)), 1), "p90_ms": round(float(np.quantile(times, 0.9)), 1), "n": len(times)}
+    found = {
+        "median_ms": round(float(np.median(times)), 1),
+        "p90_ms": round(float(np.quantile(times, 0.9)), 1),
+        "n": len(times),
+    }
     return found | ({"draw_median_ms": round(float(np.median(drawing)), 2)} if drawing else {})
 
 

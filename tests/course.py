@@ -12,8 +12,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "nbs" / "_site"))
+
+from chapters import CHAPTERS, label, notebooks, number  # noqa: E402, F401
+
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = notebooks()
+BESIDE = notebooks(ROOT / "benchmarks", "*.ipynb")  # read like the course, but no part of it
 CHECK = re.compile(r"^check\(answer\b", re.MULTILINE)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -39,7 +44,7 @@ class Exercise:
 
     @property
     def solved(self) -> str:  # The cell with the solution in place of the learner's part
-        return f"{self.blocks[0]}\n\n{self.source[CHECK.search(self.source).start():]}"
+        return f"{self.blocks[0]}\n\n{self.source[CHECK.search(self.source).start() :]}"
 
 
 def exercises(path: Path) -> list[Exercise]:
@@ -48,7 +53,7 @@ def exercises(path: Path) -> list[Exercise]:
     places = [place for place, (kind, source) in enumerate(kinds) if kind == "code" and CHECK.search(source)]
     found = []
     for place, end in zip(places, [*places[1:], len(kinds)]):
-        after = kinds[place + 1:end]
+        after = kinds[place + 1 : end]
         texts = {kind: [source for found, source in after if found == kind] for kind in ("markdown", "code")}
         found.append(Exercise(place, kinds[place][1], texts["markdown"], texts["code"]))
     return found
@@ -68,7 +73,11 @@ def verdicts(path: Path, folder: Path) -> list[dict]:
         if kind == "code" and not SKIPPED.search(source):
             plan.append([place, re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE), solved.get(place)])
     results = folder / "verdicts.json"
-    environment = os.environ | {"MPLBACKEND": "Agg", "IPYTHONDIR": str(folder), "IN_TEST": "1"}  # IN_TEST: as nbdev_test
+    environment = os.environ | {
+        "MPLBACKEND": "Agg",
+        "IPYTHONDIR": str(folder),
+        "IN_TEST": "1",
+    }  # IN_TEST: as nbdev_test
     done = subprocess.run([sys.executable, __file__, results], input=json.dumps(plan), cwd=path.parent,
                           env=environment, capture_output=True, text=True, timeout=900)  # fmt: skip
     assert done.returncode == 0, f"{path.name}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
@@ -104,10 +113,17 @@ def run(plan: list) -> list[dict]:
         committed = value(place, source)
         if solution is not None:
             shell.user_ns.clear()
-            shell.user_ns.update(before)  # the solution takes the learner's place: nothing that the cell defined is there
+            shell.user_ns.update(
+                before
+            )  # the solution takes the learner's place: nothing that the cell defined is there
             pair = committed, value(place, solution)
-            found.append({"cell": place} | {name: [getattr(one, "right", "no verdict"), repr(one)]
-                                            for name, one in zip(("committed", "solved"), pair)})
+            found.append(
+                {"cell": place}
+                | {
+                    name: [getattr(one, "right", "no verdict"), repr(one)]
+                    for name, one in zip(("committed", "solved"), pair)
+                }
+            )
     return found
 
 

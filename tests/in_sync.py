@@ -9,33 +9,41 @@ import sys
 import tempfile
 from pathlib import Path
 
+BY_HAND = ("__init__.py",)  # in sdfdiff/ and its parts; all other modules are exported
+
+
+def files(root: Path, step: str) -> dict[str, bytes]:
+    "What a step may change, at any depth: path relative to `root` -> content."
+    places = {"clean": (("nbs", "*.ipynb"), ("benchmarks", "*.ipynb")), "export": (("sdfdiff", "*.py"),)}[step]
+    found = [path for folder, pattern in places for path in (root / folder).rglob(pattern)]
+    return {str(path.relative_to(root)): path.read_bytes() for path in found if ".ipynb_checkpoints" not in path.parts}
+
 
 def differing(root: Path, step: str) -> list[str]:
     "The files, relative to `root`, that `nbdev_clean` or `nbdev_export` would change, add or remove."
-    folder, pattern = {"clean": ("nbs", "*.ipynb"), "export": ("sdfdiff", "*.py")}[step]
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "copy"
-        for part, kind in (("nbs", "*.ipynb"), ("sdfdiff", "*.py")):
-            (copy / part).mkdir(parents=True)
-            for file in (root / part).glob(kind):
-                # Exported modules are left out: one that no notebook exports any more then comes out as removed.
-                if part == "nbs" or step == "clean" or file.name == "__init__.py":
-                    shutil.copy2(file, copy / part)
+        for name, content in (files(root, "clean") | files(root, "export")).items():
+            # Exported modules are left out: one that no notebook exports any more then comes out as removed.
+            if step == "clean" or name.endswith((".ipynb", *BY_HAND)):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                (copy / name).write_bytes(content)
         shutil.copy2(root / "settings.ini", copy)
         command = [str(Path(sys.executable).parent / f"nbdev_{step}")]
-        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
-        if done.returncode or "Failed" in done.stderr:
-            sys.exit(f"nbdev_{step} failed:\n{done.stdout}{done.stderr}")
-        before = {file.name: file.read_bytes() for file in (root / folder).glob(pattern)}
-        after = {file.name: file.read_bytes() for file in (copy / folder).glob(pattern)}
-    return [f"{folder}/{name}" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+        beside = [[*command, "--fname", "benchmarks"]] if step == "clean" and (copy / "benchmarks").exists() else []
+        for one in [command, *beside]:
+            done = subprocess.run(one, cwd=copy, capture_output=True, text=True)
+            if done.returncode or "Failed" in done.stderr:
+                sys.exit(f"nbdev_{step} failed:\n{done.stdout}{done.stderr}")
+        before, after = files(root, step), files(copy, step)
+    return [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
 
 
 def main(step: str, root: Path) -> None:
     "Exit with one sentence if anything differs."
-    if files := differing(root, step):
+    if found := differing(root, step):
         wrong = {"clean": "not clean", "export": "not what the notebooks export"}[step]
-        sys.exit(f"{', '.join(files)} {'are' if len(files) > 1 else 'is'} {wrong}: run nbdev_{step} (or `make sync`).")
+        sys.exit(f"{', '.join(found)} {'are' if len(found) > 1 else 'is'} {wrong}: run `make sync`.")
 
 
 if __name__ == "__main__":

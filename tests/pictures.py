@@ -1,6 +1,7 @@
 "What a panel shows, and what it should show: for the tests that compare them pixel by pixel."
 
 import numpy as np
+
 from sdfdiff import drawing
 from sdfdiff.panels.pages import colours
 from sdfdiff.panels.views import corrupted, schedule_levels, standard_noise, targets

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+from course import BESIDE, NOTEBOOKS
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
@@ -61,8 +62,7 @@ def execute(path: Path, every_cell: bool = False) -> bool:
 
 if __name__ == "__main__":
     names = [name for name in sys.argv[1:] if name != "--all-cells"]
-    folder = Path(__file__).resolve().parents[1] / "nbs"
-    paths = [Path(name).resolve() for name in names] or sorted(folder.glob("*.ipynb"))
+    paths = [Path(name).resolve() for name in names] or [*NOTEBOOKS, *BESIDE]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda path: execute(path, "--all-cells" in sys.argv), paths))
     sys.exit(not all(results))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from small_networks import random_network
 
-from sdfdiff.diffusion import fitting
 from sdfdiff.command import main
+from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.network import Architecture, Model, save_weights
 from sdfdiff.images.preparation import NUCLEI
 from sdfdiff.images.synthetic import tissue
-from small_networks import random_network
 
 QUICK = ("--members", "2", "--sampler", "dpm_sde", "--steps", "2")
 
@@ -40,6 +40,7 @@ def furnish(folder, monkeypatch):
 
 def typist(capsys):
     "Type a command; get exit code, what was printed, and the sentences among the progress bars."
+
     def run(*words):
         try:
             code = main([str(word) for word in words])
@@ -47,6 +48,7 @@ def typist(capsys):
             code = stop.code
         shown = capsys.readouterr()
         return code, shown.out, sentences(shown.err)
+
     return run
 
 
@@ -62,7 +64,9 @@ def train_small(monkeypatch):
 def sentences(text):
     "The lines on standard error that are no progress bar."
     lines = [line.strip() for line in re.split(r"[\r\n]", text)]
-    return [line for line in lines if line and not re.search(r"\d+%\||it/s|\?(image|member|step|call|piece|case)/s", line)]
+    return [
+        line for line in lines if line and not re.search(r"\d+%\||it/s|\?(image|member|step|call|piece|case)/s", line)
+    ]
 
 
 def files(folder="."):

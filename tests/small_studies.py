@@ -3,16 +3,16 @@
 import numpy as np
 import xarray as xr
 from PIL import Image
+from small_networks import random_network
 
+from sdfdiff.diffusion.network import Model, save_weights
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import label
 from sdfdiff.ensembles.members import Sampling
-from sdfdiff.diffusion.network import Model, save_weights
-from sdfdiff.study.plan import Method
 from sdfdiff.images.preparation import TISSUE
-from sdfdiff.study.scoring import ESTIMATORS, scored
 from sdfdiff.images.synthetic import tissue
-from small_networks import random_network
+from sdfdiff.study.plan import Method
+from sdfdiff.study.scoring import ESTIMATORS, scored
 
 QUICK = Sampling(steps=2)
 REACH = 10.0  # px
@@ -21,7 +21,9 @@ REACH = 10.0  # px
 def tiny_weights(path, seed=0, preparation=TISSUE):
     "A small network with random weights, as a file."
     channels = 3 if preparation.colour == "rgb" else 1
-    save_weights(path, Model(random_network(channels, seed), preparation=preparation, about={"name": path.stem}), force=True)
+    save_weights(
+        path, Model(random_network(channels, seed), preparation=preparation, about={"name": path.stem}), force=True
+    )
     return str(path)
 
 
@@ -59,7 +61,9 @@ def drawn_from(masks, prior=None, threshold=0.0):
         "prior": distance[0] if prior is None else prior,
     }
     return label(
-        fields, {"threshold_px": threshold, "reach_px": REACH, "boundary": "half_pixel", "members": len(masks)}, masks.shape[1:]
+        fields,
+        {"threshold_px": threshold, "reach_px": REACH, "boundary": "half_pixel", "members": len(masks)},
+        masks.shape[1:],
     )
 
 

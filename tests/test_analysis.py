@@ -8,18 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from small_studies import case_of, drawn_from, padded, study_of
 
-from sdfdiff.study.verification import BINS, KEPT, MARGINS, MISSED, REMOVED, believed_auroc, headline, read_verified, verify, verify_case
-from sdfdiff.uncertainty.forecasts import mask_distance, spread_skill, spread_skill_ratio
-from sdfdiff.uncertainty.margins import growing_fields, margin_curve, needed_margin
-from sdfdiff.uncertainty.objects import object_scores, objects
-from sdfdiff.uncertainty.calibration import cross_fitted
 from sdfdiff.ensembles.segmentation import write_dataset
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.study.verification import (
+    BINS,
+    KEPT,
+    MARGINS,
+    MISSED,
+    REMOVED,
+    believed_auroc,
+    headline,
+    read_verified,
+    verify,
+    verify_case,
+)
+from sdfdiff.uncertainty.calibration import cross_fitted
 from sdfdiff.uncertainty.errors import (
-    auroc,
     augrc,
     aurc,
+    auroc,
     ause,
     brier,
     calibration_error,
@@ -28,7 +37,9 @@ from sdfdiff.uncertainty.errors import (
     sparsification,
     uncertainty_maps,
 )
-from small_studies import case_of, drawn_from, padded, study_of
+from sdfdiff.uncertainty.forecasts import mask_distance, spread_skill, spread_skill_ratio
+from sdfdiff.uncertainty.margins import growing_fields, margin_curve, needed_margin
+from sdfdiff.uncertainty.objects import object_scores, objects
 
 HERE = Path(__file__).parent
 
@@ -42,7 +53,9 @@ def case(seed, members=(8, 5), shape=(40, 48), patient=None):
     ensembles = {"perfect": drawn_from(drawn[: members[0]])}
     if len(members) > 1:
         ensembles["few"] = drawn_from(drawn[: members[1]] & drawn[0])
-    return case_of(f"scene {seed}", ensembles, raters[0], raters, scene.probability(), patient and f"patient {seed % patient}")
+    return case_of(
+        f"scene {seed}", ensembles, raters[0], raters, scene.probability(), patient and f"patient {seed % patient}"
+    )
 
 
 @cache
@@ -193,7 +206,8 @@ def test_perfect_members():
     assert float(spread_skill_ratio(sums)["ratio"].item()) == pytest.approx(1, abs=0.25)
     table = found[["pixels", "forecast", "squares", "truths", "products"]].sum("case").isel(method=0)
     assert (
-        float(calibration_error(table.sel(region="image"))) < 0.03 and float(calibration_error(table.sel(region="band"))) < 0.06
+        float(calibration_error(table.sel(region="image"))) < 0.03
+        and float(calibration_error(table.sel(region="band"))) < 0.06
     )
     fair = float(brier(table.sel(region="image"), 16)["fair"])
     assert fair == pytest.approx(float(found["posterior_variance"].mean()), rel=0.3)
@@ -320,7 +334,11 @@ def test_two_groups():
     "As few as there can be: recalibration learns from the other one, and intervals are those of two groups."
     found = verify(study_of([case(seed, (8, 5), patient=2) for seed in range(4)]), 20, progress=False)
     numbers = headline(found, 60)
-    assert numbers.dims == ("quantity", "method", "bound") and numbers["bound"].values.tolist() == ["estimate", "low", "high"]
+    assert numbers.dims == ("quantity", "method", "bound") and numbers["bound"].values.tolist() == [
+        "estimate",
+        "low",
+        "high",
+    ]
     estimate = numbers.sel({"method": "few", "bound": "estimate"})  # `method` as a keyword is a setting of sel itself
     one = found.isel(method=1)
     table = one[["pixels", "forecast", "squares", "truths", "products"]].sel(region="band")
@@ -341,10 +359,12 @@ def test_two_groups():
     }
     for name, value in expected.items():
         assert float(estimate.sel(quantity=name)) == pytest.approx(float(value), rel=1e-9), name
-    halves = [float(found["f1"].sel(estimator="mmse").isel(method=1).isel(case=slice(k, None, 2)).mean()) for k in (0, 1)]
-    assert [float(numbers.isel(method=1).sel(quantity="f1_mmse", bound=bound)) for bound in ("low", "high")] == pytest.approx(
-        sorted(halves)
-    )
+    halves = [
+        float(found["f1"].sel(estimator="mmse").isel(method=1).isel(case=slice(k, None, 2)).mean()) for k in (0, 1)
+    ]
+    assert [
+        float(numbers.isel(method=1).sel(quantity="f1_mmse", bound=bound)) for bound in ("low", "high")
+    ] == pytest.approx(sorted(halves))
     xr.testing.assert_identical(headline(found, 60), numbers)
     assert numbers.notnull().all() and numbers.attrs["units"] and "AUROC" not in numbers.attrs["long_name"]
 

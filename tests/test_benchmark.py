@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from small_networks import random_network
 
 from benchmarks.benchmark import (
     FULL,
@@ -21,13 +22,12 @@ from benchmarks.benchmark import (
     slide,
     steps_of_chain,
 )
+from benchmarks.competitors import DRIVERS, OPTIONAL, SCHEDULERS, gathered
+from sdfdiff.diffusion.network import Model, load_weights, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.figures import benchmark_table
 from sdfdiff.ensembles.members import PAPER_NUCLEI, Denoiser, Sampling
-from sdfdiff.diffusion.network import Model, load_weights, save_weights
-from benchmarks.competitors import DRIVERS, OPTIONAL, SCHEDULERS, gathered
 from sdfdiff.ensembles.segmentation import write_dataset
-from small_networks import random_network
 
 IMAGE = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
 
@@ -42,7 +42,15 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plan(weights):
     few = {"members": 3, "part": 2, "drawn": 2, "reference": 2, "cases": 1, "rounds": 1, "steps": 1, "seconds": 0.01}
-    small = {"side": 64, "tile": 64, "sides": (64,), "counts": (1, 2), "sizes": (32,), "truncations": (5, 10), "batches": (1, 2)}
+    small = {
+        "side": 64,
+        "tile": 64,
+        "sides": (64,),
+        "counts": (1, 2),
+        "sizes": (32,),
+        "truncations": (5, 10),
+        "batches": (1, 2),
+    }
     return Plan(weights=str(weights), scenes=str(weights), **few, **small)
 
 
@@ -64,7 +72,9 @@ def test_factors_multiply_to_the_total(measured):
 
 def test_what_was_timed_is_said(measured, plan):
     timed = dict(zip(measured.step.values, measured.chain_timed.values))
-    assert timed["naive loop"] == pytest.approx(3 / 1500 / plan.members) and timed["fewer calls"] == pytest.approx(1 / 3)
+    assert timed["naive loop"] == pytest.approx(3 / 1500 / plan.members) and timed["fewer calls"] == pytest.approx(
+        1 / 3
+    )
     assert timed["fused network"] == pytest.approx(2 / 3) and timed["workers"] == timed["the rest"] == 1
     assert ((measured.setting_timed > 0) & (measured.setting_timed <= 1)).all()
 
@@ -74,7 +84,14 @@ def test_the_result_can_be_stored_and_printed(measured, tmp_path):
     stored = xr.load_dataset(tmp_path / "benchmark.nc", engine="h5netcdf")
     text = benchmark_table(measured)
     assert benchmark_table(stored) == text
-    for name in (*measured.step.values, *measured.setting.values, *DRIVERS, *measured.tiling.values, "bfloat16", "Peak memory"):
+    for name in (
+        *measured.step.values,
+        *measured.setting.values,
+        *DRIVERS,
+        *measured.tiling.values,
+        "bfloat16",
+        "Peak memory",
+    ):
         assert name in text
     assert "extrapolated from 0.067 % of the work" in text
     assert text.index(" x ") < text.index("Drivers") < text.index("Tiles") < text.index("Signed distance")

@@ -17,18 +17,18 @@ import torch
 import xarray as xr
 from PIL import Image
 from safetensors.torch import save_file
+from shell import QUICK, files, no_work, picture, refused, sentences, tiny
 
 import sdfdiff
-from sdfdiff.study import evaluation
-from sdfdiff.diffusion import fitting
 from benchmarks import frontier
-from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.command import main
-from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY
+from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.network import save_weights
-from sdfdiff.images.preparation import TISSUE
 from sdfdiff.diffusion.sampling import SAMPLERS
-from shell import QUICK, files, no_work, picture, refused, sentences, tiny
+from sdfdiff.ensembles import segmentation as segmenting
+from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY
+from sdfdiff.images.preparation import TISSUE
+from sdfdiff.study import evaluation
 
 ENDINGS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 
@@ -84,17 +84,41 @@ def test_help_names_every_sampler_and_quality(run, name):
     help = " ".join(out.split())
     draft, default, reference = (QUALITY[quality].calls for quality in ("draft", "default", "reference"))
     assert f"draft, default or reference, of {draft}, {default} and {reference} network calls" in help
-    assert f"paper-nuclei or paper-glands, the paper's settings, of {PAPER_NUCLEI.calls} and {PAPER_GLANDS.calls}" in help
+    assert (
+        f"paper-nuclei or paper-glands, the paper's settings, of {PAPER_NUCLEI.calls} and {PAPER_GLANDS.calls}" in help
+    )
 
 
-@pytest.mark.parametrize("words", [
-    "nonsense", "segment", "segment a.png", "segment a.png --out x --members 0", "segment a.png --out x --steps 1.5",
-    "segment a.png --out x --quality best", "demo --quality paper", "segment a.png --out x --workers 0", "demo --workers two",
-    "segment a.png --out x --tolerance 0", "segment a.png --out x --tolerance -1", "demo --tolerance nan", "bench --quick yes",
-    "frontier monuseg", "frontier folder --out x", "frontier tissue --out x --images 0", "train tissue --out x --workers 2",
-    "segment a.png --out x --stain giemsa", "segment a.png --out x --seed one", "evaluate coco --root .", "evaluate glas",
-    "evaluate glas --root . --split all", "evaluate glas --root . --limit -1", "train tissue", "train tissue --minutes soon",
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "nonsense",
+        "segment",
+        "segment a.png",
+        "segment a.png --out x --members 0",
+        "segment a.png --out x --steps 1.5",
+        "segment a.png --out x --quality best",
+        "demo --quality paper",
+        "segment a.png --out x --workers 0",
+        "demo --workers two",
+        "segment a.png --out x --tolerance 0",
+        "segment a.png --out x --tolerance -1",
+        "demo --tolerance nan",
+        "bench --quick yes",
+        "frontier monuseg",
+        "frontier folder --out x",
+        "frontier tissue --out x --images 0",
+        "train tissue --out x --workers 2",
+        "segment a.png --out x --stain giemsa",
+        "segment a.png --out x --seed one",
+        "evaluate coco --root .",
+        "evaluate glas",
+        "evaluate glas --root . --split all",
+        "evaluate glas --root . --limit -1",
+        "train tissue",
+        "train tissue --minutes soon",
+    ],
+)
 def test_words_without_sense_are_code_2(run, place, words):
     "argparse shows the usage, and what is wrong in the last line."
     code, out, lines = run(*words.split())
@@ -102,12 +126,17 @@ def test_words_without_sense_are_code_2(run, place, words):
     assert files() == ["photo.png", "tiny.safetensors"]
 
 
-@pytest.mark.parametrize("words", [
-    "segment photo.png --out out --weights tiny.safetensors --members 1 --seed 9999999999999999999999999",
-    "train tissue --steps 1 --out a.safetensors --seed 9999999999999999999999999",
-    "train tissue --out a.safetensors --minutes 0", "train tissue --out a.safetensors --minutes -5",
-    "train tissue --out a.safetensors --minutes nan", "train tissue --out a.safetensors --minutes inf",
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "segment photo.png --out out --weights tiny.safetensors --members 1 --seed 9999999999999999999999999",
+        "train tissue --steps 1 --out a.safetensors --seed 9999999999999999999999999",
+        "train tissue --out a.safetensors --minutes 0",
+        "train tissue --out a.safetensors --minutes -5",
+        "train tissue --out a.safetensors --minutes nan",
+        "train tissue --out a.safetensors --minutes inf",
+    ],
+)
 def test_numbers_without_sense(run, place, small, monkeypatch, words):
     "Seeds that no generator takes, times that no clock shows: named, and refused before any work."
     monkeypatch.setattr(fitting, "watch", no_work)
@@ -122,9 +151,14 @@ def test_numbers_without_sense(run, place, small, monkeypatch, words):
 
 def test_segment(run, place):
     code, out, lines = segment(run, "photo.png")
-    assert (code, lines) == (0, []) and files("out") == files(place / "out") and files() == sorted(
-        ["photo.png", "tiny.safetensors", *results("photo")])
-    assert re.fullmatch(r"photo\.png: [\d.]+ % object, mean std of the mask [\d.]+, [\d.]+ s -> out/photo_mask\.png\n", out)
+    assert (
+        (code, lines) == (0, [])
+        and files("out") == files(place / "out")
+        and files() == sorted(["photo.png", "tiny.safetensors", *results("photo")])
+    )
+    assert re.fullmatch(
+        r"photo\.png: [\d.]+ % object, mean std of the mask [\d.]+, [\d.]+ s -> out/photo_mask\.png\n", out
+    )
     with Image.open("out/photo_mask.png") as mask:
         assert mask.size == (64, 48)
     attributes = xr.load_dataset("out/photo.nc", engine="h5netcdf").attrs
@@ -149,13 +183,16 @@ def test_a_folder_of_images(run, place):
     assert [f"out/{name}" for name in files("out")] == results("a", "b", "c", "photo")
 
 
-@pytest.mark.parametrize(("option", "expected"), [
-    (["--sampler", "heun"], {"sampler": "heun", "steps": 2, "spacing": "karras"}),
-    (["--sampler", "paper"], {"sampler": "paper", "spacing": "geometric", "corrections": 2, "ratio": 0.35}),
-    (["--sampler", "authors"], {"sampler": "authors", "spacing": "geometric", "corrections": 2, "final": 0}),
-    (["--scale", "1", "--stain", "none"], {"scale": 1.0, "stain": "none"}),
-    (["--tolerance", "0.5"], {"tolerance_px": 0.5, "members": 2}),
-])
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (["--sampler", "heun"], {"sampler": "heun", "steps": 2, "spacing": "karras"}),
+        (["--sampler", "paper"], {"sampler": "paper", "spacing": "geometric", "corrections": 2, "ratio": 0.35}),
+        (["--sampler", "authors"], {"sampler": "authors", "spacing": "geometric", "corrections": 2, "final": 0}),
+        (["--scale", "1", "--stain", "none"], {"scale": 1.0, "stain": "none"}),
+        (["--tolerance", "0.5"], {"tolerance_px": 0.5, "members": 2}),
+    ],
+)
 def test_options_are_used(run, place, option, expected):
     assert segment(run, "photo.png", *option)[0] == 0
     attributes = xr.load_dataset("out/photo.nc", engine="h5netcdf").attrs
@@ -183,13 +220,22 @@ def test_a_quality_is_used(run, place, quality):
     expected = QUALITY[quality or "default"]
     attributes = stored().attrs
     assert (attributes["calls_per_member"], attributes["sampler"]) == (expected.calls, expected.sampler)
-    assert (attributes["steps"], attributes["first"], attributes["growth"]) == (expected.steps, expected.first, expected.growth)
+    assert (attributes["steps"], attributes["first"], attributes["growth"]) == (
+        expected.steps,
+        expected.first,
+        expected.growth,
+    )
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ("--steps 3", ["--steps", "--sampler"]), ("--quality draft --steps 3", ["--steps", "--sampler"]),
-    ("--quality draft --sampler heun", ["--quality", "--sampler", "one"]), ("--sampler default", ["default", "dpm_sde"]),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--steps 3", ["--steps", "--sampler"]),
+        ("--quality draft --steps 3", ["--steps", "--sampler"]),
+        ("--quality draft --sampler heun", ["--quality", "--sampler", "one"]),
+        ("--sampler default", ["default", "dpm_sde"]),
+    ],
+)
 def test_two_ways_to_say_how_are_not_mixed(run, place, monkeypatch, words, said):
     monkeypatch.setattr(segmenting, "segment", no_work)
     assert refused(segment(run, "photo.png", quick=words.split()), *said) and not Path("out").exists()
@@ -257,10 +303,18 @@ def test_add_leaves_alone_what_is_certain(run, place):
         assert stored().attrs["members"] == members
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ("--seed 1", "seed"), ("--sampler heun --steps 4", "sampler"), ("--quality default", "steps"), ("--reach 2", "reach_px"),
-    ("--scale 1", "the image"), ("--weights other.safetensors", "weights"), ("--members 1 --seed 1", "seed"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--seed 1", "seed"),
+        ("--sampler heun --steps 4", "sampler"),
+        ("--quality default", "steps"),
+        ("--reach 2", "reach_px"),
+        ("--scale 1", "the image"),
+        ("--weights other.safetensors", "weights"),
+        ("--members 1 --seed 1", "seed"),
+    ],
+)
 def test_add_mixes_nothing(run, place, words, said):
     "Members of another seed, sampler or network, or of another image: refused even where none would be drawn."
     other = tiny(TISSUE)
@@ -268,16 +322,26 @@ def test_add_mixes_nothing(run, place, words, said):
     assert segment(run, "photo.png", quick=(*DRAFT, "2"))[0] == 0
     before = contents("out")
     drawn = () if "--sampler" in words or "--quality" in words else ("--quality", "draft")
-    assert refused(segment(run, "photo.png", "--add", "--members", "4", *drawn, *words.split(), quick=()), "out/photo.nc", said)
+    assert refused(
+        segment(run, "photo.png", "--add", "--members", "4", *drawn, *words.split(), quick=()), "out/photo.nc", said
+    )
     assert contents("out") == before
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ("--resume", "--resume"), ("--force", "--force"), ("--sampler authors", "authors"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--resume", "--resume"),
+        ("--force", "--force"),
+        ("--sampler authors", "authors"),
+    ],
+)
 def test_add_goes_with_neither_resume_nor_force(run, place, monkeypatch, words, said):
     monkeypatch.setattr(segmenting, "segment", no_work)
-    assert refused(segment(run, "photo.png", "--add", *words.split(), quick=()), "--add", said) and not Path("out").exists()
+    assert (
+        refused(segment(run, "photo.png", "--add", *words.split(), quick=()), "--add", said)
+        and not Path("out").exists()
+    )
 
 
 def spoil(how):
@@ -307,6 +371,7 @@ def test_add_does_not_take_half_a_result_for_a_whole(run, place):
 
 def test_add_interrupted(run, place, monkeypatch):
     "The old result is whole, the sentence says how to go on, and the same line does."
+
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -333,14 +398,23 @@ def bad(place):
     Image.fromarray(picture()[:31]).save("small.png")
     Image.fromarray(np.zeros((4097, 32), np.uint8)).save("long.png")
     whole = Path("photo.png").read_bytes()
-    Path("cut.png").write_bytes(whole[:len(whole) // 2])
+    Path("cut.png").write_bytes(whole[: len(whole) // 2])
     return place
 
 
-@pytest.mark.parametrize(("image", "words"), [
-    ("missing.png", "not exist"), ("text.png", "not an image"), ("nothing", "no image"), ("nan.tif", "NaN"),
-    ("stack.tif", "5 pages"), ("small.png", "31 x 64"), ("long.png", "4097 x 32"), ("cut.png", "damaged"),
-])
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("missing.png", "not exist"),
+        ("text.png", "not an image"),
+        ("nothing", "no image"),
+        ("nan.tif", "NaN"),
+        ("stack.tif", "5 pages"),
+        ("small.png", "31 x 64"),
+        ("long.png", "4097 x 32"),
+        ("cut.png", "damaged"),
+    ],
+)
 def test_what_is_no_image(run, bad, image, words):
     before = files()
     assert refused(segment(run, image), image, words) and files() == before
@@ -386,10 +460,18 @@ def test_weights_that_are_not_there(run, damaged, name):
     assert refused(segment(run, "photo.png", weights=name), name, "nuclei, glands, tissue") and not Path("out").exists()
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("text", "safetensors"), ("empty", "safetensors"), ("cut", "safetensors"), ("flipped", "checksum"),
-    ("other", "no sdfdiff model"), ("older", "checksum"), ("renamed", "checksum"),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text", "safetensors"),
+        ("empty", "safetensors"),
+        ("cut", "safetensors"),
+        ("flipped", "checksum"),
+        ("other", "no sdfdiff model"),
+        ("older", "checksum"),
+        ("renamed", "checksum"),
+    ],
+)
 def test_damaged_weights(run, damaged, name, words):
     assert refused(segment(run, "photo.png", weights=f"{name}.safetensors"), f"{name}.safetensors", words)
     assert not Path("out").exists()
@@ -445,6 +527,7 @@ def test_traceback_on_request(run, place):
 
 def test_ctrl_c_in_every_command(run, place, monkeypatch):
     "Wherever it comes, the exit code is 130, and there is one sentence."
+
     def pressed(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -454,8 +537,13 @@ def test_ctrl_c_in_every_command(run, place, monkeypatch):
     monkeypatch.setattr(frontier, "ensemble", pressed)
     before = files()
     weights = " --weights tiny.safetensors"
-    for words in ("demo", "segment photo.png --out out" + weights, "evaluate folder --root . --out a.nc" + weights,
-                  "train tissue --out a.safetensors", "frontier tissue --out f.nc" + weights):
+    for words in (
+        "demo",
+        "segment photo.png --out out" + weights,
+        "evaluate folder --root . --out a.nc" + weights,
+        "train tissue --out a.safetensors",
+        "frontier tissue --out f.nc" + weights,
+    ):
         code, _, lines = run(*words.split())
         assert code == 130 and len(lines) == 1 and lines[0].startswith("sdfdiff: stopped"), lines
         assert ("--resume" in lines[0]) == (words != "demo")
@@ -466,7 +554,8 @@ def test_ctrl_c_in_the_middle(run, place):
     "The first of two images is whole, of the second there is nothing; --resume does the rest."
     Image.fromarray(picture()).save("second.png")
     # the second image is held up, so that the key is pressed in the middle of it on a machine of any speed
-    process = command("""
+    process = command(
+        """
         import time
         from sdfdiff.ensembles import segmentation as segmenting
         from sdfdiff.command import main
@@ -482,7 +571,16 @@ def test_ctrl_c_in_the_middle(run, place):
 
         segmenting.ensemble = ensemble
         sys.exit(main())
-    """, "segment", "photo.png", "second.png", "--out", "out", "--weights", "tiny.safetensors", *QUICK)
+    """,
+        "segment",
+        "photo.png",
+        "second.png",
+        "--out",
+        "out",
+        "--weights",
+        "tiny.safetensors",
+        *QUICK,
+    )
     first, now = process.stdout.readline(), process.stdout.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -500,11 +598,21 @@ def test_ctrl_c_in_the_middle(run, place):
 def test_ctrl_c_at_any_time(place):
     "While modules are imported or weights are read: the same code, no traceback."
     for wait in (0.3, 1.0):
-        process = command("""
+        process = command(
+            """
             from sdfdiff.command import main
             print("started", flush=True)
             sys.exit(main())
-        """, "segment", "photo.png", "--out", "out", "--weights", "tiny.safetensors", "--members", "100000")
+        """,
+            "segment",
+            "photo.png",
+            "--out",
+            "out",
+            "--weights",
+            "tiny.safetensors",
+            "--members",
+            "100000",
+        )
         process.stdout.readline()
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
@@ -564,9 +672,13 @@ def test_a_full_disk(place):
     Image.fromarray(picture()[..., 0] > 128).save("data/masks/1.png")
     save_weights("colour.safetensors", tiny(TISSUE))
     out = ["segment", "photo.png", "--out", "disk/out", "--weights", "tiny.safetensors", *QUICK]
-    tried = [(0, "photo_mask.png", out), (8, "photo_", out), (24, "photo.nc", out),
-             (8, "a.nc", "evaluate folder --root data --out disk/a.nc --weights colour.safetensors --quality draft".split()),
-             (100, "a.checkpoint.safetensors", "train tissue --steps 2 --out disk/a.safetensors".split())]
+    tried = [
+        (0, "photo_mask.png", out),
+        (8, "photo_", out),
+        (24, "photo.nc", out),
+        (8, "a.nc", "evaluate folder --root data --out disk/a.nc --weights colour.safetensors --quality draft".split()),
+        (100, "a.checkpoint.safetensors", "train tissue --steps 2 --out disk/a.safetensors".split()),
+    ]
     script = 'mount -t tmpfs -o size=300k tmpfs disk && exec "$@"'
     code = "import sys\n" + textwrap.dedent(FULL)
     typed = json.dumps([[kilobytes, *words] for kilobytes, _, words in tried])
@@ -636,8 +748,8 @@ def quick_demo(monkeypatch, place):
     "The demo without its large network and its large picture."
     from matplotlib.figure import Figure
 
-    from sdfdiff.ensembles import figures
     from sdfdiff.diffusion import network
+    from sdfdiff.ensembles import figures
 
     save_weights("nuclei.safetensors", tiny())
     monkeypatch.setattr(network, "data_folder", lambda: place)
@@ -670,4 +782,6 @@ def test_demo_leaves_both_files_or_none(run, quick_demo, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full)
-    assert refused(run("demo", "--members", "1", "--quality", "draft"), "demo.png", "No space left") and not files("out")
+    assert refused(run("demo", "--members", "1", "--quality", "draft"), "demo.png", "No space left") and not files(
+        "out"
+    )

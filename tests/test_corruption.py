@@ -1,4 +1,5 @@
 "Noise schedules, the forward process in one jump and in steps, and the counting of damage."
+
 import math
 from dataclasses import FrozenInstanceError
 
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 from scipy import integrate, ndimage, stats
 
 from sdfdiff.diffusion.corruption import (
-    EARLIEST_TIME, VE, VP, SubVP, binary_field, corrupt, corruption_path, displacement, flip_probability, fragments,
+    EARLIEST_TIME,
+    VE,
+    VP,
+    SubVP,
+    binary_field,
+    corrupt,
+    corruption_path,
+    displacement,
+    flip_probability,
+    fragments,
     holes,
 )
 
@@ -23,6 +33,7 @@ def seeded(seed=0):
 
 
 # Schedules -----------------------------------------------------------------------------------------------------------
+
 
 def test_ve_is_the_paper_s_formula():
     for t in (0.0, EARLIEST_TIME, 0.3, 0.5, 1.0):
@@ -78,6 +89,7 @@ def test_vp_refuses_impossible_rates_and_schedules_are_frozen():
 
 
 # Forward process -----------------------------------------------------------------------------------------------------
+
 
 def test_corrupt_adds_gaussian_noise_of_the_level():
     clean = torch.full((4, 1, 100, 100), 0.2)
@@ -175,6 +187,7 @@ def test_flip_probability_matches_frequencies():
 
 
 # Damage --------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def two_squares():

@@ -2,18 +2,19 @@
 
 import ast
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
+from course import BESIDE, CHECK, NOTEBOOKS, ROOT, cells, exercises, label, verdicts
 
-from course import CHECK, NOTEBOOKS, ROOT, cells, exercises, verdicts
-
-NAMES = [path.stem for path in NOTEBOOKS]
-each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+ALL = [*NOTEBOOKS, *BESIDE]
+each_notebook = pytest.mark.parametrize("path", ALL, ids=label)
 
 
-def link(name: str) -> str:
-    return f"[{name.replace('_', ' ')}]({name}.ipynb)"
+def link(target: Path, start: Path) -> str:
+    return f"[{label(target)}]({os.path.relpath(target, start.parent)})"
 
 
 @each_notebook
@@ -27,15 +28,18 @@ def test_learning_goals(path):
 @each_notebook
 def test_leads_to_its_neighbours(path):
     "The first cell ends with the line to both neighbours, the last cell with the line to the next."
-    here = NAMES.index(path.stem)
-    before = [f"Previous: {link(NAMES[here - 1])}."] if here else []
-    after = [f"Next: {link(NAMES[here + 1])}."] if here + 1 < len(NAMES) else []
+    order = NOTEBOOKS if path in NOTEBOOKS else BESIDE
+    here = order.index(path)
+    before = [f"Previous: {link(order[here - 1], path)}."] if here else []
+    after = [f"Next: {link(order[here + 1], path)}."] if here + 1 < len(order) else []
     first, last = cells(path)[0][1], cells(path)[-1][1]
     assert first.splitlines()[-1] == " ".join(before + after)
     assert cells(path)[-1][0] == "markdown", "the last cell is prose"
     if after:
         assert last.splitlines()[-1] == after[0]
-    others = [line for _, text in cells(path)[1:-1] for line in text.splitlines() if re.match("(Previous|Next): ", line)]
+    others = [
+        line for _, text in cells(path)[1:-1] for line in text.splitlines() if re.match("(Previous|Next): ", line)
+    ]
     assert not others + re.findall(r"^Previous: .*", last, re.MULTILINE)
     assert len(re.findall("^Next: ", last, re.MULTILINE)) == len(after)
 
@@ -45,11 +49,15 @@ def test_exercises_answer_back(path):
     "At least two exercises below the heading, each with one folded solution before the next."
     kinds, found = cells(path), exercises(path)
     assert len(found) >= 2
-    heading = [place for place, (kind, text) in enumerate(kinds) if kind == "markdown" and "\n## Exercises" in f"\n{text}"]
+    heading = [
+        place for place, (kind, text) in enumerate(kinds) if kind == "markdown" and "\n## Exercises" in f"\n{text}"
+    ]
     assert found[0].cell > heading[0], "exercises stand below the heading ## Exercises"
     for number, exercise in enumerate(found, start=1):
         question = kinds[exercise.cell - 1]
-        assert question[0] == "markdown" and f"\n**{number}.** " in f"\n{question[1]}", f"exercise {number} is asked right before"
+        assert question[0] == "markdown" and f"\n**{number}.** " in f"\n{question[1]}", (
+            f"exercise {number} is asked right before"
+        )
         assert len(CHECK.findall(exercise.source)) == 1
         tree = ast.parse(exercise.source)
         assert "answer" in defined(tree), "the cell defines `answer`"
@@ -79,9 +87,9 @@ def test_exercises_are_committed_unanswered(path):
 
 def test_readme_lists_the_course():
     "The table of the README has a row for every notebook, in the order in which they are read."
-    rows = re.findall(r"^\| \[([^\]]+)\]\(nbs/(\w+)\.ipynb\) \|", (ROOT / "README.md").read_text(encoding="utf8"), re.MULTILINE)
-    assert [name for _, name in rows] == NAMES
-    assert [words for words, _ in rows] == [name.replace("_", " ") for name in NAMES]
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    rows = re.findall(r"^\| \[([^\]]+)\]\(((?:nbs|benchmarks)/[\w/]+\.ipynb)\) \|", text, re.MULTILINE)
+    assert rows == [(label(path), str(path.relative_to(ROOT))) for path in ALL]
 
 
 # ---- the test of the solutions notices what it should
@@ -113,7 +121,9 @@ def test_solutions_are_tried(tmp_path):
     assert [one["solved"][0] for one in found] == [True, False, True]
 
 
-@pytest.mark.parametrize("cell", ["1 / 0", "helper = 2\nanswer = None\n\ncheck(answer, helper)"], ids=["error", "helper"])
+@pytest.mark.parametrize(
+    "cell", ["1 / 0", "helper = 2\nanswer = None\n\ncheck(answer, helper)"], ids=["error", "helper"]
+)
 def test_a_notebook_that_raises_is_named(tmp_path, cell):
     "A cell that raises, or a check that needs what the learner's part defines."
     path = written(tmp_path, "from sdfdiff.exercises import check", cell, solution("answer = 2"))

@@ -97,10 +97,17 @@ def test_a_box_through_pixel_centres_is_exact_under_the_inner_convention():
     np.testing.assert_allclose(signed_distance(exact <= 0), exact, atol=1e-6)
 
 
-@pytest.mark.parametrize("exact", [
-    shapes.disc((60, 64), (30.3, 31.1), 17.4), shapes.ring((64, 60), (31.0, 29.6), 8.2, 21.5),
-    shapes.capsule((60, 60), (15.2, 18.9), (41.0, 40.3), 9.1), shapes.half_plane((50, 50), (24.2, 25.9), (0.6, 0.8)),
-    shapes.complement(shapes.disc((60, 64), (30.3, 31.1), 17.4))], ids=["disc", "ring", "capsule", "plane", "hole"])
+@pytest.mark.parametrize(
+    "exact",
+    [
+        shapes.disc((60, 64), (30.3, 31.1), 17.4),
+        shapes.ring((64, 60), (31.0, 29.6), 8.2, 21.5),
+        shapes.capsule((60, 60), (15.2, 18.9), (41.0, 40.3), 9.1),
+        shapes.half_plane((50, 50), (24.2, 25.9), (0.6, 0.8)),
+        shapes.complement(shapes.disc((60, 64), (30.3, 31.1), 17.4)),
+    ],
+    ids=["disc", "ring", "capsule", "plane", "hole"],
+)
 def test_smooth_shapes_are_right_to_half_a_pixel(exact):
     "The mask knows the border up to half a pixel, and half_pixel no worse; inner lies up to half a pixel above it."
     half_pixel, inner = (signed_distance(shapes.mask(exact), boundary=b) for b in ("half_pixel", "inner"))
@@ -133,7 +140,7 @@ def by_scipy(labels, truncation, boundary):
     labels = np.asarray(labels).astype(np.int64)
     rows, columns = labels.shape
     around = np.pad(labels, 1, mode="edge")
-    beside = [around[1 + r:1 + r + rows, 1 + c:1 + c + columns] for r, c in ((0, 1), (1, 0), (0, -1), (-1, 0))]
+    beside = [around[1 + r : 1 + r + rows, 1 + c : 1 + c + columns] for r, c in ((0, 1), (1, 0), (0, -1), (-1, 0))]
     edge = (labels > 0) & np.any([one != labels for one in beside], axis=0)
 
     def to(marks):
@@ -173,8 +180,13 @@ def test_equals_scipy_for_every_truncation(boundary, truncation):
 
 @each_boundary
 @settings(max_examples=60)
-@given(seed=st.integers(0, 2**31), shape=st.tuples(st.integers(1, 90), st.integers(1, 90)), kinds=st.integers(1, 4),
-       width=st.floats(0.5, 20), truncation=st.floats(0.05, 250))
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    kinds=st.integers(1, 4),
+    width=st.floats(0.5, 20),
+    truncation=st.floats(0.05, 250),
+)
 def test_equals_scipy_on_random_blobs(boundary, seed, shape, kinds, width, truncation):
     "Larger than what brute force can do, with distances of all sizes, and touching instances."
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), width)
@@ -364,17 +376,21 @@ def test_instance_numbers_may_have_gaps_and_be_large():
 def in_batches(labels, truncation, boundary):
     "The three ways: an array, a tensor, and the rounds that an accelerator would run, here on the processor."
     yield signed_distance_batch(labels, truncation, boundary)
-    for batch in (signed_distance_batch(torch.from_numpy(labels), truncation, boundary),
-                  _on_device(torch.from_numpy(labels), boundary, truncation)):
+    for batch in (
+        signed_distance_batch(torch.from_numpy(labels), truncation, boundary),
+        _on_device(torch.from_numpy(labels), boundary, truncation),
+    ):
         assert batch.dtype == torch.float32
         yield batch.numpy()
 
 
 @each_boundary
 @settings(max_examples=40)
-@given(labels=arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)))
-       | arrays(np.int32, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)),
-       truncation=st.floats(0.05, 14))
+@given(
+    labels=arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)))
+    | arrays(np.int32, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)),
+    truncation=st.floats(0.05, 14),
+)
 @example(labels=np.eye(12, dtype=bool)[None] & (np.arange(12) == 0), truncation=14.0)  # one corner pixel
 @example(labels=~(np.eye(9, dtype=bool) & (np.arange(9) == 4))[None], truncation=5.0)
 def test_the_batch_equals_single_masks(boundary, labels, truncation):
@@ -456,30 +472,33 @@ def test_half_a_pixel_gives_the_mean_of_masks_its_area_back():
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong, said", [
-    (lambda: signed_distance(np.zeros((3, 3, 3), bool)), r"shape \(3, 3, 3\)"),
-    (lambda: signed_distance(np.zeros(5, bool), boundary="half_pixel"), r"shape \(5,\)"),
-    (lambda: signed_distance(np.zeros((3, 3))), "float64"),
-    (lambda: signed_distance(np.full((3, 3), 0.9), boundary="half_pixel"), "float64"),
-    (lambda: signed_distance(np.array([[0, -1, 2]])), "-1"),
-    (lambda: signed_distance(np.array([[0, -1, 2]]), boundary="half_pixel"), "-1"),
-    (lambda: signed_distance(np.eye(3, dtype=bool), boundary="outer"), '"outer"'),
-    (lambda: signed_distance(np.eye(3, dtype=bool), 0.0), "0.0"),
-    (lambda: signed_distance(np.eye(3, dtype=bool), -2), "-2"),
-    (lambda: signed_distance(np.eye(3, dtype=bool), math.nan), "nan"),
-    (lambda: signed_distance_batch(torch.eye(3)[None].bool(), 5.0, "outer"), '"outer"'),
-    (lambda: signed_distance_batch(-torch.eye(3)[None].int(), 5.0, "half_pixel"), "-1"),
-    (lambda: signed_distance(np.full((3, 3), 2**31, np.uint32)), "2147483648: instance numbers"),
-    (lambda: signed_distance_batch(np.zeros((3, 3), bool), 5.0), r"\(batch, row, column\) .* \(3, 3\)"),
-    (lambda: signed_distance_batch(np.zeros((1, 3, 3)), 5.0), "float64"),
-    (lambda: signed_distance_batch(torch.zeros((1, 3, 3), device="meta").bool(), -1.0), "-1.0"),
-    (lambda: signed_distance_batch(torch.eye(3)[None].bool(), 0.0), "0.0"),
-    (lambda: signed_distance_batch(torch.eye(3)[None].bool(), -5.0), "-5.0"),
-    (lambda: signed_distance_batch(torch.full((1, 3, 3), 0.9), 5.0), "float32"),
-    (lambda: signed_distance_batch(torch.eye(3).bool(), 5.0), r"\(3, 3\)"),
-    (lambda: threshold("best"), '"best"'),
-    (lambda: threshold("half_pixel", "outer"), '"outer"'),
-])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (lambda: signed_distance(np.zeros((3, 3, 3), bool)), r"shape \(3, 3, 3\)"),
+        (lambda: signed_distance(np.zeros(5, bool), boundary="half_pixel"), r"shape \(5,\)"),
+        (lambda: signed_distance(np.zeros((3, 3))), "float64"),
+        (lambda: signed_distance(np.full((3, 3), 0.9), boundary="half_pixel"), "float64"),
+        (lambda: signed_distance(np.array([[0, -1, 2]])), "-1"),
+        (lambda: signed_distance(np.array([[0, -1, 2]]), boundary="half_pixel"), "-1"),
+        (lambda: signed_distance(np.eye(3, dtype=bool), boundary="outer"), '"outer"'),
+        (lambda: signed_distance(np.eye(3, dtype=bool), 0.0), "0.0"),
+        (lambda: signed_distance(np.eye(3, dtype=bool), -2), "-2"),
+        (lambda: signed_distance(np.eye(3, dtype=bool), math.nan), "nan"),
+        (lambda: signed_distance_batch(torch.eye(3)[None].bool(), 5.0, "outer"), '"outer"'),
+        (lambda: signed_distance_batch(-torch.eye(3)[None].int(), 5.0, "half_pixel"), "-1"),
+        (lambda: signed_distance(np.full((3, 3), 2**31, np.uint32)), "2147483648: instance numbers"),
+        (lambda: signed_distance_batch(np.zeros((3, 3), bool), 5.0), r"\(batch, row, column\) .* \(3, 3\)"),
+        (lambda: signed_distance_batch(np.zeros((1, 3, 3)), 5.0), "float64"),
+        (lambda: signed_distance_batch(torch.zeros((1, 3, 3), device="meta").bool(), -1.0), "-1.0"),
+        (lambda: signed_distance_batch(torch.eye(3)[None].bool(), 0.0), "0.0"),
+        (lambda: signed_distance_batch(torch.eye(3)[None].bool(), -5.0), "-5.0"),
+        (lambda: signed_distance_batch(torch.full((1, 3, 3), 0.9), 5.0), "float32"),
+        (lambda: signed_distance_batch(torch.eye(3).bool(), 5.0), r"\(3, 3\)"),
+        (lambda: threshold("best"), '"best"'),
+        (lambda: threshold("half_pixel", "outer"), '"outer"'),
+    ],
+)
 def test_bad_input_is_named_in_one_sentence(wrong, said):
     with pytest.raises(ValueError, match=said) as caught:
         wrong()

@@ -20,13 +20,25 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import random_network
 
+from benchmarks.noise_levels import exact_power, mode_variance, worst_error
+from sdfdiff.diffusion.network import Features, Model, load_weights
+from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField, high_frequency_power
+from sdfdiff.diffusion.sampling import (
+    SAMPLERS,
+    Counted,
+    dpm_solver,
+    gaussian,
+    geometric_levels,
+    last,
+    member_generators,
+)
+from sdfdiff.distance import normalise
 from sdfdiff.ensembles import collection as ensembles
 from sdfdiff.ensembles import members as room
-from sdfdiff.distance import normalise
 from sdfdiff.ensembles.collection import UNITS, ensemble, masks, source_pixels
 from sdfdiff.ensembles.fused import member_bytes
-from benchmarks.noise_levels import exact_power, mode_variance, worst_error
 from sdfdiff.ensembles.members import (
     PAPER_GLANDS,
     PAPER_NUCLEI,
@@ -39,13 +51,9 @@ from sdfdiff.ensembles.members import (
     sampling_for,
     tile_windows,
 )
-from sdfdiff.diffusion.network import Features, Model, load_weights
-from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField, high_frequency_power
-from sdfdiff.diffusion.sampling import SAMPLERS, Counted, dpm_solver, gaussian, geometric_levels, last, member_generators
 from sdfdiff.ensembles.segmentation import write_dataset
-from sdfdiff.shapes import box, disc
 from sdfdiff.ensembles.streaming import ROUND, STEP
-from small_networks import random_network
+from sdfdiff.shapes import box, disc
 
 IMAGE = np.random.default_rng(0).random((1, 72, 96), dtype=np.float32)
 QUICK = Sampling(steps=3)
@@ -181,11 +189,16 @@ def test_a_member_does_not_depend_on_its_batch(name):
     assert np.abs(np.diff(whole, axis=0)).mean(axis=(1, 2)).min() > 0.01, "two members are the same"
 
 
-SMALL = np.random.default_rng(5).random((1, 64, 96), dtype=np.float32)  # large enough for group norms in several threads
+SMALL = np.random.default_rng(5).random(
+    (1, 64, 96), dtype=np.float32
+)  # large enough for group norms in several threads
 
 
-@pytest.mark.parametrize(("model", "sampling"), [
-    (tiny, Sampling("paper", 2, corrections=1)), (halved, Sampling("dpm", 2, stochasticity=0.5))], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("model", "sampling"),
+    [(tiny, Sampling("paper", 2, corrections=1)), (halved, Sampling("dpm", 2, stochasticity=0.5))],
+    ids=["float32", "bfloat16"],
+)
 def test_bits_do_not_depend_on_batches_workers_and_threads(model, sampling, threads):
     whole = drawn(model(), SMALL, 5, sampling)
     for torch_threads, batch, workers in ((1, 1, 1), (1, 2, 2), (2, 3, 1), (2, 5, 1), (2, 1, 2), (2, None, None)):
@@ -272,8 +285,16 @@ def changed_by_optimiser(network):
     network.zero_grad()
 
 
-@pytest.mark.parametrize("change", [
-    changed_by_adding, changed_by_loading, changed_by_data, changed_by_optimiser, lambda network: network.to(torch.bfloat16)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_by_adding,
+        changed_by_loading,
+        changed_by_data,
+        changed_by_optimiser,
+        lambda network: network.to(torch.bfloat16),
+    ],
+)
 def test_weights_changed_in_place_are_noticed(change):
     network = random_network(1, 3)
     model = Model(network)
@@ -361,7 +382,9 @@ def test_noise_levels_start_and_spacing_are_used():
     drawn(model, members=1, sampling=Sampling("dpm", 4, "geometric", highest=8.0, lowest=0.5, final=False))
     assert seen == pytest.approx([8, 4, 2, 1])
     denoiser = Denoiser(model, np.ones_like(IMAGE))
-    zero, prior = (next(draw_members(denoiser, model, Sampling("dpm", 1, start=start), [0])) for start in ("zero", "prior"))
+    zero, prior = (
+        next(draw_members(denoiser, model, Sampling("dpm", 1, start=start), [0])) for start in ("zero", "prior")
+    )
     ratio = model.schedule.sigma_min / model.schedule.sigma_max  # of the start, this much is left after one step
     torch.testing.assert_close(prior - zero, torch.full_like(zero, 100 * ratio), rtol=1e-3, atol=0)
 
@@ -381,8 +404,21 @@ def test_memory_does_not_grow_with_members():
     assert model.network.largest == 4, "torch's memory grows with the members of one call"
 
 
-@pytest.mark.parametrize(("members", "workers", "expected"), [
-    (1, 1, 1), (8, 1, 4), (9, 1, 3), (16, 1, 4), (17, 1, 4), (1000, 1, 4), (8, 2, 4), (9, 2, 3), (3, 8, 1), (40, 2, 4)])
+@pytest.mark.parametrize(
+    ("members", "workers", "expected"),
+    [
+        (1, 1, 1),
+        (8, 1, 4),
+        (9, 1, 3),
+        (16, 1, 4),
+        (17, 1, 4),
+        (1000, 1, 4),
+        (8, 2, 4),
+        (9, 2, 3),
+        (3, 8, 1),
+        (40, 2, 4),
+    ],
+)
 def test_batches_are_even_and_each_worker_has_one(members, workers, expected):
     "Any network at tiles of 2^16 pixels: at most four members at once."
     tiles = [(None, None, torch.empty(256, size), None) for size in (64, 256, 64)]
@@ -411,6 +447,7 @@ def test_batches_come_in_order():
 
 def test_progress_bar_moves_with_every_step(capsys):
     "A batch can take half a minute: the bar shows its network calls, also in the second batch."
+
     def slow(noisy, level, image):
         time.sleep(0.15)
         return noisy
@@ -424,8 +461,10 @@ def test_progress_bar_moves_with_every_step(capsys):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("sampling", [
-    Sampling("heun", 3), Sampling("paper", 3, corrections=2, final=False), Sampling("ddim", 4), Sampling(steps=0)])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling("heun", 3), Sampling("paper", 3, corrections=2, final=False), Sampling("ddim", 4), Sampling(steps=0)],
+)
 def test_progress_counts_network_calls(sampling, workers, monkeypatch):
     "To the last one, whatever a step costs; mates that are thrown away do not count."
     bars, lock = [], threading.Lock()
@@ -472,7 +511,8 @@ def test_finite_masks_are_found_with_their_probabilities():
     np.testing.assert_allclose(dataset["std"], spread, atol=0.02)
     sure = np.abs(pixels).min(axis=0) > 0.1
     np.testing.assert_allclose(
-        dataset["probability"].values[sure], (share * inside[0] + (1 - share) * inside[1])[sure], atol=1e-6)
+        dataset["probability"].values[sure], (share * inside[0] + (1 - share) * inside[1])[sure], atol=1e-6
+    )
 
 
 def test_gaussian_field_has_its_moments():
@@ -507,7 +547,9 @@ def test_qualities_draw_what_was_computed_for_them(name, count):
     with torch.inference_mode():
         fields = last(draw_members(denoiser, model, QUALITY[name], range(count)))
     expected = computed(field, *levels_of(QUALITY[name], model))
-    chance = float((2 * (expected**2).sum() / count).sqrt() / expected.sum())  # of the variance: each mode is a chi-square
+    chance = float(
+        (2 * (expected**2).sum() / count).sqrt() / expected.sum()
+    )  # of the variance: each mode is a chi-square
     assert chance < 0.02
     assert float(fields.double().square().mean() / expected.mean()) == pytest.approx(1, abs=4 * chance)
     assert high_frequency_power(fields, expected) == pytest.approx(1, abs=0.01)
@@ -520,7 +562,9 @@ def test_qualities_are_wrong_by_little_at_worst(name, most):
 
 
 OWN = GaussianField()
-FIELDS = [OWN] + [GaussianField(length=length, smoothness=nu) for length in (2.0, 4.0) for nu in (0.5, 1.5, 2.5, math.inf)]
+FIELDS = [OWN] + [
+    GaussianField(length=length, smoothness=nu) for length in (2.0, 4.0) for nu in (0.5, 1.5, 2.5, math.inf)
+]
 
 
 @pytest.mark.parametrize(("name", "fields"), [("draft", [OWN]), ("default", FIELDS), ("reference", FIELDS)])
@@ -557,7 +601,9 @@ def test_tolerance_stops_at_the_same_member_for_every_batch():
         expected = looks(tolerance, model, 52)
         for batch, workers in batches:
             one = drawn(model, members=52, tolerance=tolerance, keep=3, batch=batch, workers=workers)
-            assert one.attrs["members"] == one.sizes["every_member"] == expected and one.attrs["tolerance_px"] == tolerance
+            assert (
+                one.attrs["members"] == one.sizes["every_member"] == expected and one.attrs["tolerance_px"] == tolerance
+            )
             without = drawn(model, members=expected, keep=3)
             assert without.attrs["tolerance_px"] == "none"
             xr.testing.assert_identical(one.assign_attrs(tolerance_px="none"), without)
@@ -630,7 +676,9 @@ def test_tolerance_goes_on_where_it_stopped(tmp_path, numbers):
     assert rough.attrs["members"] == ROUND < fine.attrs["members"] < 80
     xr.testing.assert_identical(drawn(model, tolerance=0.6 * first, previous=stored(rough, tmp_path), **options), fine)
     twenty = drawn(model, members=20, keep=2)
-    xr.testing.assert_identical(drawn(model, tolerance=0.6 * first, previous=stored(twenty, tmp_path), batch=3, **options), fine)
+    xr.testing.assert_identical(
+        drawn(model, tolerance=0.6 * first, previous=stored(twenty, tmp_path), batch=3, **options), fine
+    )
     spread = drawn(model, members=20)["distance"].values.astype(np.float64)
     at = {count: spread[:count].std(axis=0, ddof=1).max() / count**0.5 for count in (ROUND, 20)}
     assert at[20] < at[ROUND], "twenty are enough by chance, which nobody asked"
@@ -693,7 +741,9 @@ def no_thread_left():
     start = time.perf_counter()
     yield before
     assert time.perf_counter() - start < 15, "a minute if nobody stops them"
-    assert {one for one in threading.enumerate() if type(one).__name__ != "TMonitor"} <= before  # but for the progress bar's own
+    assert {
+        one for one in threading.enumerate() if type(one).__name__ != "TMonitor"
+    } <= before  # but for the progress bar's own
 
 
 @pytest.mark.parametrize("torch_threads", [1, 2])
@@ -724,6 +774,7 @@ def test_control_c_while_waiting_ends_all_workers(workers, no_thread_left):
 
 def test_an_error_in_the_consumer_ends_all_workers(monkeypatch, no_thread_left):
     "The first batch is done soon, the others are not."
+
     def add(self, distances):
         raise KeyboardInterrupt
 
@@ -746,7 +797,9 @@ def test_an_error_in_the_consumer_ends_all_workers(monkeypatch, no_thread_left):
 
 def test_a_consumer_who_leaves_ends_all_workers(no_thread_left):
     model = known(lambda noisy, level, image: time.sleep(0.01) or 0.5 * noisy)
-    batches = sample_batches(Denoiser(model, IMAGE), model, Sampling("dpm", 20), 400, batch=1, workers=2, progress=False)
+    batches = sample_batches(
+        Denoiser(model, IMAGE), model, Sampling("dpm", 20), 400, batch=1, workers=2, progress=False
+    )
     next(batches)
     batches.close()
 
@@ -780,7 +833,9 @@ def test_sums_are_stored_when_members_are_missing():
         one = drawn(known(), members=5, keep=keep)
         assert ("distance_sum" in one, "distance_squares" in one) == (there, there)
     whole = np.rint(drawn(known(), members=5)["distance"].values.astype(np.float64) / STEP).astype(int)
-    assert (one["distance_sum"] == whole.sum(axis=0)).all() and (one["distance_squares"] == (whole**2).sum(axis=0)).all()
+    assert (one["distance_sum"] == whole.sum(axis=0)).all() and (
+        one["distance_squares"] == (whole**2).sum(axis=0)
+    ).all()
 
 
 def test_statistics_are_of_all_members_also_those_not_kept(dataset):
@@ -821,9 +876,17 @@ def test_attributes_make_it_again(dataset):
     sampling = Sampling(**{key: None if value == "default" else value for key, value in options.items()})
     assert sampling.calls == attributes["calls_per_member"]
     again = ensemble(
-        tiny(), dataset["image"].values, attributes["members"], sampling, attributes["seed"],
-        attributes["threshold_rule"], keep=dataset.sizes["member"], truth=dataset["truth"].values,
-        source_shape=(attributes["source_rows"], attributes["source_columns"]), progress=False)
+        tiny(),
+        dataset["image"].values,
+        attributes["members"],
+        sampling,
+        attributes["seed"],
+        attributes["threshold_rule"],
+        keep=dataset.sizes["member"],
+        truth=dataset["truth"].values,
+        source_shape=(attributes["source_rows"], attributes["source_columns"]),
+        progress=False,
+    )
     xr.testing.assert_identical(again, dataset)
     assert (attributes["weights"], attributes["weights_checksum"]) == ("tiny", "123")
 
@@ -876,27 +939,30 @@ def test_mean_and_majority_are_different_questions():
     assert far["mmse"].tolist() == [False, True, False] and far["majority"].tolist() == [True, True, False]
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: drawn(tiny(), np.full((1, 64, 64), np.nan, np.float32)), "finite"),
-    (lambda: drawn(tiny(), IMAGE[0]), "(channel, row, column)"),
-    (lambda: drawn(tiny(), np.repeat(IMAGE, 3, axis=0)), "1, row, column"),
-    (lambda: drawn(tiny(), members=0), "at least one"),
-    (lambda: drawn(tiny(), rule="third"), "half_pixel"),
-    (lambda: drawn(tiny(), sampling=Sampling(highest=1e-4)), "sigma"),
-    (lambda: Sampling("unipc"), "dpm_sde"),
-    (lambda: Sampling(spacing="linear"), "karras"),
-    (lambda: Sampling(start="truth"), "prior"),
-    (lambda: drawn(known(lambda noisy, level, image: noisy * math.inf)), "not finite"),
-    (lambda: drawn(known(), tile=32, overlap=32), "overlap"),
-    (lambda: drawn(known(), members=2, keep=-1), "keep"),
-    (lambda: drawn(known(), workers=0), "worker"),
-    (lambda: drawn(known(), tolerance=0.0), "tolerance"),
-    (lambda: drawn(known(), tolerance=math.nan), "tolerance"),
-    (lambda: drawn(known(), sampling="best"), "draft, default, reference"),
-    (lambda: drawn(known(), sampling="paper"), "draft, default, reference"),
-    (lambda: drawn(known(), sampling=None), "draft, default, reference"),
-    (lambda: drawn(known(), members=1, truth=np.zeros((5, 5), bool)), "truth"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: drawn(tiny(), np.full((1, 64, 64), np.nan, np.float32)), "finite"),
+        (lambda: drawn(tiny(), IMAGE[0]), "(channel, row, column)"),
+        (lambda: drawn(tiny(), np.repeat(IMAGE, 3, axis=0)), "1, row, column"),
+        (lambda: drawn(tiny(), members=0), "at least one"),
+        (lambda: drawn(tiny(), rule="third"), "half_pixel"),
+        (lambda: drawn(tiny(), sampling=Sampling(highest=1e-4)), "sigma"),
+        (lambda: Sampling("unipc"), "dpm_sde"),
+        (lambda: Sampling(spacing="linear"), "karras"),
+        (lambda: Sampling(start="truth"), "prior"),
+        (lambda: drawn(known(lambda noisy, level, image: noisy * math.inf)), "not finite"),
+        (lambda: drawn(known(), tile=32, overlap=32), "overlap"),
+        (lambda: drawn(known(), members=2, keep=-1), "keep"),
+        (lambda: drawn(known(), workers=0), "worker"),
+        (lambda: drawn(known(), tolerance=0.0), "tolerance"),
+        (lambda: drawn(known(), tolerance=math.nan), "tolerance"),
+        (lambda: drawn(known(), sampling="best"), "draft, default, reference"),
+        (lambda: drawn(known(), sampling="paper"), "draft, default, reference"),
+        (lambda: drawn(known(), sampling=None), "draft, default, reference"),
+        (lambda: drawn(known(), members=1, truth=np.zeros((5, 5), bool)), "truth"),
+    ],
+)
 def test_what_cannot_work_is_one_sentence(call, words):
     with pytest.raises(ValueError) as problem:
         call()

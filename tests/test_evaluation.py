@@ -8,19 +8,28 @@ import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
+from small_networks import random_network
 
-from sdfdiff.study import evaluation
 from sdfdiff.command import main
+from sdfdiff.diffusion.fitting import training_split
+from sdfdiff.diffusion.network import Model, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.members import Sampling
-from sdfdiff.study.evaluation import COUNTS, ESTIMATORS, THRESHOLDS, estimates, evaluate, evaluate_case, find_split, summary
-from sdfdiff.diffusion.fitting import training_split
-from sdfdiff.images.layouts import find_cases, read_case
-from sdfdiff.diffusion.network import Model, save_weights
-from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.images.layouts import find_cases, read_case
+from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.images.synthetic import tissue
-from small_networks import random_network
+from sdfdiff.study import evaluation
+from sdfdiff.study.evaluation import (
+    COUNTS,
+    ESTIMATORS,
+    THRESHOLDS,
+    estimates,
+    evaluate,
+    evaluate_case,
+    find_split,
+    summary,
+)
 
 QUICK = {"members": 3, "quality": Sampling(steps=2), "progress": False}
 TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]
@@ -82,9 +91,13 @@ def designed(monkeypatch, tables):
 def test_four_estimates_by_hand():
     "Three members of three pixels: one sample, mean, majority and prior all differ."
     distance = np.array([[[-1.0, 3.0, -1.0]], [[-1.0, -2.0, -1.0]], [[5.0, -2.0, 0.4]]], np.float32)
-    dataset = xr.Dataset({
-        "distance": (("member", "row", "column"), distance), "mean": (("row", "column"), distance.mean(axis=0)),
-        "prior": (("row", "column"), np.array([[9.0, 9.0, 0.3]], np.float32))})
+    dataset = xr.Dataset(
+        {
+            "distance": (("member", "row", "column"), distance),
+            "mean": (("row", "column"), distance.mean(axis=0)),
+            "prior": (("row", "column"), np.array([[9.0, 9.0, 0.3]], np.float32)),
+        }
+    )
     masks = dict(zip(ESTIMATORS, estimates(dataset, 0.0).astype(int).tolist()))
     assert masks == {"one_sample": [[1, 0, 1]], "mmse": [[0, 1, 1]], "majority": [[1, 1, 1]], "prior": [[0, 0, 0]]}
     assert estimates(dataset, 0.5)[ESTIMATORS.index("prior")].tolist() == [[False, False, True]]
@@ -120,8 +133,12 @@ def test_scores_follow_from_counts(whole):
     result = whole
     hit, extra, missed = (result["counts"].sel(count=name) for name in COUNTS)
     assert (hit > 0).all() and ((hit + missed) == (hit + missed).isel(estimator=0)).all()
-    exact = {"f1": 2 * hit / (2 * hit + extra + missed), "iou": hit / (hit + extra + missed),
-             "precision": hit / (hit + extra), "recall": hit / (hit + missed)}
+    exact = {
+        "f1": 2 * hit / (2 * hit + extra + missed),
+        "iou": hit / (hit + extra + missed),
+        "precision": hit / (hit + extra),
+        "recall": hit / (hit + missed),
+    }
     for name, value in exact.items():
         for rule in ("zero", "one"):
             np.testing.assert_allclose(result[name].sel(zero_hit=rule), value, rtol=1e-12)
@@ -144,8 +161,11 @@ def test_zero_hit_rules(root, monkeypatch):
 def rows_of(text):
     "The numbers of the table, by estimator and threshold: F1, IoU, both under `one`, both pooled."
     lines = [line.split() for line in text.splitlines()]
-    return {tuple(words[:2]): [float(word) for word in words[2:8]] for words in lines
-            if len(words) == 8 and words[0] in ESTIMATORS and words[1] in THRESHOLDS}
+    return {
+        tuple(words[:2]): [float(word) for word in words[2:8]]
+        for words in lines
+        if len(words) == 8 and words[0] in ESTIMATORS and words[1] in THRESHOLDS
+    }
 
 
 def test_the_table_names_its_averages(root, monkeypatch):
@@ -155,8 +175,14 @@ def test_the_table_names_its_averages(root, monkeypatch):
     text = summary(evaluated(root))
     hit, extra, missed = tables.sum(axis=0)
     f1, iou = 0.9 + 0.4 + 1, 90 / 110 + 0.25 + 1  # sums over the images, but for the one without a hit
-    expected = [f1 / 4, iou / 4, (f1 + 1) / 4, (iou + 1) / 4,
-                2 * hit / (2 * hit + extra + missed), hit / (hit + extra + missed)]
+    expected = [
+        f1 / 4,
+        iou / 4,
+        (f1 + 1) / 4,
+        (iou + 1) / 4,
+        2 * hit / (2 * hit + extra + missed),
+        hit / (hit + extra + missed),
+    ]
     rows = rows_of(text)
     assert len(rows) == len(ESTIMATORS) * len(THRESHOLDS)
     for row in rows.values():
@@ -232,11 +258,17 @@ def test_limit_then_the_rest(root, whole, tmp_path):
     same(evaluated(root, out=tmp_path / "a.nc", limit=9, resume=True), whole)
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    ({"members": 2}, "members"), ({"seed": 1}, "seed"), ({"split": "train"}, "split"),
-    ({"quality": Sampling(steps=3)}, "steps"), ({"quality": Sampling(steps=2, highest=4.0)}, "highest"),
-    ({"model": tiny(checksum="2")}, "weights_checksum"),
-])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"members": 2}, "members"),
+        ({"seed": 1}, "seed"),
+        ({"split": "train"}, "split"),
+        ({"quality": Sampling(steps=3)}, "steps"),
+        ({"quality": Sampling(steps=2, highest=4.0)}, "highest"),
+        ({"model": tiny(checksum="2")}, "weights_checksum"),
+    ],
+)
 def test_other_settings_are_not_mixed(root, whole, tmp_path, change, named):
     write_dataset(whole.isel(case=[0]), tmp_path / "a.nc")
     before = (tmp_path / "a.nc").read_bytes()
@@ -272,7 +304,7 @@ def test_a_file_that_cannot_be_continued(root, whole, tmp_path, monkeypatch, dam
         xr.Dataset({"a": ("b", [1, 2])}).to_netcdf(out, engine="h5netcdf")
     else:
         scrambled = data[:3000] + b"x" * 5000 + data[8000:]
-        out.write_bytes({"text": b"hello", "empty": b"", "cut": data[:len(data) // 2], "scrambled": scrambled}[damage])
+        out.write_bytes({"text": b"hello", "empty": b"", "cut": data[: len(data) // 2], "scrambled": scrambled}[damage])
     monkeypatch.setattr(evaluation, "evaluate_case", no_work)
     with pytest.raises((ValueError, OSError)) as problem:
         evaluated(root, out=out, resume=True)
@@ -337,8 +369,25 @@ def weights(tmp_path):
 
 
 def measured(capsys, weights, dataset, root, name, *more):
-    code = main(["evaluate", dataset, "--root", str(root), "--weights", str(weights / f"{name}.safetensors"),
-                 "--members", "2", "--sampler", "dpm_sde", "--steps", "2", "--out", str(weights / "numbers.nc"), *more])
+    code = main(
+        [
+            "evaluate",
+            dataset,
+            "--root",
+            str(root),
+            "--weights",
+            str(weights / f"{name}.safetensors"),
+            "--members",
+            "2",
+            "--sampler",
+            "dpm_sde",
+            "--steps",
+            "2",
+            "--out",
+            str(weights / "numbers.nc"),
+            *more,
+        ]
+    )
     assert code == 0
     return capsys.readouterr().out, xr.load_dataset(weights / "numbers.nc", engine="h5netcdf")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sdfdiff.exercises import check
 
 numbers = st.floats(-1e6, 1e6).filter(lambda x: abs(x) > 1e-3)

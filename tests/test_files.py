@@ -1,4 +1,5 @@
 "Reading images and labels in the forms users have; writing all or nothing."
+
 import numpy as np
 import pytest
 import tifffile
@@ -25,6 +26,7 @@ def pillow(array, mode=None, **options):
     def write(path):
         picture = Image.fromarray(array)
         (picture.convert(mode) if mode else picture).save(path, **options)
+
     return write
 
 
@@ -35,30 +37,33 @@ def tiff(array, **options):
 PLANES = {"photometric": "rgb", "planarconfig": "separate"}
 
 
-@pytest.mark.parametrize(("name", "write", "expected", "tolerance"), [
-    ("grey8.png", pillow(eight(RAMP)), RAMP, 0.5 / 255),
-    ("grey16.png", pillow(sixteen(RAMP)), RAMP, 0.5 / 65535),
-    ("greyalpha.png", pillow(eight(RAMP), "LA"), RAMP, 0.5 / 255),
-    ("bit.png", pillow(RAMP > 0.5), RAMP > 0.5, 0),
-    ("colour8.png", pillow(eight(COLOUR)), COLOUR, 0.5 / 255),
-    ("alpha.png", pillow(eight(COLOUR), "RGBA"), COLOUR, 0.5 / 255),
-    ("CAPITAL.PNG", pillow(eight(COLOUR)), COLOUR, 0.5 / 255),
-    ("palette.png", pillow(eight(COLOUR), "P", colors=256), COLOUR, 0.25),
-    ("colour.bmp", pillow(eight(COLOUR)), COLOUR, 0.5 / 255),
-    ("colour.jpg", pillow(eight(COLOUR), quality=95, subsampling=0), COLOUR, 0.05),
-    ("grey.jpg", pillow(eight(RAMP), quality=95), RAMP, 0.03),
-    ("cmyk.jpg", pillow(eight(COLOUR), "CMYK", quality=95), COLOUR, 0.05),
-    ("lzw.tif", pillow(eight(COLOUR), compression="tiff_lzw"), COLOUR, 0.5 / 255),
-    ("deflate.tif", pillow(eight(COLOUR), compression="tiff_deflate"), COLOUR, 0.5 / 255),
-    ("grey16.tif", tiff(sixteen(RAMP)), RAMP, 0.5 / 65535),
-    ("bigendian.tif", tiff(sixteen(RAMP), byteorder=">"), RAMP, 0.5 / 65535),
-    ("colour16.tif", tiff(sixteen(COLOUR), photometric="rgb"), COLOUR, 0.5 / 65535),
-    ("planes8.tif", tiff(eight(COLOUR).transpose(2, 0, 1), **PLANES), COLOUR, 0.5 / 255),
-    ("planes16.tif", tiff(sixteen(COLOUR).transpose(2, 0, 1), **PLANES), COLOUR, 0.5 / 65535),
-    ("float.tif", tiff(RAMP.astype(np.float32)), RAMP, 1e-7),
-    ("double.tif", tiff(RAMP), RAMP, 1e-7),
-    ("floatcolour.tif", tiff(COLOUR.astype(np.float32), photometric="rgb"), COLOUR, 1e-7),
-])
+@pytest.mark.parametrize(
+    ("name", "write", "expected", "tolerance"),
+    [
+        ("grey8.png", pillow(eight(RAMP)), RAMP, 0.5 / 255),
+        ("grey16.png", pillow(sixteen(RAMP)), RAMP, 0.5 / 65535),
+        ("greyalpha.png", pillow(eight(RAMP), "LA"), RAMP, 0.5 / 255),
+        ("bit.png", pillow(RAMP > 0.5), RAMP > 0.5, 0),
+        ("colour8.png", pillow(eight(COLOUR)), COLOUR, 0.5 / 255),
+        ("alpha.png", pillow(eight(COLOUR), "RGBA"), COLOUR, 0.5 / 255),
+        ("CAPITAL.PNG", pillow(eight(COLOUR)), COLOUR, 0.5 / 255),
+        ("palette.png", pillow(eight(COLOUR), "P", colors=256), COLOUR, 0.25),
+        ("colour.bmp", pillow(eight(COLOUR)), COLOUR, 0.5 / 255),
+        ("colour.jpg", pillow(eight(COLOUR), quality=95, subsampling=0), COLOUR, 0.05),
+        ("grey.jpg", pillow(eight(RAMP), quality=95), RAMP, 0.03),
+        ("cmyk.jpg", pillow(eight(COLOUR), "CMYK", quality=95), COLOUR, 0.05),
+        ("lzw.tif", pillow(eight(COLOUR), compression="tiff_lzw"), COLOUR, 0.5 / 255),
+        ("deflate.tif", pillow(eight(COLOUR), compression="tiff_deflate"), COLOUR, 0.5 / 255),
+        ("grey16.tif", tiff(sixteen(RAMP)), RAMP, 0.5 / 65535),
+        ("bigendian.tif", tiff(sixteen(RAMP), byteorder=">"), RAMP, 0.5 / 65535),
+        ("colour16.tif", tiff(sixteen(COLOUR), photometric="rgb"), COLOUR, 0.5 / 65535),
+        ("planes8.tif", tiff(eight(COLOUR).transpose(2, 0, 1), **PLANES), COLOUR, 0.5 / 255),
+        ("planes16.tif", tiff(sixteen(COLOUR).transpose(2, 0, 1), **PLANES), COLOUR, 0.5 / 65535),
+        ("float.tif", tiff(RAMP.astype(np.float32)), RAMP, 1e-7),
+        ("double.tif", tiff(RAMP), RAMP, 1e-7),
+        ("floatcolour.tif", tiff(COLOUR.astype(np.float32), photometric="rgb"), COLOUR, 1e-7),
+    ],
+)
 def test_every_form_gives_intensities(tmp_path, name, write, expected, tolerance):
     write(tmp_path / name)
     image = read_image(str(tmp_path / name))
@@ -67,15 +72,18 @@ def test_every_form_gives_intensities(tmp_path, name, write, expected, tolerance
     assert np.abs(image - expected).max() <= tolerance + 1e-6
 
 
-@pytest.mark.parametrize(("name", "write", "words"), [
-    ("text.png", lambda path: path.write_text("no image"), "not an image"),
-    ("empty.png", lambda path: path.write_bytes(b""), "not an image"),
-    ("stack.tif", tiff(np.zeros((5, 20, 20), np.uint8), photometric="minisblack"), "5 pages"),
-    ("hole.tif", tiff(np.full((20, 20), np.nan, np.float32)), "NaN"),
-    ("endless.tif", tiff(np.full((20, 20), np.inf, np.float32)), "infinite"),
-    ("negative.tif", tiff(np.full((20, 20), -7, np.int16)), "-7"),
-    ("folder.png", lambda path: path.mkdir(), "folder"),
-])
+@pytest.mark.parametrize(
+    ("name", "write", "words"),
+    [
+        ("text.png", lambda path: path.write_text("no image"), "not an image"),
+        ("empty.png", lambda path: path.write_bytes(b""), "not an image"),
+        ("stack.tif", tiff(np.zeros((5, 20, 20), np.uint8), photometric="minisblack"), "5 pages"),
+        ("hole.tif", tiff(np.full((20, 20), np.nan, np.float32)), "NaN"),
+        ("endless.tif", tiff(np.full((20, 20), np.inf, np.float32)), "infinite"),
+        ("negative.tif", tiff(np.full((20, 20), -7, np.int16)), "-7"),
+        ("folder.png", lambda path: path.mkdir(), "folder"),
+    ],
+)
 @pytest.mark.parametrize("read", [read_image, read_labels])
 def test_what_is_no_image_is_refused_in_one_sentence(tmp_path, name, write, words, read):
     write(tmp_path / name)
@@ -95,7 +103,7 @@ def test_damaged_files_are_refused(tmp_path):
     for name, options in (("a.png", {}), ("a.tif", {}), ("a.jpg", {}), ("a.bmp", {})):
         Image.fromarray(eight(COLOUR)).save(tmp_path / name, **options)
         whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(whole[:len(whole) // 2])
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match="damaged|not an image"):
             read_image(tmp_path / name)
 
@@ -112,22 +120,33 @@ INSTANCES = OBJECT.copy()
 INSTANCES[12:20, 4:10] = 5
 
 
-@pytest.mark.parametrize("write", [
-    pillow(OBJECT), pillow(OBJECT * np.uint8(255)), pillow(OBJECT * np.uint8(255), "LA"), pillow(OBJECT, "RGB"),
-    pillow(OBJECT * np.uint8(255), "RGBA"), pillow(OBJECT.astype(bool)), pillow(OBJECT.astype(np.uint16) * 65535),
-    pillow(OBJECT * np.uint8(255), "P"),
-])
+@pytest.mark.parametrize(
+    "write",
+    [
+        pillow(OBJECT),
+        pillow(OBJECT * np.uint8(255)),
+        pillow(OBJECT * np.uint8(255), "LA"),
+        pillow(OBJECT, "RGB"),
+        pillow(OBJECT * np.uint8(255), "RGBA"),
+        pillow(OBJECT.astype(bool)),
+        pillow(OBJECT.astype(np.uint16) * 65535),
+        pillow(OBJECT * np.uint8(255), "P"),
+    ],
+)
 def test_every_form_of_mask_gives_0_and_1(tmp_path, write):
     write(tmp_path / "mask.png")
     labels = read_labels(tmp_path / "mask.png")
     assert labels.dtype == np.int32 and (labels == OBJECT).all()
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [(np.uint8, "png"), (np.uint16, "png"), (np.uint8, "bmp"),
-                                              (np.int32, "tif"), (np.float32, "tif")])
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [(np.uint8, "png"), (np.uint16, "png"), (np.uint8, "bmp"), (np.int32, "tif"), (np.float32, "tif")],
+)
 def test_instances_keep_their_numbers(tmp_path, kind, suffix):
     (tifffile.imwrite if suffix == "tif" else lambda path, array: Image.fromarray(array).save(path))(
-        tmp_path / f"map.{suffix}", INSTANCES.astype(kind))
+        tmp_path / f"map.{suffix}", INSTANCES.astype(kind)
+    )
     assert (read_labels(tmp_path / f"map.{suffix}") == INSTANCES).all()
 
 
@@ -231,8 +250,18 @@ def test_written_kinds(tmp_path):
     assert Image.open(write_png(tmp_path / "c.png", eight(np.dstack([COLOUR, RAMP])))).mode == "RGBA"
 
 
-@pytest.mark.parametrize("array", [RAMP + 0.5, RAMP - 0.5, np.full((4, 4), np.nan), INSTANCES.astype(np.int32),
-                                   np.zeros((4, 4, 2), np.uint8), np.zeros(4), sixteen(COLOUR)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        RAMP + 0.5,
+        RAMP - 0.5,
+        np.full((4, 4), np.nan),
+        INSTANCES.astype(np.int32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(4),
+        sixteen(COLOUR),
+    ],
+)
 def test_what_is_no_picture_is_not_written(tmp_path, array):
     with pytest.raises(ValueError, match="a.png"):
         write_png(tmp_path / "a.png", array)

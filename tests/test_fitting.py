@@ -11,14 +11,24 @@ import torch
 from skimage.color import rgb2gray
 
 from sdfdiff.diffusion import fitting
+from sdfdiff.diffusion.fitting import (
+    SETTINGS,
+    Setting,
+    fit,
+    load_pairs,
+    new_network,
+    steps_in,
+    take_over,
+    training_split,
+    watch,
+)
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork, load_weights
+from sdfdiff.diffusion.training import Recipe, Step, stored_recipe, train
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
-from sdfdiff.diffusion.fitting import SETTINGS, Setting, fit, load_pairs, new_network, steps_in, take_over, training_split, watch
 from sdfdiff.images.layouts import DATASETS, find_cases
-from sdfdiff.diffusion.network import Architecture, ScoreNetwork, load_weights
-from sdfdiff.images.training_data import Augmentation, Pairs, Scenes, moments
 from sdfdiff.images.preparation import TISSUE, Preparation, prepare_image, prepare_labels
-from sdfdiff.diffusion.training import Recipe, Step, stored_recipe, train
+from sdfdiff.images.training_data import Augmentation, Pairs, Scenes, moments
 
 TINY = Architecture(image_channels=3, width=8, multipliers=(1,), encoder_blocks=1)
 SETTING = Setting(TISSUE, TINY, Recipe(steps=6, batch=2, learning_rate=2e-3), crop=16, licence="made up")
@@ -89,7 +99,8 @@ def test_whole_patients_are_held_out_always_the_same():
     assert 5 <= len(held_out) <= 10  # a fifth is 7, and patients come in fives
     again = training_split(copy.deepcopy(cases))
     assert ([case.name for case in fitted], [case.name for case in held_out]) == tuple(
-        [case.name for case in part] for part in again)
+        [case.name for case in part] for part in again
+    )
 
 
 def test_files_held_out_are_not_even_opened(folder, tmp_path):
@@ -103,8 +114,9 @@ def test_files_held_out_are_not_even_opened(folder, tmp_path):
             (spoiled / kind / path.name).write_bytes(path.read_bytes() if known else b"nothing to see here")
     pairs, names = load_pairs("folder", spoiled, SETTING, progress=False)
     assert names == [case.name for case in held_out] and len(names) == 1 and len(pairs.images) == 5
-    (spoiled / "images" / next(case.name for case in find_cases("folder", folder) if case.name not in names)
-     ).with_suffix(".png").write_bytes(b"damaged")
+    (
+        spoiled / "images" / next(case.name for case in find_cases("folder", folder) if case.name not in names)
+    ).with_suffix(".png").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="cannot be read|not an image"):
         load_pairs("folder", spoiled, SETTING, progress=False)
 
@@ -223,9 +235,20 @@ def test_a_grey_network_becomes_a_colour_network_that_does_the_same():
     assert torch.equal(numbers(grey), before)
 
 
-@pytest.mark.parametrize("change", [
-    {"width": 16}, {"multipliers": (1,)}, {"multipliers": (1, 1, 1)}, {"blocks": 2}, {"encoder_blocks": 2},
-    {"unshuffle": 4}, {"image_channels": 1}, {"parametrisation": "score"}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 16},
+        {"multipliers": (1,)},
+        {"multipliers": (1, 1, 1)},
+        {"blocks": 2},
+        {"encoder_blocks": 2},
+        {"unshuffle": 4},
+        {"image_channels": 1},
+        {"parametrisation": "score"},
+    ],
+    ids=str,
+)
 def test_weights_of_another_architecture_are_not_taken_over(change):
     "Smaller ones, larger ones, and those that fit but answer in other words; in both directions."
     base = replace(TINY, multipliers=(1, 1))
@@ -240,8 +263,13 @@ def test_weights_of_another_architecture_are_not_taken_over(change):
 
 
 def test_fit_starts_from_weights(folder, tmp_path, uninterrupted):
-    quiet(tmp_path / "a.safetensors", folder, steps=1, start=uninterrupted[1],
-          setting=replace(SETTING, recipe=replace(SETTING.recipe, learning_rate=0.0)))
+    quiet(
+        tmp_path / "a.safetensors",
+        folder,
+        steps=1,
+        start=uninterrupted[1],
+        setting=replace(SETTING, recipe=replace(SETTING.recipe, learning_rate=0.0)),
+    )
     again, first = (load_weights(path, dtype=torch.float32) for path in (tmp_path / "a.safetensors", uninterrupted[1]))
     assert torch.equal(numbers(again.network), numbers(first.network)) and again.about["start"] == "mine"
     assert first.about["start"] == "random"
@@ -284,11 +312,13 @@ class Stop(Exception):
 
 def stopped_after(number):
     "A `watch` that is interrupted."
+
     def watching(steps, total, progress=True):
         for step in steps:
             if step.number == number:
                 steps.close()
                 raise Stop
+
     return watching
 
 
@@ -328,9 +358,15 @@ def test_an_unfinished_training_is_neither_overwritten_nor_continued_silently(in
     assert not torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
 
 
-@pytest.mark.parametrize("other", [{"seed": 4}, {"seed": 3, "steps": 7},
-                                   {"seed": 3, "setting": replace(SETTING, recipe=replace(SETTING.recipe, batch=3))}],
-                         ids=["seed", "steps", "batch"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 4},
+        {"seed": 3, "steps": 7},
+        {"seed": 3, "setting": replace(SETTING, recipe=replace(SETTING.recipe, batch=3))},
+    ],
+    ids=["seed", "steps", "batch"],
+)
 def test_a_training_is_not_continued_with_other_settings(interrupted, folder, other):
     checkpoint = interrupted.with_suffix(".checkpoint.safetensors")
     content = checkpoint.read_bytes()

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
+from small_fields import PLANE, labelled
 
 from sdfdiff.distance import signed_distance
+from sdfdiff.images.synthetic import tissue
 from sdfdiff.uncertainty.forecasts import (
     checked,
     crps,
@@ -25,8 +27,7 @@ from sdfdiff.uncertainty.forecasts import (
     spread_skill_ratio,
     untied,
 )
-from sdfdiff.images.synthetic import tissue
-from small_fields import PLANE, labelled
+
 
 @pytest.fixture(scope="module")
 def gaussian():
@@ -100,13 +101,24 @@ def test_spread_skill_by_hand_and_in_bins():
     truth = labelled([[1.0, 4.0], [1.0, np.nan]])
     where = truth.notnull()
     sums = spread_skill(mean, std, truth, 4, where=where)
-    assert {name: float(value) for name, value in sums.items()} == {"pixels": 3, "variance": 5 * 5 / 4, "squared_error": 5}
+    assert {name: float(value) for name, value in sums.items()} == {
+        "pixels": 3,
+        "variance": 5 * 5 / 4,
+        "squared_error": 5,
+    }
     binned = spread_skill(mean, std, truth, 4, where=where, edges=[0, 0.5, 2, 3])
     assert binned["pixels"].values.tolist() == [1, 1, 1, 0] and binned["squared_error"].values.tolist() == [4, 1, 0, 0]
     ratio = spread_skill_ratio(binned)["ratio"].values
     assert ratio[0] == 0 and np.isnan(ratio[2:]).all()
-    assert float(binned["variance"].sum()) == float(sums["variance"]) and binned["low"].values.tolist() == [0, 0.5, 2, 3]
-    assert all(one.attrs["units"] and one.attrs["long_name"] for one in [*sums.values(), *spread_skill_ratio(sums).values()])
+    assert float(binned["variance"].sum()) == float(sums["variance"]) and binned["low"].values.tolist() == [
+        0,
+        0.5,
+        2,
+        3,
+    ]
+    assert all(
+        one.attrs["units"] and one.attrs["long_name"] for one in [*sums.values(), *spread_skill_ratio(sums).values()]
+    )
 
 
 def test_spread_skill_refuses(gaussian):
@@ -134,7 +146,11 @@ def test_exchangeable_ranks_are_flat(gaussian):
     total = counts.sum("case").values
     assert abs(((total - total.mean()) ** 2 / total.mean()).sum() - 10) < 20  # chi-squared with 10 degrees of freedom
     shape = rank_shape(counts.sum("case"))
-    assert float(shape["unevenness"]) < 0.02 and abs(float(shape["bias"])) < 0.03 and abs(float(shape["dispersion"]) - 1) < 0.03
+    assert (
+        float(shape["unevenness"]) < 0.02
+        and abs(float(shape["bias"])) < 0.03
+        and abs(float(shape["dispersion"]) - 1) < 0.03
+    )
     assert float(rank_shape(rank_histogram(members + deviation, truth).sum("case"))["bias"]) < -0.3
     mean = members.mean("member")
     assert float(rank_shape(rank_histogram(mean + 0.5 * (members - mean), truth).sum("case"))["dispersion"]) > 1.4
@@ -150,8 +166,12 @@ def test_ties_are_spread_evenly():
 @given(arrays(np.int8, (5, 12), elements=st.integers(0, 3)))
 def test_even_ties_are_the_mean_of_random_ones(values):
     "Against breaking ties at random, and: each row may be the truth, so the sum over all choices is flat."
-    found = sum(rank_histogram(labelled(np.delete(values, k, 0)[:, None] * 1.0, "member"), labelled(values[None, k] * 1.0)).values
-                for k in range(5))
+    found = sum(
+        rank_histogram(
+            labelled(np.delete(values, k, 0)[:, None] * 1.0, "member"), labelled(values[None, k] * 1.0)
+        ).values
+        for k in range(5)
+    )
     assert np.allclose(found, 12)
 
 
@@ -203,7 +223,9 @@ def test_crps_map_mean_where_and_units(gaussian):
     truth, members, _ = gaussian
     each = crps(members, truth, dim=())
     assert each.dims == ("case", *PLANE)
-    assert np.allclose(each.mean(PLANE), crps(members, truth)) and np.isclose(each.mean(), crps(members, truth, ("case", *PLANE)))
+    assert np.allclose(each.mean(PLANE), crps(members, truth)) and np.isclose(
+        each.mean(), crps(members, truth, ("case", *PLANE))
+    )
     where = truth > 0
     assert np.allclose(crps(members, truth, where=where), each.where(where).mean(PLANE))
     assert np.isnan(crps(members, truth, where=where & (where.case > 0))[0])
@@ -246,7 +268,9 @@ def test_energy_distance_exactly():
     a, b = np.array([[1, 1, 0]], bool), np.array([[0, 1, 1]], bool)
     d, p, q, mean = 1 - 1 / 3, 0.3, 0.8, 0.0
     for draw in np.ndindex(2, 2, 2, 2):
-        weight = math.prod((p if one else 1 - p) for one in draw[:2]) * math.prod((q if one else 1 - q) for one in draw[2:])
+        weight = math.prod((p if one else 1 - p) for one in draw[:2]) * math.prod(
+            (q if one else 1 - q) for one in draw[2:]
+        )
         picked = [a if one else b for one in draw]
         mean += weight * float(energy_distance(labelled(picked[:2], "member"), labelled(picked[2:], "rater")))
     assert np.isclose(mean, 2 * d * (p - q) ** 2)
@@ -299,13 +323,18 @@ def test_lazy_and_several_methods_give_the_same(gaussian, masks):
         yield from (rank_histogram(m, t, where=i), crps(m, t, where=i), crps(m, t, (), where=i))
         yield from (energy_distance(wrap(both), wrap(raters)), hungarian_iou(wrap(both), wrap(raters)))
 
-    assert set(spread_skill(mean, std, padded, 10, where=inside.broadcast_like(truth))["pixels"].dims) == {"case", "method"}
+    assert set(spread_skill(mean, std, padded, 10, where=inside.broadcast_like(truth))["pixels"].dims) == {
+        "case",
+        "method",
+    }
     lazy = list(everything(lambda one: one.chunk({"case": 1} | ({"method": 1} if "method" in one.dims else {}))))
     assert all(one.chunks for one in lazy)
     for one, direct in zip(lazy, everything(lambda one: one)):
         xr.testing.assert_allclose(one.compute(), direct)
         assert {"case", "method"} <= set(one.dims)
-    one_by_one = [crps(methods.isel(method=k, case=3), padded[3], where=inside.broadcast_like(truth[3])) for k in range(2)]
+    one_by_one = [
+        crps(methods.isel(method=k, case=3), padded[3], where=inside.broadcast_like(truth[3])) for k in range(2)
+    ]
     assert np.allclose(one_by_one, crps(methods, padded, where=inside.broadcast_like(truth))[3])
 
 

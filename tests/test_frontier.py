@@ -8,23 +8,26 @@ import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
-
-from benchmarks import frontier
-from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
-from sdfdiff.diffusion.fitting import training_split
-from benchmarks.frontier import CALLS, UNITS, Example, examples, judge, measure, ways
-from sdfdiff.images.layouts import find_cases
-from sdfdiff.uncertainty.metrics import counts
-from sdfdiff.diffusion.network import Model
-from sdfdiff.images.preparation import NUCLEI, TISSUE
-from sdfdiff.diffusion.sampling import SAMPLERS
-from sdfdiff.images.synthetic import tissue
 from small_networks import random_network
 
+from benchmarks import frontier
+from benchmarks.frontier import CALLS, UNITS, Example, examples, judge, measure, ways
+from sdfdiff.diffusion.fitting import training_split
+from sdfdiff.diffusion.network import Model
+from sdfdiff.diffusion.sampling import SAMPLERS
+from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
+from sdfdiff.images.layouts import find_cases
+from sdfdiff.images.preparation import NUCLEI, TISSUE
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.uncertainty.metrics import counts
+
 SETTINGS = {
-    "one call": Sampling(steps=0), "ancestral 3": Sampling("ancestral", 2), "ddim 4": Sampling("ddim", 3),
-    "own": Sampling("dpm", 2)}
+    "one call": Sampling(steps=0),
+    "ancestral 3": Sampling("ancestral", 2),
+    "ddim 4": Sampling("ddim", 3),
+    "own": Sampling("dpm", 2),
+}
 
 
 # ---- judgements
@@ -34,7 +37,7 @@ def made(distance, threshold=0.5):
     "An ensemble of given members, (member, row, column), as `judge` needs it."
     distance = np.asarray(distance, np.float32)
     fields = {"distance": distance, "mean": distance.mean(axis=0), "std": distance.std(axis=0, ddof=1)}
-    named = {name: (("member", "row", "column")[-field.ndim:], field) for name, field in fields.items()}
+    named = {name: (("member", "row", "column")[-field.ndim :], field) for name, field in fields.items()}
     return xr.Dataset(named, attrs={"threshold_px": threshold})
 
 
@@ -71,7 +74,9 @@ def test_disagreement_has_no_bias(members):
 def test_an_ensemble_agrees_with_itself():
     one = made(np.random.default_rng(0).normal(0, 2, (9, 20, 24)))
     found = judge(one, one, example(np.random.default_rng(1).random((20, 24))))
-    assert all(found[name] == pytest.approx(1, rel=1e-6) for name in ("spread_ratio", "spread_correlation", "disagreement"))
+    assert all(
+        found[name] == pytest.approx(1, rel=1e-6) for name in ("spread_ratio", "spread_correlation", "disagreement")
+    )
     assert found["spread"] == pytest.approx(float(one["std"].mean()), rel=1e-6)
     assert list(found) and set(found) == set(UNITS) and all(isinstance(value, float) for value in found.values())
 
@@ -97,7 +102,9 @@ def test_scores_by_hand():
     assert np.isnan(found["raters"]) and np.isnan(found["miscalibration"]), "nothing is known of raters"
     few = made([right, half], threshold=0.3)  # means -1 and 2.6
     assert judge(few, few, Example("case", None, truth))["f1_mean"] == pytest.approx(2 / 3)
-    assert judge(few, few, example(np.array([[0.5, 0.5, 0.0, 0.0]]), truth))["miscalibration"] == pytest.approx((0.5 + 0) / 4)
+    assert judge(few, few, example(np.array([[0.5, 0.5, 0.0, 0.0]]), truth))["miscalibration"] == pytest.approx(
+        (0.5 + 0) / 4
+    )
 
 
 def test_fragments_are_counted():
@@ -120,7 +127,9 @@ def test_nothing_in_doubt_is_no_error():
     found = judge(open_, certain, example(np.zeros((6, 6))))
     assert all(np.isnan(found[name]) for name in ("spread_ratio", "spread_correlation", "disagreement", "raters"))
     found = judge(certain, open_, example(np.full((6, 6), 0.5)))
-    assert found["spread_ratio"] == found["disagreement"] == found["raters"] == 0 and np.isnan(found["spread_correlation"])
+    assert found["spread_ratio"] == found["disagreement"] == found["raters"] == 0 and np.isnan(
+        found["spread_correlation"]
+    )
 
 
 # ---- ways
@@ -134,10 +143,23 @@ def test_ways_cost_what_their_names_say():
             assert one.calls == int(number) and family in (one.sampler, "tuned")
             assert one.final and one.start == "prior" and one.highest is None
     families = {re.sub(r" \d+$", "", name) for name in found if re.search(r" \d+$", name)}
-    assert families == {"ancestral", "ddim", "dpm", "dpm_sde", "heun", "euler_maruyama", "paper", "score_sde", "authors", "tuned"}
+    assert families == {
+        "ancestral",
+        "ddim",
+        "dpm",
+        "dpm_sde",
+        "heun",
+        "euler_maruyama",
+        "paper",
+        "score_sde",
+        "authors",
+        "tuned",
+    }
     assert found["one call"].calls == 1 and {name: found[name] for name in QUALITY} == QUALITY
     assert (found["paper's nuclei"], found["paper's glands"]) == (PAPER_NUCLEI, PAPER_GLANDS)
-    assert found["authors' nuclei"] == replace(PAPER_NUCLEI, sampler="authors") and found["authors' glands"].calls == 400
+    assert (
+        found["authors' nuclei"] == replace(PAPER_NUCLEI, sampler="authors") and found["authors' glands"].calls == 400
+    )
 
 
 def test_no_way_is_there_twice():
@@ -153,7 +175,9 @@ def test_no_way_is_there_twice():
 def test_every_way_of_one_call_per_step_has_every_number(numbers):
     found = ways((), numbers)
     assert not [name for name in found if "'" in name]
-    costs = {family: [one.calls for name, one in found.items() if name == f"{family} {one.calls}"] for family in SAMPLERS}
+    costs = {
+        family: [one.calls for name, one in found.items() if name == f"{family} {one.calls}"] for family in SAMPLERS
+    }
     for family in ("ancestral", "ddim", "dpm", "dpm_sde", "euler_maruyama"):
         assert costs[family] == sorted(set(numbers))
     for family in ("heun", "paper", "score_sde", "authors"):  # two calls per step and one at the end, at most so many
@@ -187,7 +211,9 @@ def test_tissue_scenes_come_with_their_posterior():
     for seed, one in enumerate(found, start=1000):
         scene = tissue(seed)
         assert one.name == f"scene {seed}" and np.array_equal(one.image, np.moveaxis(scene.image, -1, 0))
-        assert np.array_equal(one.probability, scene.probability()) and np.array_equal(one.truth, one.probability >= 0.5)
+        assert np.array_equal(one.probability, scene.probability()) and np.array_equal(
+            one.truth, one.probability >= 0.5
+        )
 
 
 @pytest.mark.parametrize("size", [20, 64, 1000])
@@ -201,10 +227,14 @@ def test_crops_of_the_validation_images(root, preparation, size):
     assert [one.name for one in whole] == [case.name for case in validation]
     for one, all_of_it in zip(examples("folder", model, 100, root, size), whole):
         rows, columns = all_of_it.truth.shape
-        assert one.image.shape[1:] == one.truth.shape == (min(rows, size), min(columns, size)) and one.probability is None
+        assert (
+            one.image.shape[1:] == one.truth.shape == (min(rows, size), min(columns, size)) and one.probability is None
+        )
         up, left = ((n - min(n, size)) // 2 for n in (rows, columns))
         window = slice(up, up + size), slice(left, left + size)
-        assert np.array_equal(one.truth, all_of_it.truth[window]) and np.array_equal(one.image, all_of_it.image[:, *window])
+        assert np.array_equal(one.truth, all_of_it.truth[window]) and np.array_equal(
+            one.image, all_of_it.image[:, *window]
+        )
     assert len(examples("folder", model, 1, root)) == 1
 
 
@@ -258,7 +288,9 @@ def test_measure_is_judge_of_every_way_and_case(whole):
     for name, one in SETTINGS.items():
         part = whole.sel(way=name)
         assert part["calls"] == one.calls
-        assert {key: str(part[key].item()) for key in asdict(one)} == {key: str(value) for key, value in asdict(one).items()}
+        assert {key: str(part[key].item()) for key in asdict(one)} == {
+            key: str(value) for key, value in asdict(one).items()
+        }
     for case in cases():
         reference = ensemble(tiny(), case.image, 4, "reference", 3, progress=False)
         own = ensemble(tiny(), case.image, 3, SETTINGS["own"], 2, progress=False)
@@ -267,7 +299,14 @@ def test_measure_is_judge_of_every_way_and_case(whole):
             assert (whole[key].attrs["units"], whole[key].attrs["long_name"]) == UNITS[key]
         hit, extra, missed = counts(own["prior"].values <= own.attrs["threshold_px"], case.truth)
         assert whole["f1_prior"].sel(case=case.name).item() == pytest.approx(2 * hit / max(1, 2 * hit + extra + missed))
-    expected = {"members": 3, "reference_members": 4, "seed": 2, "weights": "tiny", "weights_checksum": "1", "reference_steps": 4}
+    expected = {
+        "members": 3,
+        "reference_members": 4,
+        "seed": 2,
+        "weights": "tiny",
+        "weights_checksum": "1",
+        "reference_steps": 4,
+    }
     assert expected.items() <= whole.attrs.items()
 
 
@@ -333,9 +372,15 @@ def test_another_reference_is_refused(tmp_path, monkeypatch):
         measured(out=tmp_path / "frontier.nc")
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"members": 1}, "1 members"), ({"reference_members": 1}, "2 for the reference"), ({"images": []}, "0 images"),
-    ({"settings": {}}, "0 ways")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"members": 1}, "1 members"),
+        ({"reference_members": 1}, "2 for the reference"),
+        ({"images": []}, "0 images"),
+        ({"settings": {}}, "0 ways"),
+    ],
+)
 def test_what_cannot_be_judged_is_not_begun(options, words, asked):
     with pytest.raises(ValueError) as problem:
         measured(**options)

@@ -1,4 +1,5 @@
 "Layouts of data sets as users have them, annotation files from strangers, and splits by patient."
+
 import os
 from pathlib import Path
 
@@ -10,8 +11,16 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 
 from sdfdiff.files import read_labels
-from sdfdiff.images.layouts import DATASETS, GLANDS, NUCLEI, find_cases, polygon_labels, prepare_image, read_case
-from sdfdiff.images.layouts import split_cases
+from sdfdiff.images.layouts import (
+    DATASETS,
+    GLANDS,
+    NUCLEI,
+    find_cases,
+    polygon_labels,
+    prepare_image,
+    read_case,
+    split_cases,
+)
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
 MASK = np.zeros((40, 50), np.uint8)
@@ -32,8 +41,12 @@ def put(path, content):
 
 def aperio(*regions, root="Annotations"):
     "An annotation file from corners (row, column)."
-    inner = "".join("<Region><Vertices>" + "".join(f'<Vertex X="{column}" Y="{row}"/>' for row, column in corners)
-                    + "</Vertices></Region>" for corners in regions)
+    inner = "".join(
+        "<Region><Vertices>"
+        + "".join(f'<Vertex X="{column}" Y="{row}"/>' for row, column in corners)
+        + "</Vertices></Region>"
+        for corners in regions
+    )
     return f"<{root}><Annotation><Regions>{inner}</Regions></Annotation></{root}>"
 
 
@@ -104,9 +117,14 @@ def test_glas_layout(tmp_path, suffix, below):
 @pytest.mark.parametrize("place", ["glas/Grade.csv", "glas/data/Grade.csv", "Grade.csv"])
 def test_glas_patients_from_a_table_with_odd_line_ends(tmp_path, end, place):
     glas(tmp_path / "glas", ".bmp", "data")
-    lines = ["name,patient ID, grade (GlaS), grade (Sirinukunwattana et al. 2015)", "train_1, 1, benign, adenomatous",
-             "train_2,3, malignant, moderately differentiated", "train_10,1, benign, healthy",
-             "testA_1, 3, benign, healthy", ""]
+    lines = [
+        "name,patient ID, grade (GlaS), grade (Sirinukunwattana et al. 2015)",
+        "train_1, 1, benign, adenomatous",
+        "train_2,3, malignant, moderately differentiated",
+        "train_10,1, benign, healthy",
+        "testA_1, 3, benign, healthy",
+        "",
+    ]
     put(tmp_path / place, end.join(lines).encode())
     groups = [case.group for case in find_cases("glas", tmp_path / "glas", "all")]
     assert groups == ["patient-3", "testB_1", "patient-1", "patient-3", "patient-1"]  # testB_1 is not in the table
@@ -125,13 +143,24 @@ def test_glas_copies_outside_the_training_folder_are_left_out(tmp_path):
     assert len(find_cases("glas", tmp_path / "glas", "train")) == 3
 
 
-@pytest.mark.parametrize(("images", "masks"), [
-    ("images/{}.png", "masks/{}.png"), ("image/{}.png", "mask/{}.png"), ("img/{}.jpg", "labels/{}.png"),
-    ("imgs/{}.tif", "GT/{}.bmp"), ("Images/{}.png", "Masks/{}_mask.png"), ("{}.png", "{}_mask.png"),
-    ("{}.jpg", "{}_label.png"),
-    ("{}.png", "{}_anno.bmp"), ("{}.png", "{}-labels.tif"), ("slides/{}.png", "slides/masks/{}.png"),
-    ("p1/images/{}.png", "p1/GroundTruth/{}.png"), ("images1/{}.png", "masks1/{}.png"), ("{}.png", "{}.xml"),
-])
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images/{}.png", "masks/{}.png"),
+        ("image/{}.png", "mask/{}.png"),
+        ("img/{}.jpg", "labels/{}.png"),
+        ("imgs/{}.tif", "GT/{}.bmp"),
+        ("Images/{}.png", "Masks/{}_mask.png"),
+        ("{}.png", "{}_mask.png"),
+        ("{}.jpg", "{}_label.png"),
+        ("{}.png", "{}_anno.bmp"),
+        ("{}.png", "{}-labels.tif"),
+        ("slides/{}.png", "slides/masks/{}.png"),
+        ("p1/images/{}.png", "p1/GroundTruth/{}.png"),
+        ("images1/{}.png", "masks1/{}.png"),
+        ("{}.png", "{}.xml"),
+    ],
+)
 def test_plain_folders(tmp_path, images, masks):
     root = tmp_path / "mine"
     for name in ("one", "two 2", "x.3"):
@@ -250,8 +279,18 @@ def test_polygons_hold_what_an_independent_test_finds_inside(tmp_path_factory, s
 
 
 def test_later_regions_win_and_odd_ones_are_drawn_as_far_as_they_go(tmp_path):
-    put(tmp_path / "a.xml", aperio(SQUARE, [(10, 10), (10, 20), (20, 20), (20, 10)], [(25, 25)], [(30, 30), (30, 34)],
-                                   [], [(-50, 40), (-50, 400), (3, 400), (3, 40)], [(1e30, 0), (0, 0), (0, -1e30)]))
+    put(
+        tmp_path / "a.xml",
+        aperio(
+            SQUARE,
+            [(10, 10), (10, 20), (20, 20), (20, 10)],
+            [(25, 25)],
+            [(30, 30), (30, 34)],
+            [],
+            [(-50, 40), (-50, 400), (3, 400), (3, 40)],
+            [(1e30, 0), (0, 0), (0, -1e30)],
+        ),
+    )
     labels = polygon_labels(tmp_path / "a.xml", (40, 50))
     assert labels[12, 12] == 2 and labels[7, 7] == 1 and labels[25, 25] == 3 and (labels[30, 30:35] == 4).all()
     assert (labels[0:4, 41:] == 6).all() and not (labels == 5).any()
@@ -262,19 +301,29 @@ def test_no_region_is_a_slide_without_nuclei(tmp_path):
     assert not polygon_labels(tmp_path / "a.xml", (8, 9)).any()
 
 
-LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha">' + "".join(
-    f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True)) + "]>"
+LAUGHS = (
+    '<!DOCTYPE x [<!ENTITY a "ha">'
+    + "".join(f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True))
+    + "]>"
+)
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (LAUGHS + "<Annotations>&i;</Annotations>", "unsafe"),
-    ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><Annotations>&a;</Annotations>', "unsafe"),
-    (aperio(SQUARE)[:150], "not understood"), ("", "not understood"), ("no xml", "not understood"),
-    (b"\xff\xfe\x00", "not understood"),
-    (aperio(root="html"), "begins with <html>"), (aperio([("a", 1), (2, 3), (4, 5)]), "not understood"),
-    (aperio([("nan", 1), (2, 3), (4, 5)]), "not finite"), (aperio(SQUARE).replace('X="5"', ""), "not understood"),
-    ('<?xml version="1.0" encoding="klingon"?><Annotations/>', "not understood"),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (LAUGHS + "<Annotations>&i;</Annotations>", "unsafe"),
+        ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><Annotations>&a;</Annotations>', "unsafe"),
+        (aperio(SQUARE)[:150], "not understood"),
+        ("", "not understood"),
+        ("no xml", "not understood"),
+        (b"\xff\xfe\x00", "not understood"),
+        (aperio(root="html"), "begins with <html>"),
+        (aperio([("a", 1), (2, 3), (4, 5)]), "not understood"),
+        (aperio([("nan", 1), (2, 3), (4, 5)]), "not finite"),
+        (aperio(SQUARE).replace('X="5"', ""), "not understood"),
+        ('<?xml version="1.0" encoding="klingon"?><Annotations/>', "not understood"),
+    ],
+)
 def test_strangers_files_give_one_sentence(tmp_path, content, words):
     put(tmp_path / "evil.xml", content)
     with pytest.raises(ValueError) as problem:

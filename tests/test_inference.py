@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from small_networks import random_network
 from torch.nn import functional as F
 
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork, fast_dtype, load_weights, multiply_adds
 from sdfdiff.ensembles import fused as inference
 from sdfdiff.ensembles.fused import (
     Fused,
@@ -25,7 +26,6 @@ from sdfdiff.ensembles.fused import (
     members_at_once,
     peaks,
 )
-from sdfdiff.diffusion.network import Architecture, ScoreNetwork, fast_dtype, load_weights, multiply_adds
 
 ARCHITECTURES = st.builds(
     Architecture, image_channels=st.sampled_from([1, 3]), width=st.sampled_from([8, 16]),
@@ -74,7 +74,10 @@ def test_bfloat16_rounds_no_worse(fuse):
     expected = exact(noisy, 0.3, features)
     rough = randomised(Architecture(3, 32, (1, 2)), dtype=torch.bfloat16)
     features = type(features)(features.maps.bfloat16(), features.prior)
-    plain, fused = (rough(noisy, 0.3, features) - expected).std(), (Fused(rough, fuse)(noisy, 0.3, features) - expected).std()
+    plain, fused = (
+        (rough(noisy, 0.3, features) - expected).std(),
+        (Fused(rough, fuse)(noisy, 0.3, features) - expected).std(),
+    )
     assert fused < 1.3 * plain < 0.05 * expected.std()
 
 
@@ -129,7 +132,9 @@ def test_the_network_stays_as_it_was():
     kept, maps = noisy.clone(), features.maps.clone()
     fused = Fused(network)
     first = fused(noisy, 0.3, features)
-    assert network.training and all(weights.requires_grad for weights in network.parameters()) and not first.requires_grad
+    assert (
+        network.training and all(weights.requires_grad for weights in network.parameters()) and not first.requires_grad
+    )
     assert torch.equal(noisy, kept) and torch.equal(features.maps, maps)
     assert all(torch.equal(weights, before[name]) for name, weights in network.state_dict().items())
     with torch.no_grad():
@@ -196,7 +201,9 @@ def test_folded_is_modulation():
     convolution = torch.nn.Conv2d(3, 4, 3, padding=1).double().requires_grad_(False)
     x, modulation = torch.randn(2, 3, 5, 6, generator=generator).double(), torch.randn(8, generator=generator).double()
     scale, shift = modulation[:4, None, None], modulation[4:, None, None]
-    torch.testing.assert_close(F.conv2d(x, *folded(convolution, modulation), padding=1), convolution(x) * (1 + scale) + shift)
+    torch.testing.assert_close(
+        F.conv2d(x, *folded(convolution, modulation), padding=1), convolution(x) * (1 + scale) + shift
+    )
 
 
 # ---- memory
@@ -260,11 +267,15 @@ def test_live_bytes_grow_with_the_members():
 def test_members_at_once_follow_the_budget():
     fused = Fused(random_network())
     each = 64 * 64 * (member_bytes(fused) + 8 * 4)
-    chosen = [members_at_once(fused, 1000, 64 * 64, budget=int(n * each) + 1, enough=2**30) for n in (0, 1, 2, 7, 50, 2000)]
+    chosen = [
+        members_at_once(fused, 1000, 64 * 64, budget=int(n * each) + 1, enough=2**30) for n in (0, 1, 2, 7, 50, 2000)
+    ]
     assert chosen == [1, 1, 2, 7, 50, 1000]
     assert members_at_once(fused, 1000, 64 * 64, enough=2**15) == 8, "no more than keep the processor busy"
     assert members_at_once(fused, 5, 64 * 64) == 5 and members_at_once(fused, 5, 4096**2) == 1
-    canvases = [members_at_once(fused, 1000, 64 * 64, canvas, budget=2**30) for canvas in (2**12, 2**20, 2**22, 2**24, 2**30)]
+    canvases = [
+        members_at_once(fused, 1000, 64 * 64, canvas, budget=2**30) for canvas in (2**12, 2**20, 2**22, 2**24, 2**30)
+    ]
     assert canvases == sorted(canvases, reverse=True) and canvases[-1] == 1
 
 
@@ -333,7 +344,7 @@ def test_members_drawn_in_threads_are_the_same():
 
     def draw(task):
         with torch.inference_mode():
-            return fused(noisy[task[0]:task[0] + 2], task[1], features)
+            return fused(noisy[task[0] : task[0] + 2], task[1], features)
 
     tasks = [(first, level) for level in (0.01, 0.3, 5.0) for first in (0, 2, 4)]
     alone = list(map(draw, tasks))

@@ -65,8 +65,10 @@ def test_many_steps(stochasticity, final):
 def test_errors_shrink_with_the_order():
     "Halving the steps quarters the error of the second order and halves that of the first."
     for order, factor in ((1, 2), (2, 4)):
-        coarse, fine = (float(mode_gain(geometric_levels(1e-2, 5, steps), 0.3, 0.0, order, False, true_start=True)) - 1
-                        for steps in (200, 400))
+        coarse, fine = (
+            float(mode_gain(geometric_levels(1e-2, 5, steps), 0.3, 0.0, order, False, true_start=True)) - 1
+            for steps in (200, 400)
+        )
         assert coarse / fine == pytest.approx(factor, rel=0.1)
 
 

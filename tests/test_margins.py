@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage, stats
+from small_fields import labelled
 
 from sdfdiff.uncertainty.margins import (
     conformal_margin,
@@ -20,7 +21,6 @@ from sdfdiff.uncertainty.margins import (
     needed_margin,
     risk_controlled_margin,
 )
-from small_fields import labelled
 
 
 def cases(values):
@@ -33,7 +33,9 @@ def test_grown_and_its_trade():
     assert np.array_equal(grown(mask, 0), mask) and grown(mask, 0.9).sum() == 16 + 4 * 4
     assert margin_trade(mask, truth, 0) == (16 / 24, 0.0) and margin_trade(mask, truth, 2)[0] == 1
     assert np.isnan(margin_trade(mask, truth & False, 1)).all()
-    assert margin_trade(mask, np.where(truth, 0.5, 0.0), 0) == pytest.approx((16 / 24, 8 / 12)), "a probability is a weight"
+    assert margin_trade(mask, np.where(truth, 0.5, 0.0), 0) == pytest.approx((16 / 24, 8 / 12)), (
+        "a probability is a weight"
+    )
 
 
 @given(st.integers(0, 1000), st.floats(0, 12))
@@ -65,7 +67,11 @@ def test_growing_fields():
 # ---- what one image needs
 
 
-@given(arrays(np.int8, (4, 5), elements=st.integers(-5, 5)), arrays(bool, (4, 5)), st.sampled_from([0, 0.05, 0.29, 0.5, 0.9]))
+@given(
+    arrays(np.int8, (4, 5), elements=st.integers(-5, 5)),
+    arrays(bool, (4, 5)),
+    st.sampled_from([0, 0.05, 0.29, 0.5, 0.9]),
+)
 def test_needed_margin_is_the_smallest(field, truth, missed):
     found = float(needed_margin(labelled(field.astype(float)), labelled(truth), missed))
     if not truth.any():
@@ -97,7 +103,9 @@ def test_needed_margin_of_an_empty_mask_and_where():
 def test_margin_curve_by_hand():
     field, truth = labelled([[-2.0, -1.0, 0.0, 1.0, 2.0]]), labelled([[True, False, True, False, True]])
     curve = margin_curve(field, truth, [-3, -1, 0, 5])
-    assert np.allclose(curve["missed"], [1, 2 / 3, 1 / 3, 0]) and np.allclose(curve["outside"], [0, 1 / 3, 1 / 3, 2 / 3])
+    assert np.allclose(curve["missed"], [1, 2 / 3, 1 / 3, 0]) and np.allclose(
+        curve["outside"], [0, 1 / 3, 1 / 3, 2 / 3]
+    )
     assert curve["margin"].values.tolist() == [-3, -1, 0, 5] and curve["missed"].attrs["units"] == "1"
     assert float(margin_curve(field, truth, 0)["missed"][0]) == pytest.approx(1 / 3)
     assert np.isnan(margin_curve(field, truth & False, [0, 1])["missed"]).all()
@@ -107,7 +115,10 @@ def test_margin_curve_by_hand():
 
 def test_curve_and_needed_margin_agree():
     generator = np.random.default_rng(1)
-    field, truth = labelled(generator.normal(size=(20, 9, 9)), "case"), labelled(generator.random((20, 9, 9)) < 0.3, "case")
+    field, truth = (
+        labelled(generator.normal(size=(20, 9, 9)), "case"),
+        labelled(generator.random((20, 9, 9)) < 0.3, "case"),
+    )
     for missed in (0.0, 0.05, 0.3):
         needed = needed_margin(field, truth, missed)
         for k in range(20):

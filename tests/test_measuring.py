@@ -13,19 +13,18 @@ import tifffile
 import torch
 import xarray as xr
 from PIL import Image
-
-from sdfdiff.diffusion import fitting
-from benchmarks import frontier
-from sdfdiff.ensembles import figures
-from sdfdiff.command import parser
-from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
-from sdfdiff.options import QUALITIES, chosen_quality, chosen_workers
-from sdfdiff.diffusion.network import load_weights, save_weights
-from sdfdiff.images.preparation import TISSUE
-from sdfdiff.diffusion.sampling import SAMPLERS
-from sdfdiff.images.synthetic import tissue
 from shell import QUICK, files, no_work, refused, tiny
 
+from benchmarks import frontier
+from sdfdiff.command import parser
+from sdfdiff.diffusion import fitting
+from sdfdiff.diffusion.network import load_weights, save_weights
+from sdfdiff.diffusion.sampling import SAMPLERS
+from sdfdiff.ensembles import figures
+from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
+from sdfdiff.images.preparation import TISSUE
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.options import QUALITIES, chosen_quality, chosen_workers
 
 # ---- evaluate
 
@@ -64,7 +63,11 @@ def test_evaluate_says_how_masks_are_drawn(run, dataset, monkeypatch):
     code, out, lines = run(*words, "--quality", "draft", "--members", "48", "--tolerance", "100", "--workers", "2")
     result = xr.load_dataset("a.nc", engine="h5netcdf")
     assert (code, lines) == (0, []) and "16 to 16 members" in out and result["members"].values.tolist() == [16]
-    assert (result.attrs["members"], result.attrs["tolerance_px"], result.attrs["steps"]) == (48, 100, QUALITY["draft"].steps)
+    assert (result.attrs["members"], result.attrs["tolerance_px"], result.attrs["steps"]) == (
+        48,
+        100,
+        QUALITY["draft"].steps,
+    )
     assert refused(run(*words, "--quality", "draft", "--members", "48", "--resume"), "a.nc", "tolerance_px")
 
 
@@ -80,12 +83,15 @@ def test_evaluate_without_sense(run, dataset):
     assert files() == before
 
 
-@pytest.mark.parametrize(("spoil", "words"), [
-    (lambda: Image.fromarray(np.zeros((9, 9), bool)).save("data/masks/1.png"), ["masks/1.png", "9 x 9", "40 x 48"]),
-    (lambda: Path("data/masks/1.png").unlink(), ["no annotation", "1"]),
-    (lambda: Path("data/masks/1.png").write_text("no mask"), ["masks/1.png", "not an image"]),
-    (lambda: tifffile.imwrite("data/images/1.png", np.full((40, 48), np.nan, np.float32)), ["images/1.png", "NaN"]),
-])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda: Image.fromarray(np.zeros((9, 9), bool)).save("data/masks/1.png"), ["masks/1.png", "9 x 9", "40 x 48"]),
+        (lambda: Path("data/masks/1.png").unlink(), ["no annotation", "1"]),
+        (lambda: Path("data/masks/1.png").write_text("no mask"), ["masks/1.png", "not an image"]),
+        (lambda: tifffile.imwrite("data/images/1.png", np.full((40, 48), np.nan, np.float32)), ["images/1.png", "NaN"]),
+    ],
+)
 def test_evaluate_on_spoilt_data(run, dataset, spoil, words):
     spoil()
     assert refused(evaluate(run), *words)
@@ -107,6 +113,7 @@ class Stop:
                     if step.number == after:
                         steps.close()
                         raise KeyboardInterrupt
+
             return watch(until(), *arguments)
 
         monkeypatch.setattr(fitting, "watch", stopped)
@@ -213,7 +220,10 @@ def test_bench(run, place, stub):
     assert run("bench")[:2] == (0, "2 tasks\n") and files() == before
     code, out, lines = run("bench", "--quick", "--out", "new/a.nc")
     assert (code, out, lines) == (0, "2 tasks\nnumbers: new/a.nc\n", []) and files("new") == ["a.nc"]
-    assert xr.load_dataset("new/a.nc", engine="h5netcdf").attrs["quick"] == 1 and stub[1] == [(False, True), (True, True)]
+    assert xr.load_dataset("new/a.nc", engine="h5netcdf").attrs["quick"] == 1 and stub[1] == [
+        (False, True),
+        (True, True),
+    ]
     assert refused(run("bench", "--out", "new/a.nc"), "new/a.nc", "--force") and len(stub[1]) == 2
     assert run("bench", "--out", "new/a.nc", "--force")[0] == 0
     assert xr.load_dataset("new/a.nc", engine="h5netcdf").attrs["quick"] == 0
@@ -250,7 +260,9 @@ def quick_ways(place, monkeypatch):
 
 
 def measured(run, *words, out="f.nc"):
-    return run("frontier", "tissue", "--weights", "colour.safetensors", "--images", "2", "--members", "3", "--out", out, *words)
+    return run(
+        "frontier", "tissue", "--weights", "colour.safetensors", "--images", "2", "--members", "3", "--out", out, *words
+    )
 
 
 def test_frontier(run, quick_ways):
@@ -269,7 +281,9 @@ def test_frontier(run, quick_ways):
         row = mean.sel(way=way)
         assert int(calls) == {"one": 2, "two": 3}[way]
         names = {"f1_one": 100, "f1_mean": 100, "spread_ratio": 1, "spread_correlation": 1}
-        assert [float(n) for n in numbers] == pytest.approx([scale * float(row[name]) for name, scale in names.items()], abs=0.01)
+        assert [float(n) for n in numbers] == pytest.approx(
+            [scale * float(row[name]) for name, scale in names.items()], abs=0.01
+        )
     assert "new/f.nc" in out and "2 images" in out and f"{100 * float(result['f1_prior'].mean()):.2f}" in out
 
 
@@ -304,7 +318,9 @@ def test_frontier_without_sense(run, quick_ways, monkeypatch):
     Path("old.nc").write_text("mine")
     before = files()
     assert refused(run("frontier", "monuseg", "--out", "f.nc"), "monuseg", "--root")
-    assert refused(run("frontier", "glas", "--out", "f.nc", "--root", "missing", "--weights", "colour.safetensors"), "missing")
+    assert refused(
+        run("frontier", "glas", "--out", "f.nc", "--root", "missing", "--weights", "colour.safetensors"), "missing"
+    )
     assert refused(measured(run, "--members", "1"), "--members")
     assert refused(measured(run, out="old.nc"), "old.nc", "--resume")
     assert refused(measured(run, "--resume", out="old.nc"), "old.nc", "--force")
@@ -312,8 +328,14 @@ def test_frontier_without_sense(run, quick_ways, monkeypatch):
     assert files() == before and Path("old.nc").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("dataset", "weights", "paper", "count"), [
-    ("tissue", "tissue", ("nuclei", "glands"), 8), ("monuseg", "nuclei", ("nuclei",), 6), ("glas", "glands", ("glands",), 6)])
+@pytest.mark.parametrize(
+    ("dataset", "weights", "paper", "count"),
+    [
+        ("tissue", "tissue", ("nuclei", "glands"), 8),
+        ("monuseg", "nuclei", ("nuclei",), 6),
+        ("glas", "glands", ("glands",), 6),
+    ],
+)
 def test_frontier_as_the_data_set_asks(run, quick_ways, monkeypatch, dataset, weights, paper, count):
     "Weights, number of images and the paper's setting belong to the data set."
     seen = []
@@ -354,8 +376,10 @@ def test_qualities_and_samplers():
         assert chosen(f"--sampler {name} --steps 7") == replace(expected, steps=7)
 
 
-@pytest.mark.parametrize(("device", "cores", "threads", "workers"), [
-    ("cpu", 1, 1, 1), ("cpu", 6, 1, 6), ("cpu", 6, 2, 3), ("cpu", 2, 4, 1), ("cuda", 6, 1, 1)])
+@pytest.mark.parametrize(
+    ("device", "cores", "threads", "workers"),
+    [("cpu", 1, 1, 1), ("cpu", 6, 1, 6), ("cpu", 6, 2, 3), ("cpu", 2, 4, 1), ("cuda", 6, 1, 1)],
+)
 def test_workers_by_default(monkeypatch, device, cores, threads, workers):
     "Workers times threads is the number of cores that this process may use; an accelerator is not shared."
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
@@ -373,7 +397,9 @@ def test_a_prepared_process(variable, threads):
     "In a process of its own, since it cannot be undone: one thread unless the environment says otherwise, and kept memory."
     code = "import torch\nfrom sdfdiff import inference\nfrom sdfdiff.options import prepare_process\nkept = []\n"
     code += "inference.keep_memory = lambda: kept.append(1)\nprepare_process()\nprint(torch.get_num_threads(), kept)"
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    }
     environment |= {"OMP_NUM_THREADS": variable} if variable else {}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [str(threads), "[1]"], done.stderr

@@ -1,4 +1,5 @@
 "F1, IoU and boundary distances against independent formulas, and every convention of averaging them."
+
 import math
 
 import numpy as np
@@ -12,7 +13,15 @@ from skimage.metrics import hausdorff_distance
 
 from sdfdiff.distance import signed_distance
 from sdfdiff.uncertainty.metrics import (
-    CONVENTIONS, ZERO_HIT_RULES, average, boundary, boundary_distances, counts, patch_counts, patches, scores,
+    CONVENTIONS,
+    ZERO_HIT_RULES,
+    average,
+    boundary,
+    boundary_distances,
+    counts,
+    patch_counts,
+    patches,
+    scores,
     scores_from_counts,
 )
 
@@ -26,6 +35,7 @@ def disc(radius, shape=(41, 41), centre=(20, 20)):
 
 
 # Counts and scores ---------------------------------------------------------------------------------------------------
+
 
 @settings(max_examples=60, deadline=None)
 @given(masks, masks)
@@ -71,8 +81,11 @@ def test_degenerate_cases_are_decided():
     empty, full, corner = np.zeros((4, 4), bool), np.ones((4, 4), bool), np.zeros((4, 4), bool)
     corner[0, 0] = True
     expected = {  # (prediction, truth): F1 with "zero", F1 with "one"
-        "both empty": (empty, empty, 1, 1), "nothing predicted": (empty, corner, 0, 1),
-        "nothing there": (corner, empty, 0, 1), "missed": (corner, corner[::-1], 0, 1), "both full": (full, full, 1, 1),
+        "both empty": (empty, empty, 1, 1),
+        "nothing predicted": (empty, corner, 0, 1),
+        "nothing there": (corner, empty, 0, 1),
+        "missed": (corner, corner[::-1], 0, 1),
+        "both full": (full, full, 1, 1),
         "full against one pixel": (full, corner, 2 / 17, 2 / 17),
     }
     for name, (prediction, truth, zero, one) in expected.items():
@@ -120,33 +133,37 @@ def test_large_stacks_do_not_overflow():
     assert scores_from_counts(np.array([2**31, 0, 0]))["f1"] == 1
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: counts(np.zeros((4, 4)), np.zeros((4, 5))), "same image"),
-    (lambda: counts(np.zeros(4), np.zeros(4)), "row and a column"),
-    (lambda: counts(np.full((4, 4), np.nan), np.zeros((4, 4))), "NaN"),
-    (lambda: counts(np.zeros((4, 4)), np.full((4, 4), -1.5)), "signed distance"),
-    (lambda: counts(np.zeros((2, 4, 4)), np.zeros((3, 4, 4))), "do not broadcast"),
-    (lambda: scores(np.zeros((4, 4)), np.zeros((4, 4)), "half"), "zero, one"),
-    (lambda: scores_from_counts([1, 2]), r"\(..., 3\)"),
-    (lambda: scores_from_counts([1, -2, 0]), "non-negative"),
-    (lambda: scores_from_counts([1, np.nan, 0]), "non-negative"),
-    (lambda: average([], "pooled"), "no case"),
-    (lambda: average(np.ones((2, 3)), "mean"), "per_image, pooled, per_patch"),
-    (lambda: average(np.ones((2, 3)), "per_patch"), "every patch"),
-    (lambda: average(np.ones(3), "pooled"), r"\(case, 3\)"),
-    (lambda: patches(np.ones((4, 4)), 0), "at least one pixel"),
-    (lambda: patch_counts(np.ones((4, 4)), np.ones((4, 9)), 4), "same image"),
-    (lambda: boundary_distances(np.ones((4, 4)), np.ones((4, 5))), "two masks of one image"),
-    (lambda: boundary_distances(np.ones((2, 4, 4)), np.ones((2, 4, 4))), "two masks of one image"),
-    (lambda: boundary_distances(np.ones((4, 4)), np.ones((4, 4)), spacing=0), "positive"),
-    (lambda: boundary_distances(np.ones((4, 4)), np.ones((4, 4)), spacing=(1, 2, 3)), "one number or"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: counts(np.zeros((4, 4)), np.zeros((4, 5))), "same image"),
+        (lambda: counts(np.zeros(4), np.zeros(4)), "row and a column"),
+        (lambda: counts(np.full((4, 4), np.nan), np.zeros((4, 4))), "NaN"),
+        (lambda: counts(np.zeros((4, 4)), np.full((4, 4), -1.5)), "signed distance"),
+        (lambda: counts(np.zeros((2, 4, 4)), np.zeros((3, 4, 4))), "do not broadcast"),
+        (lambda: scores(np.zeros((4, 4)), np.zeros((4, 4)), "half"), "zero, one"),
+        (lambda: scores_from_counts([1, 2]), r"\(..., 3\)"),
+        (lambda: scores_from_counts([1, -2, 0]), "non-negative"),
+        (lambda: scores_from_counts([1, np.nan, 0]), "non-negative"),
+        (lambda: average([], "pooled"), "no case"),
+        (lambda: average(np.ones((2, 3)), "mean"), "per_image, pooled, per_patch"),
+        (lambda: average(np.ones((2, 3)), "per_patch"), "every patch"),
+        (lambda: average(np.ones(3), "pooled"), r"\(case, 3\)"),
+        (lambda: patches(np.ones((4, 4)), 0), "at least one pixel"),
+        (lambda: patch_counts(np.ones((4, 4)), np.ones((4, 9)), 4), "same image"),
+        (lambda: boundary_distances(np.ones((4, 4)), np.ones((4, 5))), "two masks of one image"),
+        (lambda: boundary_distances(np.ones((2, 4, 4)), np.ones((2, 4, 4))), "two masks of one image"),
+        (lambda: boundary_distances(np.ones((4, 4)), np.ones((4, 4)), spacing=0), "positive"),
+        (lambda: boundary_distances(np.ones((4, 4)), np.ones((4, 4)), spacing=(1, 2, 3)), "one number or"),
+    ],
+)
 def test_bad_input_says_what_would_be_right(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
 # Averages ------------------------------------------------------------------------------------------------------------
+
 
 def test_the_three_conventions_by_hand():
     table = np.array([[[8, 2, 0], [0, 0, 0]], [[0, 0, 4], [1, 1, 0]]])  # two images, two patches each
@@ -197,6 +214,7 @@ def test_patches_cover_the_image_once():
 
 # Boundary distances --------------------------------------------------------------------------------------------------
 
+
 def test_boundary_is_the_zero_set_of_the_signed_distance():
     rng = np.random.default_rng(0)
     for mask in (disc(9), rng.random((20, 30)) < 0.6, np.eye(9, dtype=bool), disc(30)):
@@ -215,8 +233,11 @@ def test_boundary_of_a_cut_object_does_not_run_along_the_image_border():
 def brute(prediction, truth, spacing=(1, 1)):
     a, b = (np.argwhere(boundary(mask)) * spacing for mask in (prediction, truth))
     there, back = cKDTree(b).query(a)[0], cKDTree(a).query(b)[0]
-    return {"assd": (there.sum() + back.sum()) / (len(there) + len(back)), "hausdorff": max(there.max(), back.max()),
-            "hausdorff_95": max(np.percentile(there, 95), np.percentile(back, 95))}
+    return {
+        "assd": (there.sum() + back.sum()) / (len(there) + len(back)),
+        "hausdorff": max(there.max(), back.max()),
+        "hausdorff_95": max(np.percentile(there, 95), np.percentile(back, 95)),
+    }
 
 
 @settings(max_examples=50, deadline=None)

@@ -66,8 +66,10 @@ def stirred(architecture=TINY, **changes):
 def raw_answers(network, noisy, noise_level, features):
     "What enters the first convolution of the score network, what F answers at full resolution, and D."
     seen = {}
-    hooks = [network.enter.register_forward_hook(lambda module, inputs, output: seen.update(enter=inputs[0])),
-             network.leave.register_forward_hook(lambda module, inputs, output: seen.update(leave=output))]
+    hooks = [
+        network.enter.register_forward_hook(lambda module, inputs, output: seen.update(enter=inputs[0])),
+        network.leave.register_forward_hook(lambda module, inputs, output: seen.update(leave=output)),
+    ]
     denoised = network(noisy, noise_level, features)
     for hook in hooks:
         hook.remove()
@@ -190,8 +192,13 @@ def test_all_ways_to_say_one_noise_level_agree():
     network, noisy = stirred(), noise(3, 1, 8, 8)
     features = network.encode(torch.rand(1, 1, 8, 8, generator=seeded()))
     expected = network(noisy, 0.4, features)
-    for level in (torch.tensor(0.4), torch.tensor([0.4]), torch.full((3,), 0.4), torch.tensor(0.4, dtype=torch.float64),
-                  np.float64(0.4)):
+    for level in (
+        torch.tensor(0.4),
+        torch.tensor([0.4]),
+        torch.full((3,), 0.4),
+        torch.tensor(0.4, dtype=torch.float64),
+        np.float64(0.4),
+    ):
         assert torch.equal(network(noisy, level, features), expected)
 
 
@@ -232,14 +239,17 @@ def test_bfloat16_answers_in_float32_and_nearly_the_same():
     assert (coarse - exact).abs().mean() < 0.05 * exact.std() and not torch.equal(coarse, exact)
 
 
-@pytest.mark.parametrize("wrong, said", [
-    (lambda n: n.encode(torch.zeros(1, 3, 8, 8)), r"\(1, 3, 8, 8\).*\(batch, 1, row, column\)"),
-    (lambda n: n.encode(torch.zeros(1, 1, 8, 10)), r"\(1, 1, 8, 10\).*multiples of 4"),
-    (lambda n: n.encode(torch.zeros(1, 8, 8)), r"\(1, 8, 8\)"),
-    (lambda n: n(torch.zeros(1, 1, 6, 8), 1.0, None), r"\(1, 1, 6, 8\).*multiples of 4"),
-    (lambda n: n(torch.zeros(2, 2, 8, 8), 1.0, None), r"the noisy map has shape \(2, 2, 8, 8\)"),
-    (lambda n: fresh(parametrisation="velocity")(torch.zeros(1, 1, 8, 8), 1.0, None), '"velocity"'),
-])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (lambda n: n.encode(torch.zeros(1, 3, 8, 8)), r"\(1, 3, 8, 8\).*\(batch, 1, row, column\)"),
+        (lambda n: n.encode(torch.zeros(1, 1, 8, 10)), r"\(1, 1, 8, 10\).*multiples of 4"),
+        (lambda n: n.encode(torch.zeros(1, 8, 8)), r"\(1, 8, 8\)"),
+        (lambda n: n(torch.zeros(1, 1, 6, 8), 1.0, None), r"\(1, 1, 6, 8\).*multiples of 4"),
+        (lambda n: n(torch.zeros(2, 2, 8, 8), 1.0, None), r"the noisy map has shape \(2, 2, 8, 8\)"),
+        (lambda n: fresh(parametrisation="velocity")(torch.zeros(1, 1, 8, 8), 1.0, None), '"velocity"'),
+    ],
+)
 def test_bad_shapes_are_named_in_one_sentence(wrong, said):
     with pytest.raises(ValueError, match=said) as caught:
         wrong(fresh())
@@ -304,9 +314,14 @@ def test_model_units():
 # On disk -------------------------------------------------------------------------------------------------------------
 
 
-MODEL = {"schedule": VE(0.002, 7.0), "truncation": 8.5, "data_scale": 0.3, "boundary": "half_pixel",
-         "preparation": Preparation("haematoxylin", "grey", size=(96, 64)),
-         "about": {"name": "tiny", "licence": "none", "recipe": {"steps": 3}, "held_out": ["ä", "b"]}}
+MODEL = {
+    "schedule": VE(0.002, 7.0),
+    "truncation": 8.5,
+    "data_scale": 0.3,
+    "boundary": "half_pixel",
+    "preparation": Preparation("haematoxylin", "grey", size=(96, 64)),
+    "about": {"name": "tiny", "licence": "none", "recipe": {"steps": 3}, "held_out": ["ä", "b"]},
+}
 
 
 @pytest.fixture
@@ -397,6 +412,7 @@ def test_what_the_file_says_can_be_read_without_this_package(saved):
 
 def test_the_checksum_names_the_weights(tmp_path):
     "The same weights have the same checksum, whatever the file is called; one number more or less has another."
+
     def checksum(network):
         save_weights(tmp_path / "a.safetensors", Model(network), force=True)
         return load_weights(tmp_path / "a.safetensors").about["checksum"]
@@ -465,9 +481,20 @@ def test_foreign_files_are_refused(tmp_path):
     refused(path)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"width": 16}, {"width": 12}, {"width": -8}, {"multipliers": [1]}, {"multipliers": 3}, {"image_channels": 3},
-    {"parametrisation": "velocity"}, {"mean": "low"}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"width": 16},
+        {"width": 12},
+        {"width": -8},
+        {"multipliers": [1]},
+        {"multipliers": 3},
+        {"image_channels": 3},
+        {"parametrisation": "velocity"},
+        {"mean": "low"},
+    ],
+    ids=str,
+)
 def test_weights_of_another_architecture_are_refused(tmp_path, wrong):
     network = stirred()
     without_checks(network.architecture, **wrong)
@@ -475,12 +502,23 @@ def test_weights_of_another_architecture_are_refused(tmp_path, wrong):
     refused(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("wrong", [
-    {"schedule": without_checks(VE(), sigma_min=9.0)}, {"schedule": TINY},
-    {"preparation": without_checks(Preparation(), stain="gold")},
-    {"preparation": SimpleNamespace(to_dict=lambda: {"rotation": 3})},
-    {"truncation": "ten"}, {"truncation": -1.0}, {"truncation": None}, {"data_scale": 0.0}, {"boundary": "outer"},
-    {"about": None}, {"about": ["name"]}], ids=lambda wrong: next(iter(wrong)))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"schedule": without_checks(VE(), sigma_min=9.0)},
+        {"schedule": TINY},
+        {"preparation": without_checks(Preparation(), stain="gold")},
+        {"preparation": SimpleNamespace(to_dict=lambda: {"rotation": 3})},
+        {"truncation": "ten"},
+        {"truncation": -1.0},
+        {"truncation": None},
+        {"data_scale": 0.0},
+        {"boundary": "outer"},
+        {"about": None},
+        {"about": ["name"]},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
 def test_impossible_descriptions_are_refused(tmp_path, wrong):
     save_weights(tmp_path / "a.safetensors", without_checks(Model(fresh()), **wrong))
     refused(tmp_path / "a.safetensors")

@@ -6,9 +6,9 @@ import xarray as xr
 from scipy import ndimage
 from skimage.measure import label
 
-from sdfdiff.uncertainty.objects import match, object_scores, objects
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.uncertainty.errors import bootstrap
+from sdfdiff.uncertainty.objects import match, object_scores, objects
 
 PLANE = ("row", "column")
 
@@ -20,7 +20,11 @@ def test_match_by_hand():
     probability = np.where(predicted, 0.75, 0.25)
     probability[3, 13] = 0.5
     found, true = match(probability, predicted, truth)
-    assert found["area"].tolist() == [16, 1] and np.allclose(found["iou"], [8 / 24, 0]) and np.allclose(found["mean"], 0.75)
+    assert (
+        found["area"].tolist() == [16, 1]
+        and np.allclose(found["iou"], [8 / 24, 0])
+        and np.allclose(found["mean"], 0.75)
+    )
     assert true["area"].tolist() == [16, 16] and np.allclose(true["iou"], [0, 8 / 24])
     assert np.allclose(true["largest"], [0.5, 0.75])
     found, _ = match(probability, predicted, truth, least=2)
@@ -109,7 +113,10 @@ def test_methods_and_lazy_fields(world):
     posterior, truth = (one[:4] for one in world)
     both = xr.concat([posterior, posterior**2], "method").assign_coords(method=["a", "b"])
     table = objects(both, both >= 0.5, truth)
-    assert set(table["predicted_area"].dims) == {"case", "method", "predicted"} and table["method"].values.tolist() == ["a", "b"]
+    assert set(table["predicted_area"].dims) == {"case", "method", "predicted"} and table["method"].values.tolist() == [
+        "a",
+        "b",
+    ]
     lazy = objects(both.chunk(case=1), (both >= 0.5).chunk(case=1), truth.chunk(case=1))
     assert table.identical(lazy)
     alone = objects(posterior, posterior >= 0.5, truth)

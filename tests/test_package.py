@@ -141,7 +141,8 @@ def offline(place, wheel):
 def test_wheel_holds_package_and_weights(wheel):
     inside = zipfile.ZipFile(wheel).namelist()
     names = {name for name in inside if name.startswith("sdfdiff/")}
-    code = {f"sdfdiff/{file.name}" for pattern in ("*.py", "*.js") for file in (ROOT / "sdfdiff").glob(pattern)}
+    kinds = {".py", ".js", ".typed"}  # py.typed has the suffix .typed
+    code = {str(file.relative_to(ROOT)) for file in (ROOT / "sdfdiff").rglob("*") if file.suffix in kinds}
     data = {f"sdfdiff/data/{file.name}" for file in (ROOT / "data").glob("*.safetensors")}
     note = {f"sdfdiff/data/{file.name}" for file in (ROOT / "data").glob("README.md")}
     assert names == code | data | note

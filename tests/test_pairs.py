@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdfdiff.images import training_data as module
 from sdfdiff import shapes
 from sdfdiff.distance import signed_distance
-from sdfdiff.images.training_data import PAPER, STRONG, Augmentation, Pairs, Scenes, change_tone, moments
+from sdfdiff.images import training_data as module
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.images.training_data import PAPER, STRONG, Augmentation, Pairs, Scenes, change_tone, moments
 
 SCALE = 1024.0  # coordinates are stored as pixels / SCALE, so that they are an image in [0, 1], exactly
 GEOMETRY = Augmentation(quarter_turns=True, turn=45.0, zoom=1.5)
@@ -117,8 +117,11 @@ def test_turns_and_zooms_are_similarities_within_their_ranges():
     assert abs(logarithm.mean()) < 0.15 and 0.45 < logarithm.std() < 0.7  # uniform in the logarithm: 0.577
 
 
-@pytest.mark.parametrize("exact", [shapes.disc((170, 110), (85.0, 50.0), 21.0),
-                                   shapes.half_plane((170, 110), (80.0, 50.0), (0.8, -0.6))], ids=["disc", "plane"])
+@pytest.mark.parametrize(
+    "exact",
+    [shapes.disc((170, 110), (85.0, 50.0), 21.0), shapes.half_plane((170, 110), (80.0, 50.0), (0.8, -0.6))],
+    ids=["disc", "plane"],
+)
 def test_a_zoomed_turned_distance_is_the_distance_of_the_zoomed_turned_shape(exact):
     "Of the crop itself: its value is the exact formula at the place it came from, in pixels of the crop."
     pairs = located(exact.shape, exact, 48, GEOMETRY)
@@ -288,20 +291,26 @@ def test_moments_are_those_of_all_truncated_pixels():
     assert moments(pairs, 7.0, 0.2) == pytest.approx((values.mean(), values.std(ddof=1)), rel=1e-5)
 
 
-@pytest.mark.parametrize("wrong, said", [
-    (lambda: Augmentation(zoom=0.9), "zoom is 0.9"),
-    (lambda: Augmentation(zoom=math.nan), "zoom is nan"),
-    (lambda: Augmentation(turn=-1.0), "turn=-1.0"),
-    (lambda: Augmentation(gamma=-0.1), "gamma=-0.1"),
-    (lambda: Augmentation(grey=-0.5), "grey"),
-    (lambda: Augmentation(grey=1.5), "grey"),
-    (lambda: Pairs.of([], []), "0 images and 0 masks"),
-    (lambda: Pairs.of([np.zeros((1, 4, 4))] * 2, [np.zeros((4, 4), bool)]), "2 images and 1 masks"),
-    (lambda: Pairs.of([np.zeros((1, 4, 4)), np.zeros((1, 4, 5))], [np.zeros((4, 4), bool)] * 2), r"Image 1 .*\(4, 5\)"),
-    (lambda: Pairs.of([np.zeros((1, 4, 4)), np.zeros((3, 4, 4))], [np.zeros((4, 4), bool)] * 2), "channel"),
-    (lambda: Pairs.of([np.zeros((1, 4, 4))], [np.zeros((4, 4), bool)], crop=0), "crop is 0"),
-    (lambda: Pairs.of([np.zeros((1, 4, 4))], [np.zeros((4, 4), bool)], boundary="outer"), '"outer"'),
-])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (lambda: Augmentation(zoom=0.9), "zoom is 0.9"),
+        (lambda: Augmentation(zoom=math.nan), "zoom is nan"),
+        (lambda: Augmentation(turn=-1.0), "turn=-1.0"),
+        (lambda: Augmentation(gamma=-0.1), "gamma=-0.1"),
+        (lambda: Augmentation(grey=-0.5), "grey"),
+        (lambda: Augmentation(grey=1.5), "grey"),
+        (lambda: Pairs.of([], []), "0 images and 0 masks"),
+        (lambda: Pairs.of([np.zeros((1, 4, 4))] * 2, [np.zeros((4, 4), bool)]), "2 images and 1 masks"),
+        (
+            lambda: Pairs.of([np.zeros((1, 4, 4)), np.zeros((1, 4, 5))], [np.zeros((4, 4), bool)] * 2),
+            r"Image 1 .*\(4, 5\)",
+        ),
+        (lambda: Pairs.of([np.zeros((1, 4, 4)), np.zeros((3, 4, 4))], [np.zeros((4, 4), bool)] * 2), "channel"),
+        (lambda: Pairs.of([np.zeros((1, 4, 4))], [np.zeros((4, 4), bool)], crop=0), "crop is 0"),
+        (lambda: Pairs.of([np.zeros((1, 4, 4))], [np.zeros((4, 4), bool)], boundary="outer"), '"outer"'),
+    ],
+)
 def test_bad_input_is_named_in_one_sentence(wrong, said):
     with pytest.raises(ValueError, match=said) as caught:
         wrong()

@@ -1,4 +1,4 @@
-"""The panels as a person uses them: notebook 50 in a real JupyterLab, run from the menu, then dragged, pressed and painted on.
+"""The panels as a person uses them: the notebook of the panels in a real JupyterLab, run from the menu, then dragged, pressed and painted on.
 
 What a canvas holds is compared pixel by pixel with what Python computes from the same state.
 """
@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 from lab import ROOT, lab
 from pictures import coloured, expected_corruption, masked, pixels, says, settled
+
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VE, VP
-from sdfdiff.uncertainty.margins import margin_trade
-from sdfdiff.panels.pages import colours
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.panels.pages import colours
 from sdfdiff.uncertainty.errors import retained_error
+from sdfdiff.uncertainty.margins import margin_trade
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     "Notebook 50 in JupyterLab, every cell run through the menu."
     folder = tmp_path_factory.mktemp("lab")
-    with lab(folder, [ROOT / "nbs" / "50_widgets.ipynb"]) as (one, address):
-        one.open(address, "50_widgets.ipynb")
+    with lab(folder, [ROOT / "nbs" / "7_panels" / "3_widgets.ipynb"]) as (one, address):
+        one.open(address, "3_widgets.ipynb")
         one.run_all("answer")
         yield one
         assert not one.page.problems

@@ -6,18 +6,19 @@ import browser
 import numpy as np
 import pytest
 from pictures import coloured, expected_corruption, masked, pixels, says, settled
+
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VP
+from sdfdiff.diffusion.network import load_weights
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.uncertainty.margins import grown, margin_trade
 from sdfdiff.ensembles.members import Sampling
-from sdfdiff.diffusion.network import load_weights
-from sdfdiff.panels.pages import StackPanel, codes, colours
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.uncertainty.errors import retained_error
+from sdfdiff.panels.pages import StackPanel, codes, colours
 from sdfdiff.panels.views import reverse_run, shown_maps
 from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, rounded
+from sdfdiff.uncertainty.errors import retained_error
+from sdfdiff.uncertainty.margins import grown, margin_trade
 
 
 @pytest.fixture(scope="module")

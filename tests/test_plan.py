@@ -7,13 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-
-from sdfdiff.ensembles.members import QUALITY, Sampling
-from sdfdiff.study.plan import RATERS, WAYS, Method, Prepared, StudyPlan, from_json, read_plan, read_prepared, study_cases, to_json
-from sdfdiff.images.preparation import NUCLEI, TISSUE
-from sdfdiff.diffusion.sampling import SAMPLERS
-from sdfdiff.images.synthetic import tissue
 from small_studies import folder
+
+from sdfdiff.diffusion.sampling import SAMPLERS
+from sdfdiff.ensembles.members import QUALITY, Sampling
+from sdfdiff.images.preparation import NUCLEI, TISSUE
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.study.plan import (
+    RATERS,
+    WAYS,
+    Method,
+    Prepared,
+    StudyPlan,
+    from_json,
+    read_plan,
+    read_prepared,
+    study_cases,
+    to_json,
+)
 
 ONE = (Method("ours", "tissue"),)
 GOOD = {"dataset": "tissue", "methods": [{"name": "ours", "weights": "tissue"}]}
@@ -84,7 +95,11 @@ def test_any_text_is_a_plan_or_one_sentence(text):
 
 def test_few_words_are_enough():
     plan = from_json(json.dumps(GOOD))
-    assert plan == StudyPlan("tissue", ONE) and plan.methods[0].sampling == QUALITY["default"] and plan.split == "validation"
+    assert (
+        plan == StudyPlan("tissue", ONE)
+        and plan.methods[0].sampling == QUALITY["default"]
+        and plan.split == "validation"
+    )
     assert StudyPlan("tissue", list(ONE), cases=["scene 1"], quantiles=[0.5]) == StudyPlan(
         "tissue", ONE, cases=("scene 1",), quantiles=(0.5,)
     )
@@ -104,7 +119,10 @@ WRONG = {
     "seed as text": ({"seed": "x"}, "seed 'x'"),
     "quality": ({"quality": "best"}, "quality 'best' is unknown: choose one of draft"),
     "list as quality": ({"quality": [1]}, "quality [1] is unknown"),
-    "sampling": ({"quality": {"steps": 3, "speed": 9}}, "'speed', which is no setting of a Sampling; there are sampler"),
+    "sampling": (
+        {"quality": {"steps": 3, "speed": 9}},
+        "'speed', which is no setting of a Sampling; there are sampler",
+    ),
     "sampler": ({"quality": {"sampler": "magic"}}, 'No sampler "magic"'),
     "rule": ({"rule": "guess"}, "guess"),
     "name": ({"name": 7}, "name 7"),
@@ -181,9 +199,10 @@ def test_files(tmp_path):
 
 
 def test_scenes():
-    assert [case.name for case in study_cases(StudyPlan("tissue", ONE, cases=2))] == ["scene 1000", "scene 1001"] and len(
-        study_cases(StudyPlan("tissue", ONE))
-    ) == 16
+    assert [case.name for case in study_cases(StudyPlan("tissue", ONE, cases=2))] == [
+        "scene 1000",
+        "scene 1001",
+    ] and len(study_cases(StudyPlan("tissue", ONE))) == 16
     assert [case.seed for case in study_cases(StudyPlan("tissue", ONE, cases=("scene 7", "scene 3")))] == [7, 3]
     for name in ("7", "scene", "scene x", "scene -1", "scene 1.5"):
         with pytest.raises(ValueError, match="scenes of tissue are named 'scene N'"):
@@ -221,7 +240,10 @@ def test_scenes_know_their_posterior():
     wide = np.mean([scene.rate(np.random.default_rng((7, k))) > 0 for k in range(400)], axis=0)
     assert abs(wide - case.posterior).max() < 0.15 and len({mask.tobytes() for mask in case.raters}) > 1
     half = read_prepared(study_cases(StudyPlan("tissue", ONE, cases=1))[0], NUCLEI)
-    assert half.posterior.shape == half.truth.shape == half.image.shape[1:] == (32, 32) and half.source_shape == (64, 64)
+    assert half.posterior.shape == half.truth.shape == half.image.shape[1:] == (32, 32) and half.source_shape == (
+        64,
+        64,
+    )
     np.testing.assert_array_equal(half.posterior, case.posterior[1::2, 1::2])
     np.testing.assert_array_equal(half.raters, case.raters[:, 1::2, 1::2])
 

@@ -1,4 +1,5 @@
 "Stains: amounts against independent solvers, colours against known dyes; preparation: geometry and degenerate images."
+
 import json
 import time
 
@@ -129,10 +130,17 @@ def test_blank_images_come_back_unchanged(value):
     assert fit_stain(blank) is None and (normalise_stain(blank) == blank).all()
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((30, 30, 3)), np.full((30, 30, 3), 0.4), np.full((30, 30, 3), [0.5, 0.3, 0.6]),
-    np.random.default_rng(0).random((30, 30, 3)), np.full((1, 1, 3), 0.3), np.eye(30)[..., None] * np.ones(3),
-])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((30, 30, 3)),
+        np.full((30, 30, 3), 0.4),
+        np.full((30, 30, 3), [0.5, 0.3, 0.6]),
+        np.random.default_rng(0).random((30, 30, 3)),
+        np.full((1, 1, 3), 0.3),
+        np.eye(30)[..., None] * np.ones(3),
+    ],
+)
 @pytest.mark.parametrize("stain", ["vahadane", "haematoxylin", "none"])
 def test_odd_images_stay_images(image, stain):
     prepared = prepare_image(image, Preparation(stain, "rgb"))
@@ -182,18 +190,39 @@ def test_preparations_are_plain_json(preparation):
     assert Preparation.from_dict(json.loads(json.dumps(preparation.to_dict()))) == preparation
 
 
-@pytest.mark.parametrize("entries", [{"stain": "x"}, {"colour": "x"}, {"scale": 0}, {"scale": -1}, {"zoom": 1},
-                                     {"size": (0, 4)}, {"size": (1, 2, 3)}, {"size": (1.5, 2)},
-                                     {"scale": float("nan")}])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"stain": "x"},
+        {"colour": "x"},
+        {"scale": 0},
+        {"scale": -1},
+        {"zoom": 1},
+        {"size": (0, 4)},
+        {"size": (1, 2, 3)},
+        {"size": (1.5, 2)},
+        {"scale": float("nan")},
+    ],
+)
 def test_unknown_preparations_are_refused(entries):
     with pytest.raises(ValueError, match="stain|colour|scale|size"):
         Preparation.from_dict(entries)
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((4, 4, 4)), np.zeros((4, 4, 2)), np.zeros(4), np.zeros((0, 4)), np.full((4, 4), 2.0),
-    np.full((4, 4), -0.1), np.full((4, 4), np.nan), np.zeros((4, 4), np.uint8), np.zeros((2, 4, 4, 3)),
-])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 4)),
+        np.zeros((4, 4, 2)),
+        np.zeros(4),
+        np.zeros((0, 4)),
+        np.full((4, 4), 2.0),
+        np.full((4, 4), -0.1),
+        np.full((4, 4), np.nan),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((2, 4, 4, 3)),
+    ],
+)
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match="image has"):
         prepare_image(image, TISSUE)
@@ -214,8 +243,9 @@ def test_nothing_happens_to_an_image_that_is_ready():
     assert (prepare_labels(labels, TISSUE) == labels).all()
 
 
-@pytest.mark.parametrize(("old", "new"), [((30, 45), (10, 15)), ((10, 15), (30, 45)), ((50, 70), (10, 14)),
-                                          ((21, 35), (3, 5))])
+@pytest.mark.parametrize(
+    ("old", "new"), [((30, 45), (10, 15)), ((10, 15), (30, 45)), ((50, 70), (10, 14)), ((21, 35), (3, 5))]
+)
 def test_labels_resize_as_scikit_image_s_nearest_neighbour(old, new):
     labels = np.random.default_rng(4).integers(0, 7, old)
     ours = prepare_labels(labels, TISSUE, size=new)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfdiff.images import layouts as histology
-from sdfdiff.images import cases as raters
-from sdfdiff.study.evaluation import find_split
 from sdfdiff.diffusion.fitting import SETTINGS, load_pairs, training_split
-from sdfdiff.images.layouts import CasePaths
+from sdfdiff.images import cases as raters
+from sdfdiff.images import layouts as histology
 from sdfdiff.images.cases import RatedCase, RatedPaths, find_cases, read_case
+from sdfdiff.images.layouts import CasePaths
+from sdfdiff.study.evaluation import find_split
 
 QUBIQ = Path(__file__).parents[2] / "shared" / "data" / "qubiq_brain_growth" / "train.npz"
 NUMBERS = np.random.default_rng(0)
@@ -54,7 +54,9 @@ def test_all_layouts_say_the_same(tmp_path, layout):
         packed(tmp_path / "a.npz")
         place = tmp_path / "a.npz" if layout == "npz" else tmp_path
     else:
-        place = pictures(tmp_path / "a", ending="{name}_rater{k}.png" if layout == "files" else "{name}-Rater_{k:02}.PNG")
+        place = pictures(
+            tmp_path / "a", ending="{name}_rater{k}.png" if layout == "files" else "{name}-Rater_{k:02}.PNG"
+        )
     found = find_cases("raters", place)
     assert [paths.name for paths in found] == [paths.group for paths in found] == [f"p{k}" for k in range(5)]
     for k, paths in enumerate(found):
@@ -80,7 +82,9 @@ def test_colour_and_ten_raters(tmp_path):
     image = NUMBERS.integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
     masks = NUMBERS.random((2, 11, 8, 9)) < 0.5
     case = read_case(
-        find_cases("raters", packed(tmp_path / "a.npz", image=image, masks=masks.astype(np.uint8), case=np.array([7, 8])))[1]
+        find_cases(
+            "raters", packed(tmp_path / "a.npz", image=image, masks=masks.astype(np.uint8), case=np.array([7, 8]))
+        )[1]
     )
     np.testing.assert_array_equal(case.image, image[1] / np.float32(255))
     Image.fromarray(image[1]).save(tmp_path / "8.png")
@@ -172,7 +176,9 @@ def test_damaged_files(tmp_path):
             except ValueError as error:
                 assert "mine.npz is not understood" in str(error)
         wrong = bytearray(data)
-        for at in (index for index in range(len(data) - 4) if data[index : index + 4] in (b"PK\x01\x02", b"PK\x03\x04")):
+        for at in (
+            index for index in range(len(data) - 4) if data[index : index + 4] in (b"PK\x01\x02", b"PK\x03\x04")
+        ):
             wrong[at + (8 if data[at + 2] == 1 else 6)] |= 1  # says that it has a password
         path.write_bytes(bytes(wrong))
         refused(path, "is not understood")
@@ -246,7 +252,11 @@ def test_one_pair_per_rater(tmp_path):
     path, setting = packed(tmp_path / "a.npz"), SETTINGS["raters"]
     pairs, held_out = load_pairs("raters", path, setting, progress=False)
     fitted, kept = training_split(find_cases("raters", path, "train"), setting.validation)
-    assert held_out == [case.name for case in kept] and len(held_out) == round(0.4 * 5) and len(pairs.images) == 3 * len(fitted)
+    assert (
+        held_out == [case.name for case in kept]
+        and len(held_out) == round(0.4 * 5)
+        and len(pairs.images) == 3 * len(fitted)
+    )
     inside = [(distance < 0.25).numpy() for distance in pairs.distances]
     for k, paths in enumerate(fitted):
         for rater in range(3):
@@ -259,7 +269,11 @@ def test_other_fractions_are_held_out():
     cases = [CasePaths(str(k), Path(), Path(), str(k)) for k in range(20)]
     for fraction in (0.1, 0.2, 0.4):
         fitted, held_out = training_split(cases, fraction)
-        assert len(held_out) == round(20 * fraction) and {*fitted} | {*held_out} == {*cases} and not {*fitted} & {*held_out}
+        assert (
+            len(held_out) == round(20 * fraction)
+            and {*fitted} | {*held_out} == {*cases}
+            and not {*fitted} & {*held_out}
+        )
     assert training_split(cases) == training_split(cases, 0.2)
 
 

@@ -19,7 +19,13 @@ def table_of(pixels, truths, members=MEMBERS):
     "A table of one bin per possible share of the members."
     pixels, truths = np.asarray(pixels, float), np.asarray(truths, float)
     p = np.arange(members + 1) / members
-    values = {"pixels": pixels, "forecast": p * pixels, "squares": p * p * pixels, "truths": truths, "products": p * truths}
+    values = {
+        "pixels": pixels,
+        "forecast": p * pixels,
+        "squares": p * p * pixels,
+        "truths": truths,
+        "products": p * truths,
+    }
     return xr.Dataset(
         {name: ("bin", value, {"units": "1", "long_name": SUMS[name]}) for name, value in values.items()}, {"bin": p}
     )
@@ -41,7 +47,9 @@ def log_loss(table, how):
 # ---- the two numbers
 
 
-@pytest.mark.parametrize(("slope", "offset"), [(1.0, 0.0), (0.5, 0.0), (0.3, -1.0), (2.0, 0.7), (0.0, 0.4), (-0.5, 0.2)])
+@pytest.mark.parametrize(
+    ("slope", "offset"), [(1.0, 0.0), (0.5, 0.0), (0.3, -1.0), (2.0, 0.7), (0.0, 0.4), (-0.5, 0.2)]
+)
 def test_what_was_put_in_is_found(slope, offset):
     found = fit_recalibration(table_of(PIXELS, PIXELS * expit(slope * odds() + offset)), MEMBERS)
     assert (found.slope, found.offset) == pytest.approx((slope, offset), abs=2e-3) and found.members == MEMBERS
@@ -50,7 +58,9 @@ def test_what_was_put_in_is_found(slope, offset):
 def test_slope_and_offset_from_pixels():
     "Drawn pixel by pixel: within the error of maximum likelihood."
     generator = np.random.default_rng(0)
-    p = xr.DataArray(generator.binomial(MEMBERS, generator.beta(0.6, 0.9, (200, 200))) / MEMBERS, dims=("row", "column"))
+    p = xr.DataArray(
+        generator.binomial(MEMBERS, generator.beta(0.6, 0.9, (200, 200))) / MEMBERS, dims=("row", "column")
+    )
     true = expit(0.6 * logit((p * MEMBERS + 0.5) / (MEMBERS + 1)) - 0.3)
     truth = generator.random(true.shape) < true
     found = fit_recalibration(reliability(p, truth, MEMBERS), MEMBERS)
@@ -75,9 +85,9 @@ def test_no_other_numbers_are_better(pixels, share):
     assert abs(gap.sum()) < 1e-4 and abs(gap @ odds()) < 1e-4
     least = log_loss(table, found)
     for slope, offset in ((0.05, 0), (-0.05, 0), (0, 0.05), (0, -0.05), (0.1, 0.1), (1 - found.slope, -found.offset)):
-        assert log_loss(table, Recalibration(MEMBERS, found.slope + slope, found.offset + offset)) >= least - 1e-6 * np.sum(
-            pixels
-        )
+        assert log_loss(
+            table, Recalibration(MEMBERS, found.slope + slope, found.offset + offset)
+        ) >= least - 1e-6 * np.sum(pixels)
 
 
 def test_more_pixels_of_the_same_kind_change_nothing():
@@ -150,17 +160,21 @@ def test_the_table_is_that_of_the_recalibrated_map():
     truth = xr.DataArray(generator.random(p.shape) < 0.4, dims=p.dims)
     ours, direct = recalibrated(reliability(p, truth, 64), how), reliability(how(p), truth, 64)
     for name in SUMS:
-        np.testing.assert_allclose(ours[name].transpose("case", "bin"), direct[name].transpose("case", "bin"), atol=1e-8)
+        np.testing.assert_allclose(
+            ours[name].transpose("case", "bin"), direct[name].transpose("case", "bin"), atol=1e-8
+        )
         assert ours[name].attrs["units"] == "1" and ours[name].attrs["long_name"]
-    assert float(calibration_error(ours.sum("case"))) == pytest.approx(float(calibration_error(direct.sum("case"))), abs=1e-12)
+    assert float(calibration_error(ours.sum("case"))) == pytest.approx(
+        float(calibration_error(direct.sum("case"))), abs=1e-12
+    )
     assert float(brier(ours.sum("case"))["score"]) == pytest.approx(float(((how(p) - truth) ** 2).mean()), abs=1e-12)
 
 
 def test_what_happened_stays():
     after = recalibrated(HONEST, Recalibration(MEMBERS, 0.2, 1.0))
-    assert float(after["pixels"].sum()) == pytest.approx(PIXELS.sum()) and float(after["truths"].sum()) == pytest.approx(
-        float(HONEST["truths"].sum())
-    )
+    assert float(after["pixels"].sum()) == pytest.approx(PIXELS.sum()) and float(
+        after["truths"].sum()
+    ) == pytest.approx(float(HONEST["truths"].sum()))
 
 
 def test_an_overconfident_ensemble_becomes_honest():

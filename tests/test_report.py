@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from sdfdiff.study.verification import headline, read_verified, verify
+from sdfdiff.ensembles.segmentation import write_dataset
 from sdfdiff.study.charts import CHARTS, MAP_WORDS, interval, object_shares, sparsification_chart
 from sdfdiff.study.plan import Method, StudyPlan
 from sdfdiff.study.report import WORDS, chosen_cases, defined, report, write_report
-from sdfdiff.ensembles.segmentation import write_dataset
 from sdfdiff.study.store import export_study, finish, open_study, run_study
+from sdfdiff.study.verification import headline, read_verified, verify
 
 
 def made(folder, methods=2, cases=3, **more):

@@ -8,13 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from small_networks import random_network
 
 from benchmarks import competitors as rivals
-from sdfdiff.distance import signed_distance
-from benchmarks.frontier import Example
-from sdfdiff.ensembles.members import QUALITY, Denoiser, Sampling, draw_members, tile_windows
-from sdfdiff.diffusion.network import Features, Model
-from sdfdiff.diffusion.oracle import GaussianField
 from benchmarks.competitors import (
     DRIVERS,
     LIBRARIES,
@@ -34,8 +30,12 @@ from benchmarks.competitors import (
     transforms,
     versions,
 )
+from benchmarks.frontier import Example
+from sdfdiff.diffusion.network import Features, Model
+from sdfdiff.diffusion.oracle import GaussianField
 from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, last, member_generators
-from small_networks import random_network
+from sdfdiff.distance import signed_distance
+from sdfdiff.ensembles.members import QUALITY, Denoiser, Sampling, draw_members, tile_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"sizes": (32, 48), "truncations": (5, 10), "batches": (1, 3), "boundaries": ("inner",), "seconds": 0.02}
@@ -183,7 +183,7 @@ def white():
 def parts(side, tile, overlap):
     "Masks of the cross where tiles overlap, of its centre, and of the rest."
     band = np.zeros(side, bool)
-    band[tile - overlap:tile] = True
+    band[tile - overlap : tile] = True
     cross = band[:, None] ^ band
     return cross, band[:, None] & band, ~(band[:, None] | band)
 
@@ -199,9 +199,14 @@ def test_joint_tiles_keep_the_spread_and_averaged_ones_lose_it():
     total, count = torch.zeros(200, 1, 96, 96), torch.zeros(96, 96)
     windows, _ = tile_windows(96, 64, 32, 16)
     for number, (r, c) in enumerate((r, c) for r in windows for c in windows):
-        total[:, :, r, c] += last(draw_members(Denoiser(model, image[:, r, c]), model, sampling, range(200), seed=number))
+        total[:, :, r, c] += last(
+            draw_members(Denoiser(model, image[:, r, c]), model, sampling, range(200), seed=number)
+        )
         count[r, c] += 1
-    finished, joint = total / count, last(draw_members(Denoiser(model, image, tile=64, overlap=32), model, sampling, range(200)))
+    finished, joint = (
+        total / count,
+        last(draw_members(Denoiser(model, image, tile=64, overlap=32), model, sampling, range(200))),
+    )
     whole = spread(joint, rest)
     assert abs(whole / DEVIATION - 1) < 0.05
     for where, right, averaged in ((cross, 1, 2**-0.5), (centre, 1, 0.5), (rest, 1, 1)):
@@ -218,7 +223,10 @@ def test_monai_averages_finished_tiles():
     assert abs(spread(finished, centre) / spread(finished, rest) - 0.5) < 0.02
     raced = race_tiles(white(), np.zeros((1, 96, 96), np.float32), members=60, tile=64, overlap=32, rounds=1)
     by_name = dict(zip(TILINGS, raced.spread_overlap.values))
-    assert abs(by_name["joint tiles"] - 1) < 0.01 and abs(by_name["MONAI's sliding window"] - (0.8 * 2**-0.5 + 0.2 * 0.5)) < 0.05
+    assert (
+        abs(by_name["joint tiles"] - 1) < 0.01
+        and abs(by_name["MONAI's sliding window"] - (0.8 * 2**-0.5 + 0.2 * 0.5)) < 0.05
+    )
     assert np.abs(raced.spread_elsewhere - 1).max() < 0.05
 
 

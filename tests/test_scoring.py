@@ -8,12 +8,12 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
-
-from sdfdiff.study import scoring
-from sdfdiff.distance import signed_distance
-from sdfdiff.study.scoring import ESTIMATORS, NUMBERS, RANK_BINS, scored
-from sdfdiff.images.synthetic import tissue
 from small_studies import REACH, drawn_from
+
+from sdfdiff.distance import signed_distance
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.study import scoring
+from sdfdiff.study.scoring import ESTIMATORS, NUMBERS, RANK_BINS, scored
 
 NUMBERS_OF = np.random.default_rng(0)
 
@@ -45,7 +45,9 @@ def test_by_hand():
     )  # mean: (-.5 - .5)/2, so the tie is object
     assert found["f1"].tolist() == pytest.approx([(4 / 5 + 2 / 4) / 2, 4 / 5, 4 / 5, 4 / 5])
     assert found["expected_loss"] == pytest.approx(1 - (1 + 2 / 3) / 2) and found["fragments"] == 1
-    first, second, true = (np.array(line) for line in ([-1.5, -0.5, 0.5, 1.5], [-0.5, 0.5, 1.5, 2.5], [-2.5, -1.5, -0.5, 0.5]))
+    first, second, true = (
+        np.array(line) for line in ([-1.5, -0.5, 0.5, 1.5], [-0.5, 0.5, 1.5, 2.5], [-2.5, -1.5, -0.5, 0.5])
+    )
     crps = (abs(first - true) + abs(second - true)) / 2 - abs(first - second) / 2
     assert found["crps"] == pytest.approx(crps.mean())
     np.testing.assert_allclose(
@@ -72,7 +74,8 @@ def test_by_direct_definitions(seed):
         within = [np.mean([1 - iou(one, other) for one, other in pairs(which, which)]) for which in (masks, raters)]
         assert found[name] == pytest.approx(2 * between - sum(within))
     best = max(
-        np.mean([iou(masks[k], raters[j // 2]) for k, j in enumerate(order)]) for order in itertools.permutations(range(6))
+        np.mean([iou(masks[k], raters[j // 2]) for k, j in enumerate(order)])
+        for order in itertools.permutations(range(6))
     )
     assert found["hungarian_iou"] == pytest.approx(best)
     distance, members = signed_distance(truth, REACH, "half_pixel"), drawn["distance"].values.astype(float)
@@ -95,7 +98,11 @@ def test_nothing_there_and_nothing_drawn():
     "All empty: full marks, no loss, and no pixel at which a rank would mean something."
     empty = np.zeros((3, 8, 8), bool)
     found = scored(drawn_from(empty), empty[0], empty)
-    assert found["f1"].tolist() == found["iou"].tolist() == [1] * 4 and found["expected_loss"] == 0 and found["fragments"] == 0
+    assert (
+        found["f1"].tolist() == found["iou"].tolist() == [1] * 4
+        and found["expected_loss"] == 0
+        and found["fragments"] == 0
+    )
     assert (
         np.isnan(found["crps"])
         and found["ranks"].sum() == 0
@@ -117,7 +124,8 @@ def test_perfect_members_are_told_from_others():
     numbers = [scored(drawn_from(masks), raters[0], raters) for masks, raters in (rated(k, 8, 8) for k in range(30))]
     distances = np.array([one["ged_u"] for one in numbers])
     assert (
-        abs(distances.mean()) < 4 * distances.std() / 30**0.5 and np.mean([one["ged_v"] for one in numbers]) > distances.mean()
+        abs(distances.mean()) < 4 * distances.std() / 30**0.5
+        and np.mean([one["ged_v"] for one in numbers]) > distances.mean()
     )
     ranks = sum(one["ranks"] for one in numbers)
     bold = sum(
@@ -150,7 +158,8 @@ def test_ranks_of_ten_members_are_not_changed():
 
 
 @pytest.mark.parametrize(
-    ("members", "raters", "used"), [(16, 7, 14), (32, 8, 32), (2, 7, 2), (7, 7, 7), (9, 4, 8), (2000, 7, 1022), (1500, 3, 1023)]
+    ("members", "raters", "used"),
+    [(16, 7, 14), (32, 8, 32), (2, 7, 2), (7, 7, 7), (9, 4, 8), (2000, 7, 1022), (1500, 3, 1023)],
 )
 def test_a_multiple_of_the_raters(monkeypatch, members, raters, used):
     "However many there are, the table of pairs stays small."
@@ -161,7 +170,9 @@ def test_a_multiple_of_the_raters(monkeypatch, members, raters, used):
         lambda one, other: seen.append((one.sizes["member"], other.sizes["rater"])) or xr.DataArray(0.5),
     )
     masks = xr.DataArray(np.zeros((members, 1, 1), bool), dims=("member", "row", "column"))
-    assert scoring._hungarian(masks, xr.DataArray(np.zeros((raters, 1, 1), bool), dims=("rater", "row", "column"))) == 0.5
+    assert (
+        scoring._hungarian(masks, xr.DataArray(np.zeros((raters, 1, 1), bool), dims=("rater", "row", "column"))) == 0.5
+    )
     assert seen == [(used, raters)] and np.lcm(used, raters) <= 4096
 
 

@@ -10,13 +10,12 @@ import tifffile
 import xarray as xr
 from PIL import Image
 from scipy import ndimage
+from small_networks import random_network
 
+from sdfdiff.diffusion.network import Model
 from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.collection import source_pixels
 from sdfdiff.ensembles.members import Sampling
-from sdfdiff.files import read_image
-from sdfdiff.diffusion.network import Model
-from sdfdiff.images.preparation import NUCLEI, Preparation
 from sdfdiff.ensembles.segmentation import (
     OUTPUTS,
     at_source,
@@ -29,9 +28,10 @@ from sdfdiff.ensembles.segmentation import (
     source_mask,
     write_dataset,
 )
-from sdfdiff.shapes import disc
+from sdfdiff.files import read_image
+from sdfdiff.images.preparation import NUCLEI, Preparation
 from sdfdiff.images.synthetic import tissue
-from small_networks import random_network
+from sdfdiff.shapes import disc
 
 QUICK = {"members": 2, "quality": Sampling(steps=2), "progress": False}
 PICTURE = tissue(3, (48, 64)).image  # float32 RGB
@@ -70,9 +70,15 @@ def files(folder):
 # ---- formats
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("a.tif", {}), ("b.tiff", {"compression": "tiff_lzw"}), ("c.bmp", {}), ("D.PNG", {}),
-])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.tif", {}),
+        ("b.tiff", {"compression": "tiff_lzw"}),
+        ("c.bmp", {}),
+        ("D.PNG", {}),
+    ],
+)
 def test_a_lossless_format_changes_nothing(photo, name, options):
     Image.fromarray(eight(PICTURE)).save(photo.with_name(name), **options)
     expected, found = segmented(photo), segmented(photo.with_name(name))
@@ -244,6 +250,7 @@ def test_size_limits_are_named(tmp_path, shape):
 
 def test_a_scale_without_sense_is_refused_before_any_work(monkeypatch):
     "At 16 times 4096 pixels no memory suffices; below a few pixels nothing can be seen."
+
     def no_work(*arguments, **options):
         raise AssertionError("work began")
 
@@ -271,6 +278,7 @@ def test_results_that_are_there_are_refused_before_any_work(photo, monkeypatch, 
 @pytest.mark.parametrize("block", ["file", "folder"])
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(photo, monkeypatch, block):
     "The results' folder is a file; or a folder stands where a result belongs, which --force must not remove."
+
     def no_work(*arguments, **options):
         raise AssertionError("work began")
 

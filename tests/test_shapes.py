@@ -146,17 +146,20 @@ def test_slope_is_one_off_the_medial_axis():
     assert off_axis.sum() > 300 and np.abs(shapes.slope(distance) - 1)[off_axis].max() < 1e-4
 
 
-@pytest.mark.parametrize("wrong", [
-    lambda: shapes.disc(SIZE, (0, 0), 0),
-    lambda: shapes.disc(SIZE, (0, 0), float("nan")),
-    lambda: shapes.disc((0, 5), (0, 0), 1),
-    lambda: shapes.box(SIZE, (0, 0), (1, -1)),
-    lambda: shapes.ring(SIZE, (0, 0), 5, 5),
-    lambda: shapes.capsule(SIZE, (0, 0), (1, 1), -2),
-    lambda: shapes.half_plane(SIZE, (0, 0), (0, 0)),
-    lambda: shapes.polygon(SIZE, [(0, 0), (1, 1)]),
-    lambda: shapes.distance_to_points(SIZE, np.zeros((0, 2))),
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: shapes.disc(SIZE, (0, 0), 0),
+        lambda: shapes.disc(SIZE, (0, 0), float("nan")),
+        lambda: shapes.disc((0, 5), (0, 0), 1),
+        lambda: shapes.box(SIZE, (0, 0), (1, -1)),
+        lambda: shapes.ring(SIZE, (0, 0), 5, 5),
+        lambda: shapes.capsule(SIZE, (0, 0), (1, 1), -2),
+        lambda: shapes.half_plane(SIZE, (0, 0), (0, 0)),
+        lambda: shapes.polygon(SIZE, [(0, 0), (1, 1)]),
+        lambda: shapes.distance_to_points(SIZE, np.zeros((0, 2))),
+    ],
+)
 def test_bad_input_is_refused_in_one_sentence(wrong):
     with pytest.raises(ValueError) as error:
         wrong()

@@ -14,9 +14,8 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import browser
 import pytest
+from course import BESIDE, NOTEBOOKS, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 
 # What a page shows, read in the page: prose is its text without code and formulas.
 LOOK = """async () => {
@@ -69,7 +68,11 @@ def look(tab, address: str) -> dict:
         frame.content_frame().wait_for_load_state()
         tab.wait_for_function("frame => frame.style.height", arg=frame)  # the panel has said how tall it is
     seen["frames"] = [
-        {"title": frame.get_attribute("title"), "text": frame.content_frame().inner_text("body"), **frame.bounding_box()}
+        {
+            "title": frame.get_attribute("title"),
+            "text": frame.content_frame().inner_text("body"),
+            **frame.bounding_box(),
+        }
         for frame in frames
     ]
     return seen | {"problems": list(tab.problems), "requests": list(tab.requests)}
@@ -92,17 +95,21 @@ def pages(site):
         return {name: look(tab, f"{address}/{name}") | {"address": f"{address}/{name}"} for name in names}
 
 
+def page_of(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(".html"))
+
+
 def test_every_notebook_is_a_page_in_the_sidebar(pages):
-    there = [f"nbs/{path.stem}.html" for path in NOTEBOOKS]
+    there = [page_of(path) for path in [*NOTEBOOKS, *BESIDE]]
     assert set(there) <= set(pages)
     sidebar = [urlparse(link).path.lstrip("/") for link in pages["index.html"]["sidebar"]]
-    course = [name for name in sidebar if name.startswith("nbs/")]
-    assert sorted(course) == there
-    assert [name[4:6] for name in course] == sorted(name[4:6] for name in course)
+    assert [name for name in sidebar if name.startswith(("nbs/", "benchmarks/"))] == there
 
 
 def test_nothing_is_asked_of_others_and_nothing_fails(pages):
-    foreign = {url for page in pages.values() for url in page["requests"] if urlparse(url).hostname not in ("127.0.0.1", None)}
+    foreign = {
+        url for page in pages.values() for url in page["requests"] if urlparse(url).hostname not in ("127.0.0.1", None)
+    }
     assert not foreign
     assert not {name: page["problems"] for name, page in pages.items() if page["problems"]}
 
@@ -116,7 +123,7 @@ def test_formulas_are_drawn(pages):
         cells = json.loads(path.read_text(encoding="utf8"))["cells"]
         prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
         if re.search(r"\$[^$]+\$", re.sub(r"```.*?```|`[^`\n]*`", "", prose, flags=re.S)):
-            assert pages[f"nbs/{path.stem}.html"]["drawn"], path.name
+            assert pages[page_of(path)]["drawn"], path.name
 
 
 def test_links_within_the_site_resolve(pages, site):
@@ -148,11 +155,11 @@ def test_panels_load(pages):
 def test_site_opens_from_the_disk(site):
     "Without any server."
     with browser.page(offline=True) as tab:
-        for name in ("index.html", "nbs/02_distance.html"):
+        for name in ("index.html", "nbs/0_ground/5_distance.html"):
             seen = look(tab, (site / name).as_uri())
             assert not seen["problems"] and seen["drawn"] == seen["formulas"]
         tab.goto((site / "search.html").as_uri() + "?q=corrector")
-        tab.wait_for_selector("#search-results a[href*='14_sampling']")
+        tab.wait_for_selector("#search-results a[href*='6_sampling']")
         assert not tab.problems
 
 
@@ -171,7 +178,7 @@ class Panel(ipywidgets.VBox):
 SOLUTION = "   <details><summary>Solution</summary>It is $\\sigma/2$, says `half`.</details>"
 STAND_IN = [
     ("markdown", "# Panels\n> One panel."),
-    ("code", "#| default_exp widgets"),
+    ("code", "#| default_exp panels.widgets"),
     ("code", "#| hide\nfew = 2"),
     ("code", "#| export" + PANEL),
     ("code", "#| slow\nraise RuntimeError('tests skip this cell')"),
@@ -184,7 +191,7 @@ STAND_IN = [
 def small_project(tmp_path):
     "A function that writes a project of one notebook and builds its site."
 
-    def make(cells, front="# Small\n[Panels](nbs/50_widgets.ipynb)\n") -> subprocess.CompletedProcess:
+    def make(cells, front="# Small\n[Panels](nbs/7_panels/3_widgets.ipynb)\n") -> subprocess.CompletedProcess:
         shutil.copytree(ROOT / "nbs" / "_site", tmp_path / "nbs" / "_site")
         shutil.copy(ROOT / "settings.ini", tmp_path)
         (tmp_path / "LICENSE").write_text("Free.\n")
@@ -198,7 +205,8 @@ def small_project(tmp_path):
         ]
         kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
         book = {"cells": content, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-        (tmp_path / "nbs" / "50_widgets.ipynb").write_text(json.dumps(book))
+        (tmp_path / "nbs" / "7_panels").mkdir()
+        (tmp_path / "nbs" / "7_panels" / "3_widgets.ipynb").write_text(json.dumps(book))
         return build(tmp_path, tmp_path / "out")
 
     return make
@@ -208,7 +216,7 @@ def test_panel_becomes_a_frame_that_scrubs(small_project, tmp_path):
     done = small_project(STAND_IN)
     assert done.returncode == 0, done.stderr
     with served(tmp_path / "out") as address, browser.page(offline=True) as tab:
-        seen = look(tab, f"{address}/nbs/50_widgets.html")
+        seen = look(tab, f"{address}/nbs/7_panels/3_widgets.html")
     (frame,) = seen["frames"]
     assert frame["title"] == "A <panel>" and frame["text"] == "It scrubs."
     assert frame["height"] == 321 and frame["width"] > 700
@@ -223,7 +231,7 @@ def test_panel_becomes_a_frame_that_scrubs(small_project, tmp_path):
     [
         ([*STAND_IN[:5], ("code", "Panel.save = None"), *STAND_IN[5:]], "# Small\n", "not callable"),
         ([*STAND_IN[:5], ("code", "1 / 0")], "# Small\n", "division by zero"),
-        (STAND_IN[:1], "# Small\n[Gone](nbs/99_gone.ipynb)\n", "99_gone"),
+        (STAND_IN[:1], "# Small\n[Gone](nbs/9_gone/9_gone.ipynb)\n", "9_gone"),
     ],
     ids=["panel", "cell", "link"],
 )

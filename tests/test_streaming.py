@@ -33,7 +33,9 @@ def summed(*groups, threshold=0.5, limit=10.0):
 def same_bits(one, other):
     assert one.count == other.count
     for name in SUMS:
-        assert getattr(one, name).dtype == getattr(other, name).dtype and np.array_equal(getattr(one, name), getattr(other, name))
+        assert getattr(one, name).dtype == getattr(other, name).dtype and np.array_equal(
+            getattr(one, name), getattr(other, name)
+        )
     for name, field in one.fields().items():
         assert np.array_equal(field, other.fields()[name], equal_nan=True), name
 
@@ -146,8 +148,10 @@ def test_the_guard_is_exact(limit):
     same_bits(part, running)
 
 
-@pytest.mark.parametrize("other", [
-    Running(SHAPE, 0.5, 9.0), Running(SHAPE, 0.0, 10.0), Running((2, 3), 0.5, 10.0), Running((1, *SHAPE), 0.5, 10.0)])
+@pytest.mark.parametrize(
+    "other",
+    [Running(SHAPE, 0.5, 9.0), Running(SHAPE, 0.0, 10.0), Running((2, 3), 0.5, 10.0), Running((1, *SHAPE), 0.5, 10.0)],
+)
 def test_only_sums_of_the_same_kind_are_merged(other):
     running = summed(numbers(2))
     with pytest.raises(ValueError, match="another shape, threshold or limit"):

@@ -16,17 +16,17 @@ import torch
 import xarray as xr
 import zarr
 from PIL import Image
+from small_studies import content, folder, quick, tiny_weights
 
-from sdfdiff.study import store as study
-from sdfdiff.study.verification import verify
+from sdfdiff.diffusion.network import load_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.members import Sampling
-from sdfdiff.diffusion.network import load_weights
-from sdfdiff.study.plan import Method, StudyPlan, from_json, read_prepared, study_cases
 from sdfdiff.images.preparation import NUCLEI
+from sdfdiff.study import store as study
+from sdfdiff.study.plan import Method, StudyPlan, from_json, read_prepared, study_cases
 from sdfdiff.study.scoring import NUMBERS, scored
 from sdfdiff.study.store import Progress, export_study, finish, open_study, run_study
-from small_studies import content, folder, quick, tiny_weights
+from sdfdiff.study.verification import verify
 
 HERE = Path(__file__).parent
 SCENES = StudyPlan("tissue", (quick("a", "tissue", 4), quick("b", "tissue", 3, seed=1)), cases=2, keep=4)
@@ -62,7 +62,11 @@ def unfinished(store, *pieces):
 
 
 def done_pieces(store):
-    return sum(path.is_file() for path in (store / "finished" / "c").rglob("*")) if (store / "finished" / "c").exists() else 0
+    return (
+        sum(path.is_file() for path in (store / "finished" / "c").rglob("*"))
+        if (store / "finished" / "c").exists()
+        else 0
+    )
 
 
 def no_work(*arguments, **options):
@@ -94,7 +98,9 @@ def test_the_numbers_are_those_of_the_ensembles(whole):
         for name in ("mean", "std", "prior"):
             gap = here[name].values.astype(float) - drawn[name].values
             assert (gap >= 0).all() and gap.max() <= 1 / 512, name
-        np.testing.assert_array_equal(here["mean"] <= here["threshold_px"], drawn["mean"] <= drawn.attrs["threshold_px"])
+        np.testing.assert_array_equal(
+            here["mean"] <= here["threshold_px"], drawn["mean"] <= drawn.attrs["threshold_px"]
+        )
         kept = here["distance"].values[: method.members]
         assert 0 <= (kept - drawn["distance"].values).min() and (kept - drawn["distance"].values).max() <= 1 / 512
         assert np.isnan(here["distance"].values[method.members :]).all()
@@ -108,7 +114,9 @@ def test_a_store_describes_itself(whole):
     "Whoever finds it can tell what it is, in which units, and do it again."
     found = open_study(whole)
     assert from_json(found.attrs["plan"]) == SCENES
-    assert {"title", "conventions", "dataset", "split", "sdfdiff_version", "torch_version", "numpy_version"} <= set(found.attrs)
+    assert {"title", "conventions", "dataset", "split", "sdfdiff_version", "torch_version", "numpy_version"} <= set(
+        found.attrs
+    )
     for name, data in found.data_vars.items():
         assert data.attrs.get("units") and data.attrs.get("long_name"), name
     for name, data in found.coords.items():
@@ -162,11 +170,14 @@ def test_images_of_different_sizes(ragged):
         assert not one["truth"].values[~expected].any()
         picture = np.asarray(Image.open(root / "images" / f"{k}.png")).transpose(2, 0, 1) / 255
         assert np.abs(one["image"].values[:, :rows, :columns] - picture).max() <= 1 / 256 + 1e-6
-    assert not found["truth"].isel(case=1).any() and found["f1"].notnull().all() and int(found["fragments_truth"][1]) == 0
+    assert (
+        not found["truth"].isel(case=1).any() and found["f1"].notnull().all() and int(found["fragments_truth"][1]) == 0
+    )
     assert "ged_u" not in found and "raters" not in found and "posterior" not in found
     verified = verify(open_study(store), 20, progress=False)
     assert (
-        np.isnan(verified["needed_margin"].isel(case=1)).all() and verified["needed_margin"].isel(case=[0, 2]).notnull().all()
+        np.isnan(verified["needed_margin"].isel(case=1)).all()
+        and verified["needed_margin"].isel(case=[0, 2]).notnull().all()
     )
 
 
@@ -174,7 +185,10 @@ def test_scenes_for_a_network_that_sees_half_the_resolution(tmp_path):
     "The exact posterior follows the pixels."
     weights = tiny_weights(tmp_path / "half.safetensors", preparation=NUCLEI)
     finish(run_study(StudyPlan("tissue", (quick("half", weights, 2),), cases=1), tmp_path / "a.zarr"), progress=False)
-    found, full = open_study(tmp_path / "a.zarr"), read_prepared(study_cases(SCENES)[0], load_weights("tissue").preparation)
+    found, full = (
+        open_study(tmp_path / "a.zarr"),
+        read_prepared(study_cases(SCENES)[0], load_weights("tissue").preparation),
+    )
     np.testing.assert_allclose(found["posterior"][0], full.posterior[1::2, 1::2], atol=1e-6)
     np.testing.assert_array_equal(found["truth"][0], full.truth[1::2, 1::2])
 
@@ -183,7 +197,9 @@ def test_nothing_but_what_the_plan_asks_for(tmp_path):
     plan = StudyPlan("tissue", (quick("a", "tissue", 2),), cases=1, quantiles=(), images=False)
     finish(run_study(plan, tmp_path / "a.zarr"), progress=False)
     found = open_study(tmp_path / "a.zarr")
-    assert not {"quantiles", "image", "distance"} & set(found) and not {"quantile", "channel", "member"} & set(found.dims)
+    assert not {"quantiles", "image", "distance"} & set(found) and not {"quantile", "channel", "member"} & set(
+        found.dims
+    )
 
 
 # ---- the same bytes however it was done
@@ -238,7 +254,12 @@ from sdfdiff.study.store import finish, run_study
 """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -271,7 +292,9 @@ finish(run_study(SCENES, {str(store)!r}), progress=False)
         if path.is_file() and path.relative_to(store).parts[1:4] in {("c", "0", "0"), ("c", "0", "1")}
     ]
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in finished}
-    with pytest.raises(ValueError, match="half-written, 1 of its 2 cases are finished: continue it with --resume, or look"):
+    with pytest.raises(
+        ValueError, match="half-written, 1 of its 2 cases are finished: continue it with --resume, or look"
+    ):
         open_study(store)
     partial = open_study(store, partial=True)
     assert partial["case"].values.tolist() == ["scene 1000"] and partial["mean"].notnull().all()
@@ -379,7 +402,9 @@ def test_a_cluster_that_loses_a_worker(whole, tmp_path):
     distributed = pytest.importorskip("distributed")
     plan = SCENES
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50) as cluster,
+        distributed.LocalCluster(
+            2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         workers, killed = client.run(os.getpid), None
@@ -491,7 +516,8 @@ def test_a_case_more_or_less(ragged, tmp_path):
     for part in ("images", "masks"):
         os.remove(data / part / "0.png")
     with pytest.raises(
-        ValueError, match=r"copy.zarr was begun with other cases \(3, now 2\): the data set has changed; start a new study"
+        ValueError,
+        match=r"copy.zarr was begun with other cases \(3, now 2\): the data set has changed; start a new study",
     ):
         finish(run_study(plan, store, data, resume=True), progress=False)
 
@@ -508,7 +534,8 @@ def test_a_mask_that_changed(ragged, tmp_path, change):
     if change != "other":
         Image.fromarray(np.zeros((rows, mask.shape[1], 3), np.uint8)).save(data / "images" / "2.png")
     with pytest.raises(
-        ValueError, match="mask of 2 is no longer the one that .*copy.zarr was begun with: put it back, or start a new study"
+        ValueError,
+        match="mask of 2 is no longer the one that .*copy.zarr was begun with: put it back, or start a new study",
     ):
         finish(run_study(plan, store, data, resume=True), progress=False)
 
@@ -545,7 +572,8 @@ def test_refused_before_any_work(tmp_path, monkeypatch, members, out, words):
     monkeypatch.setattr(study, "_begin", no_work)
     with pytest.raises(ValueError, match=words):
         finish(
-            run_study(StudyPlan("tissue", (Method("a", "tissue", members=members),), cases=1), tmp_path / out), progress=False
+            run_study(StudyPlan("tissue", (Method("a", "tissue", members=members),), cases=1), tmp_path / out),
+            progress=False,
         )
 
 
@@ -565,9 +593,9 @@ FOREIGN = {
     "same title": lambda path: xr.Dataset({"a": ("b", [1, 2])}, attrs={"title": "sdfdiff study"}).to_zarr(
         path, consolidated=False
     ),
-    "no plan": lambda path: xr.Dataset({"finished": (("case", "method"), [[True]])}, attrs={"title": "sdfdiff study"}).to_zarr(
-        path, consolidated=False
-    ),
+    "no plan": lambda path: xr.Dataset(
+        {"finished": (("case", "method"), [[True]])}, attrs={"title": "sdfdiff study"}
+    ).to_zarr(path, consolidated=False),
 }
 
 
@@ -603,7 +631,8 @@ def test_a_store_of_another_version(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["mean", "std", "probability", "prior", "f1", "ranks", "crps", "ged_u", "raters", "posterior", "inside", "truth"]
+    "name",
+    ["mean", "std", "probability", "prior", "f1", "ranks", "crps", "ged_u", "raters", "posterior", "inside", "truth"],
 )
 def test_a_missing_chunk_of_a_finished_piece(whole, tmp_path, name):
     "Nothing is averaged over it: the case is named."
@@ -663,7 +692,9 @@ def test_exports_are_whole_or_not_there(whole, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.txt must end in .nc"):
         export_study(whole, tmp_path / "a.txt")
     with monkeypatch.context() as patch:
-        patch.setattr(study.shutil, "disk_usage", lambda place: os.statvfs_result and type("Usage", (), {"free": 1000})())
+        patch.setattr(
+            study.shutil, "disk_usage", lambda place: os.statvfs_result and type("Usage", (), {"free": 1000})()
+        )
         with pytest.raises(OSError, match="b.nc may need . MiB and 0 MiB are free on its disk"):
             export_study(whole, tmp_path / "b.nc")
     with monkeypatch.context() as patch:

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from shell import files, no_work, refused, typist
 
 from sdfdiff.study import store as studies
-from sdfdiff.study.verification import headline, read_verified
 from sdfdiff.study.plan import Method, StudyPlan, from_json, to_json
 from sdfdiff.study.report import WORDS
 from sdfdiff.study.store import open_study
+from sdfdiff.study.verification import headline, read_verified
 from sdfdiff.studying import EXAMPLES, example_plan
-from shell import files, no_work, refused, typist
 
 PLAN = StudyPlan(
     "tissue",

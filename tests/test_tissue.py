@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from sdfdiff.shapes import distance_to_points
 from sdfdiff.images.synthetic import KINDS, Nucleus, Settings, acceptance, nucleus_distance, smooth_noise, tissue
+from sdfdiff.shapes import distance_to_points
 
 
 @pytest.mark.parametrize(("seed", "shape"), [(371, (64, 64)), (5, (40, 72))])
@@ -102,8 +102,10 @@ def test_any_shape(shape):
 
 
 def test_density_does_not_depend_on_the_size():
-    fraction = {side: np.mean([tissue(seed, (side, side)).probability().mean() for seed in range(2560 // side)])
-                for side in (32, 128, 256)}
+    fraction = {
+        side: np.mean([tissue(seed, (side, side)).probability().mean() for seed in range(2560 // side)])
+        for side in (32, 128, 256)
+    }
     assert max(fraction.values()) - min(fraction.values()) < 0.05 and 0.1 < fraction[128] < 0.3
 
 
@@ -113,8 +115,10 @@ def test_nuclei_cross_the_border_and_overlap_little():
     covered, shared = 0, 0
     for scene in scenes[:10]:
         row, column = np.mgrid[:64, :64].astype(float)
-        inside = sum((nucleus_distance([one], (row - one.row)[None], (column - one.column)[None])[0] < 0).astype(int)
-                     for one in scene.nuclei)
+        inside = sum(
+            (nucleus_distance([one], (row - one.row)[None], (column - one.column)[None])[0] < 0).astype(int)
+            for one in scene.nuclei
+        )
         covered, shared = covered + (inside > 0).sum(), shared + (inside > 1).sum()
     assert shared < 0.02 * covered
 

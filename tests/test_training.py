@@ -23,7 +23,6 @@ from sdfdiff import shapes
 from sdfdiff.diffusion import training as module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
-from sdfdiff.images.training_data import Augmentation, Pairs
 from sdfdiff.diffusion.training import (
     Recipe,
     denoising_loss,
@@ -32,6 +31,7 @@ from sdfdiff.diffusion.training import (
     stored_recipe,
     train,
 )
+from sdfdiff.images.training_data import Augmentation, Pairs
 
 TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
 RECIPE = Recipe(steps=8, batch=2, learning_rate=2e-3)
@@ -88,9 +88,14 @@ def test_each_slice_of_the_law_gets_exactly_one_level(number, seed, centre, spre
     assert (np.abs(np.sort(places) - np.arange(number) - 0.5) <= 0.5 + 1e-3).all()
 
 
-@pytest.mark.parametrize("recipe, law", [
-    (Recipe(noise_centre=1.5, noise_spread=1.2), stats.norm(math.log(0.1 * 1.5), 1.2)),
-    (Recipe(noise="uniform_time"), stats.uniform(math.log(1e-3), math.log(5e3)))], ids=["log_normal", "uniform_time"])
+@pytest.mark.parametrize(
+    "recipe, law",
+    [
+        (Recipe(noise_centre=1.5, noise_spread=1.2), stats.norm(math.log(0.1 * 1.5), 1.2)),
+        (Recipe(noise="uniform_time"), stats.uniform(math.log(1e-3), math.log(5e3))),
+    ],
+    ids=["log_normal", "uniform_time"],
+)
 def test_levels_follow_their_law(recipe, law):
     "The logarithm is normal, or uniform; also when a few are drawn at a time, and whichever one of them is looked at."
     generator = seeded()
@@ -393,8 +398,13 @@ def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path, monkeypatch):
         written.append(json.loads(metadata["training"])["step"])
         return save(tensors, metadata)
 
-    monkeypatch.setattr(module, "time", SimpleNamespace(
-        perf_counter=lambda: clock.update(now=next(ticks)) or clock["now"], monotonic=lambda: clock["now"]))
+    monkeypatch.setattr(
+        module,
+        "time",
+        SimpleNamespace(
+            perf_counter=lambda: clock.update(now=next(ticks)) or clock["now"], monotonic=lambda: clock["now"]
+        ),
+    )
     monkeypatch.setattr(module, "save", remembered)
     assert run(fresh(), RECIPE, checkpoint=checkpoint, every=10.0).number == 8
     assert written == [2, 4, 6, 8]  # more than ten seconds apart
@@ -413,8 +423,21 @@ def test_a_finished_training_gives_its_weights_again_and_nothing_more(tmp_path):
 
 
 def test_the_stored_recipe_is_the_whole_recipe(tmp_path):
-    recipe = Recipe(steps=2, batch=1, levels=3, learning_rate=1e-4, weight_decay=0.1, average=0.5, noise="uniform_time",
-                    noise_centre=0.7, noise_spread=1.1, prior_weight=0.25, truncation=7.0, data_scale=0.5, seed=42)
+    recipe = Recipe(
+        steps=2,
+        batch=1,
+        levels=3,
+        learning_rate=1e-4,
+        weight_decay=0.1,
+        average=0.5,
+        noise="uniform_time",
+        noise_centre=0.7,
+        noise_spread=1.1,
+        prior_weight=0.25,
+        truncation=7.0,
+        data_scale=0.5,
+        seed=42,
+    )
     run(fresh(), recipe, checkpoint=tmp_path / "c.safetensors")
     assert stored_recipe(tmp_path / "c.safetensors") == recipe == stored_recipe(str(tmp_path / "c.safetensors"))
 
@@ -427,8 +450,9 @@ def test_another_recipe_s_checkpoint_is_refused_and_kept(stopped, change):
     assert str(stopped) in str(caught.value) and stopped.read_bytes() == content
 
 
-@pytest.mark.parametrize("change", [
-    {"width": 16}, {"multipliers": (1, 1)}, {"mean": 0.2}, {"parametrisation": "score"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"width": 16}, {"multipliers": (1, 1)}, {"mean": 0.2}, {"parametrisation": "score"}], ids=str
+)
 def test_another_network_s_checkpoint_is_refused(stopped, change):
     "Also when only the units of the weights differ: they would fit, and mean something else."
     with pytest.raises(ValueError, match="another") as caught:
@@ -453,9 +477,22 @@ def damage(path, how):
         save_file({"weight": torch.ones(3)}, path, metadata=how)
 
 
-DESCRIPTIONS = [None, {"sdfdiff": "{}"}, *({"training": text} for text in (
-    "{not json", "null", "3", "[]", "{}", json.dumps({"recipe": {"colour": 3}, "step": 1, "seconds": 1}),
-    json.dumps({"recipe": vars(RECIPE), "step": 1, "seconds": 1.0})))]
+DESCRIPTIONS = [
+    None,
+    {"sdfdiff": "{}"},
+    *(
+        {"training": text}
+        for text in (
+            "{not json",
+            "null",
+            "3",
+            "[]",
+            "{}",
+            json.dumps({"recipe": {"colour": 3}, "step": 1, "seconds": 1}),
+            json.dumps({"recipe": vars(RECIPE), "step": 1, "seconds": 1.0}),
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("how", ["empty", "half", "header", "random", "folder", *DESCRIPTIONS], ids=str)

@@ -9,6 +9,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
+
 from sdfdiff.distance import signed_distance
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.uncertainty.errors import (
@@ -88,7 +89,9 @@ def test_auroc_is_not_defined_without_both_kinds():
 def test_curves_are_means_over_the_orders_of_ties(pixels):
     doubt, wrong = (np.array(values) for values in zip(*pixels))
     size = len(doubt)
-    curves = np.array([np.cumsum(wrong[list(order)]) for order in orders(doubt)]).mean(axis=0)  # errors among the first n
+    curves = np.array([np.cumsum(wrong[list(order)]) for order in orders(doubt)]).mean(
+        axis=0
+    )  # errors among the first n
     kept = np.arange(1, size + 1)
     np.testing.assert_allclose(retained_error(wrong, doubt, kept / size), curves / kept, atol=1e-9)
     shown = sparsification(line(doubt), line(wrong), removed=1 - kept / size)
@@ -118,7 +121,9 @@ def test_the_order_of_the_errors_is_the_best_and_a_constant_keeps_the_error():
         assert float(aurc(error * 0.0, error)) == pytest.approx(float(error.mean()))
         np.testing.assert_allclose(sparsification(error * 0.0, error), error.mean())
         assert aurc(error * 0.0, error).attrs["units"] == "px"
-    assert float(augrc(line([1.0, 2.0]), line([True, True]))) == pytest.approx(0.5), "all wrong: half of them, at any order"
+    assert float(augrc(line([1.0, 2.0]), line([True, True]))) == pytest.approx(0.5), (
+        "all wrong: half of them, at any order"
+    )
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
@@ -175,7 +180,13 @@ def test_fair_brier_does_not_depend_on_the_members():
         from_members = np.arange(members + 1)
         weights = np.array([comb(members, k) * q**k * (1 - q) ** (members - k) for k in from_members])
         p = from_members / members
-        table = {"pixels": np.ones_like(p), "forecast": p, "squares": p**2, "truths": q * np.ones_like(p), "products": p * q}
+        table = {
+            "pixels": np.ones_like(p),
+            "forecast": p,
+            "squares": p**2,
+            "truths": q * np.ones_like(p),
+            "products": p * q,
+        }
         table = xr.Dataset({name: ("bin", value * weights) for name, value in table.items()})
         result = brier(table, members)
         assert float(result["score"]) == pytest.approx(q * (1 - q) * (1 + 1 / members))
@@ -311,9 +322,16 @@ def study():
         scene, generator = tissue(seed, shape), np.random.default_rng(seed)
         members = np.stack([signed_distance(scene.rate(generator), 10, "half_pixel") for _ in range(16)])
         p = (members <= 0).mean(axis=0)
-        one = {"mean": members.mean(0), "std": members.std(0, ddof=1), "probability": p, "truth": scene.rate(generator) > 0}
+        one = {
+            "mean": members.mean(0),
+            "std": members.std(0, ddof=1),
+            "probability": p,
+            "truth": scene.rate(generator) > 0,
+        }
         padding = [(0, long - short) for long, short in zip((64, 56), shape)]
-        padded = {name: np.pad(values.astype(np.float32), padding, constant_values=np.nan) for name, values in one.items()}
+        padded = {
+            name: np.pad(values.astype(np.float32), padding, constant_values=np.nan) for name, values in one.items()
+        }
         cases.append(xr.Dataset({name: (DIMS, values) for name, values in padded.items()}))
     whole = xr.concat(cases, "case")
     inside = whole["truth"].notnull()
@@ -394,7 +412,9 @@ def test_labels_say_what_was_measured(study):
 def test_tables_add_up(study):
     p, truth, inside = study["probability"], study["truth"], study["inside"]
     each = reliability(p, truth, 16, where=inside).sum("case")
-    pooled = reliability(p, truth.expand_dims(method=p["method"]), 16, ("case", *DIMS), inside.expand_dims(method=p["method"]))
+    pooled = reliability(
+        p, truth.expand_dims(method=p["method"]), 16, ("case", *DIMS), inside.expand_dims(method=p["method"])
+    )
     xr.testing.assert_allclose(each, pooled)
     assert int(each["pixels"].sum("bin")[0]) == int(inside.sum())
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
+
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VE, VP, displacement, fragments
+from sdfdiff.diffusion.network import load_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.members import Sampling
-from sdfdiff.diffusion.network import load_weights
-from sdfdiff.panels.pages import StackPanel, codes, colours, linked, packed, page
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.panels.pages import StackPanel, codes, colours, linked, packed, page
 from sdfdiff.panels.views import (
     check_ensemble,
     corrupted,

@@ -15,16 +15,15 @@ from nbclient import NotebookClient
 from sphinx.cmd.build import main as sphinx
 from traitlets.config import Config
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from chapters import CHAPTERS, label, notebooks  # noqa: E402
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PARTS = {
-    "0": "The material", "1": "The diffusion", "2": "Ensembles and measures", "3": "Figures", "4": "Panels and command",
-    "5": "Panels and command", "6": "The paper",
-}  # fmt: skip
 DIRECTIVES = re.compile(r"\A(?:#\s*\|.*(?:\n|\Z))+")
 HIDDEN = re.compile(r"^#\s*\|\s*hide\b", re.M)
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.M)  # as in tests/run_notebooks.py
-PANELS = re.compile(r"default_exp (pages|widgets)\b|(from|import) sdfdiff(\.| import .*\b)(pages|widgets)\b")
+PANELS = re.compile(r"default_exp panels\.(pages|widgets)\b|(from|import) sdfdiff\.panels(\.| import .*\b)(pages|widgets)\b")
 FORMULA = re.compile(r"^( *)(\$\$.+?\$\$) *$", re.M | re.S)
 SOLUTION = re.compile(r"^( *)<details>\s*<summary>(.*?)</summary>\s*(.*?)\s*</details>", re.M | re.S)
 
@@ -67,19 +66,23 @@ def readable(notebook) -> None:
 
 def lay_out(source: Path, panels: Path) -> None:
     "Write what Sphinx reads, in the places where it lies in the project, so that its links stay true."
-    (source / "nbs").mkdir(parents=True)
     shutil.copytree(ROOT / "data", source / "data")
     (source / "LICENSE.md").write_text(f"# Licence\n\n```text\n{(ROOT / 'LICENSE').read_text()}```\n")
     front = (ROOT / "README.md").read_text(encoding="utf8")
     chapters = {}
-    for path in sorted((ROOT / "nbs").glob("*.ipynb"), key=lambda path: (path.name[:2], front.find(path.name))):
+    beside = "Beside the course: benchmarks"
+    for path in [*notebooks(ROOT / "nbs"), *notebooks(ROOT / "benchmarks", "*.ipynb")]:
+        place = path.relative_to(ROOT)
+        (source / place).parent.mkdir(parents=True, exist_ok=True)
         notebook = nbformat.read(path, as_version=4)
         if has_panels(notebook):
-            execute(notebook, source / "nbs", panels / path.stem)
+            execute(notebook, (source / place).parent, panels / "_".join(place.with_suffix("").parts[1:]))
         readable(notebook)
-        nbformat.write(notebook, source / "nbs" / path.name)
-        entry = f"{path.name[:2]} {title_of(notebook)} <nbs/{path.stem}>"
-        chapters.setdefault(PARTS[path.name[0]], []).append(entry)
+        nbformat.write(notebook, source / place)
+        entry = f"{label(path).split()[0]} {title_of(notebook)} <{place.with_suffix('')}>"
+        if place.parts[0] == "benchmarks":
+            entry = f"{title_of(notebook)} <{place.with_suffix('')}>"
+        chapters.setdefault(CHAPTERS.get(path.parent.name, beside), []).append(entry)
     chapters["Beside the course"] = ["Weights and data <data/README>", "Licence <LICENSE>"]
     for caption, entries in chapters.items():
         front += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```\n"])

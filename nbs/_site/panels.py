@@ -15,8 +15,10 @@ def show_panels(folder: str) -> None:
     def frame(panel, *_, **__) -> dict:
         page = place / f"{next(number)}.html"
         panel.save(page, title=panel.title)
-        address = f"../panels/{place.name}/{page.name}"
-        return {"text/html": f'<iframe class="panel" src="{address}" title="{escape(panel.title)}" loading="lazy"></iframe>'}
+        address = f"../../panels/{place.name}/{page.name}"
+        return {
+            "text/html": f'<iframe class="panel" src="{address}" title="{escape(panel.title)}" loading="lazy"></iframe>'
+        }
 
     for module in ("__main__", "sdfdiff.panels.pages"):
         get_ipython().display_formatter.mimebundle_formatter.for_type_by_name(module, "Panel", frame)

@@ -59,8 +59,12 @@ def corrupt(
         raise ValueError(f"clean holds {clean.dtype}: corrupt needs floating-point model units.")
     if isinstance(noise_level, (int, float)) and not noise_level >= 0:
         raise ValueError(f"noise_level is {noise_level}: give a standard deviation of 0 or more.")
-    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype,
-                        device=clean.device if generator is None else generator.device).to(clean.device)
+    noise = torch.randn(
+        clean.shape,
+        generator=generator,
+        dtype=clean.dtype,
+        device=clean.device if generator is None else generator.device,
+    ).to(clean.device)
     return clean + _per_element(noise_level, clean) * noise
 
 
@@ -70,8 +74,10 @@ def _per_element(noise_level: float | Tensor, clean: Tensor) -> Tensor:
     if level.numel() == 1:
         return level.reshape(())
     if clean.ndim == 0 or level.shape.numel() != len(clean) or level.shape[0] != len(clean):
-        raise ValueError(f"noise_level has shape {tuple(level.shape)}: give one number, or one per batch element of "
-                         f"clean, which has shape {tuple(clean.shape)}.")
+        raise ValueError(
+            f"noise_level has shape {tuple(level.shape)}: give one number, or one per batch element of "
+            f"clean, which has shape {tuple(clean.shape)}."
+        )
     return level.reshape(-1, *[1] * (clean.ndim - 1))
 
 # %% ../../nbs/2_diffusion/1_corruption.ipynb #corruption-14

@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from .corruption import VE
-from ..images.layouts import (
-    GLANDS, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels, split_cases)
+from ..images.layouts import GLANDS, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels, split_cases
 from .network import Architecture, Model, ScoreNetwork, load_weights, save_weights
 from ..images.training_data import STRONG, Augmentation, Pairs, Scenes, moments
 from ..images.cases import RatedCase, find_cases, read_case
@@ -50,16 +49,38 @@ class Setting:
 DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 RECIPE, RATED = Recipe(learning_rate=8e-4), replace(TISSUE, colour="grey")
 SETTINGS = {
-    "monuseg": Setting(replace(NUCLEI, colour="rgb"), replace(DEEP, image_channels=3), replace(RECIPE, steps=4500, noise_centre=1.5, truncation=5.0),
-                       replace(STRONG, grey=0.2), instances=False, licence="CC BY-NC-SA 4.0: non-commercial use only", reach=1.0),
-    "monuseg_grey": Setting(NUCLEI, DEEP, replace(RECIPE, steps=4500, noise_centre=1.5), instances=False,
-                            licence="CC BY-NC-SA 4.0: non-commercial use only", data="monuseg"),
-    "glas": Setting(GLANDS, replace(DEEP, image_channels=3), replace(RECIPE, steps=3500, noise_centre=2.0),
-                    licence="GlaS challenge: research only, no commercial use"),
+    "monuseg": Setting(
+        replace(NUCLEI, colour="rgb"),
+        replace(DEEP, image_channels=3),
+        replace(RECIPE, steps=4500, noise_centre=1.5, truncation=5.0),
+        replace(STRONG, grey=0.2),
+        instances=False,
+        licence="CC BY-NC-SA 4.0: non-commercial use only",
+        reach=1.0,
+    ),
+    "monuseg_grey": Setting(
+        NUCLEI,
+        DEEP,
+        replace(RECIPE, steps=4500, noise_centre=1.5),
+        instances=False,
+        licence="CC BY-NC-SA 4.0: non-commercial use only",
+        data="monuseg",
+    ),
+    "glas": Setting(
+        GLANDS,
+        replace(DEEP, image_channels=3),
+        replace(RECIPE, steps=3500, noise_centre=2.0),
+        licence="GlaS challenge: research only, no commercial use",
+    ),
     "folder": Setting(TISSUE, replace(DEEP, image_channels=3), replace(RECIPE, steps=3000)),
     "raters": Setting(RATED, DEEP, replace(RECIPE, steps=2000, noise_centre=1.5), licence="unknown", validation=0.4),
-    "tissue": Setting(TISSUE, Architecture(image_channels=3, encoder_blocks=1),
-                      replace(RECIPE, steps=2500, batch=16, learning_rate=1e-3, noise_centre=1.5), crop=64, licence="made by this package, Apache-2.0"),
+    "tissue": Setting(
+        TISSUE,
+        Architecture(image_channels=3, encoder_blocks=1),
+        replace(RECIPE, steps=2500, batch=16, learning_rate=1e-3, noise_centre=1.5),
+        crop=64,
+        licence="made by this package, Apache-2.0",
+    ),
 }
 
 # %% ../../nbs/2_diffusion/7_fitting.ipynb #fitting-08
@@ -106,7 +127,9 @@ def load_pairs(
             label = prepare_labels(rater, setting.preparation)
             images.append(image)
             labels.append(label if setting.instances else (label > 0).astype("int32"))
-    return Pairs.of(images, labels, setting.crop, setting.augmentation, setting.boundary), [case.name for case in held_out]
+    return Pairs.of(images, labels, setting.crop, setting.augmentation, setting.boundary), [
+        case.name for case in held_out
+    ]
 
 # %% ../../nbs/2_diffusion/7_fitting.ipynb #fitting-17
 def new_network(
@@ -117,7 +140,9 @@ def new_network(
     "A network scaled to its data."
     mean, deviation = moments(pairs, recipe.truncation, recipe.data_scale)
     if not deviation > 1e-6:
-        raise ValueError("No mask of the training images has a boundary: all are empty, or all are full; there is nothing to learn.")
+        raise ValueError(
+            "No mask of the training images has a boundary: all are empty, or all are full; there is nothing to learn."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return ScoreNetwork(replace(architecture, mean=round(mean, 4), deviation=round(deviation, 4)))
@@ -134,10 +159,16 @@ def take_over(
     tensors, own = other.state_dict(), network.state_dict()
     if (other.architecture.image_channels, network.architecture.image_channels) == (1, 3):
         tensors["read.weight"] = torch.cat([share * tensors["read.weight"] for share in LUMINANCE], dim=1)
-    wrong = [name for name in own.keys() | tensors.keys() if name not in own or name not in tensors or tensors[name].shape != own[name].shape]
+    wrong = [
+        name
+        for name in own.keys() | tensors.keys()
+        if name not in own or name not in tensors or tensors[name].shape != own[name].shape
+    ]
     if wrong or other.architecture.parametrisation != network.architecture.parametrisation:
         wrong = wrong or ["parametrisation"]
-        raise ValueError(f"These weights are of another architecture ({wrong[0]} differs): start from weights of the same shape.")
+        raise ValueError(
+            f"These weights are of another architecture ({wrong[0]} differs): start from weights of the same shape."
+        )
     network.load_state_dict(tensors)
 
 # %% ../../nbs/2_diffusion/7_fitting.ipynb #fitting-19
@@ -160,8 +191,10 @@ def fit(
     steps: int | None = None,  # Training steps; None: those of the setting
     minutes: float | None = None,  # Or: as many steps as fit into this time
     seed: int = 0,  # Of everything random
-    resume: bool = False, force: bool = False,  # Continue a training that was stopped; replace files that are there
-    setting: Setting | None = None, start: str | os.PathLike | None = None,  # Another setting; weights to start from
+    resume: bool = False,
+    force: bool = False,  # Continue a training that was stopped; replace files that are there
+    setting: Setting | None = None,
+    start: str | os.PathLike | None = None,  # Another setting; weights to start from
     progress: bool = True,  # Show progress bars
 ) -> Model:  # The trained model; it is also written to `out`
     "Train on a data set's training images but for the patients held out. A checkpoint beside `out` survives interruption."
@@ -178,7 +211,15 @@ def fit(
     elif minutes is not None:
         recipe = replace(recipe, steps=steps_in(minutes, network, pairs, recipe))
     step = watch(train(network, pairs, recipe, VE(), checkpoint), recipe.steps, progress)
-    model = described_model(step, recipe, setting, name=Path(out).stem, data=setting.data or dataset, start=Path(start or "random").stem, held_out=held_out)
+    model = described_model(
+        step,
+        recipe,
+        setting,
+        name=Path(out).stem,
+        data=setting.data or dataset,
+        start=Path(start or "random").stem,
+        held_out=held_out,
+    )
     save_weights(out, model, force=force)
     checkpoint.unlink(missing_ok=True)
     return model
@@ -195,21 +236,40 @@ def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
     "The recipe of an interrupted training; ValueError when something else was asked for."
     begun = stored_recipe(checkpoint)
     if replace(recipe, steps=steps or begun.steps) != begun:
-        raise ValueError(f"{checkpoint} was begun with other settings (seed {begun.seed}, {begun.steps} steps): use those, or --force to start anew.")
+        raise ValueError(
+            f"{checkpoint} was begun with other settings (seed {begun.seed}, {begun.steps} steps): use those, or --force to start anew."
+        )
     return begun
 
 
 def described_model(step: Step, recipe: Recipe, setting: Setting, **about) -> Model:
     "The averaged network of a training's last step, with all that was decided about it."
-    about = about | {"recipe": asdict(recipe), "training_seconds": round(step.seconds), "sdfdiff_version": __version__,
-                     "licence": setting.licence, "crop": setting.crop, "augmentation": asdict(setting.augmentation)}
-    return Model(step.average, VE(), recipe.truncation, recipe.data_scale, setting.boundary, setting.preparation, setting.reach, about)
+    about = about | {
+        "recipe": asdict(recipe),
+        "training_seconds": round(step.seconds),
+        "sdfdiff_version": __version__,
+        "licence": setting.licence,
+        "crop": setting.crop,
+        "augmentation": asdict(setting.augmentation),
+    }
+    return Model(
+        step.average,
+        VE(),
+        recipe.truncation,
+        recipe.data_scale,
+        setting.boundary,
+        setting.preparation,
+        setting.reach,
+        about,
+    )
 
 # %% ../../nbs/2_diffusion/7_fitting.ipynb #fitting-24
 def _amount(steps: int | None, minutes: float | None) -> int | None:
     "The steps asked for, if that or the minutes make sense."
     if (steps is not None and steps < 1) or (minutes is not None and not 0 < minutes < float("inf")):
-        raise ValueError(f"{steps} steps, {minutes} minutes: at least one step, or a positive number of minutes, is needed.")
+        raise ValueError(
+            f"{steps} steps, {minutes} minutes: at least one step, or a positive number of minutes, is needed."
+        )
     return steps
 
 
@@ -222,7 +282,9 @@ def _free(out: Path, resume: bool, force: bool) -> Path:
         raise FileExistsError(f"{out} exists: pass --force to replace it.")
     if checkpoint.exists() and not resume:
         if not force:
-            raise FileExistsError(f"{checkpoint} exists: pass --resume to continue that training, or --force to start anew.")
+            raise FileExistsError(
+                f"{checkpoint} exists: pass --resume to continue that training, or --force to start anew."
+            )
     return checkpoint
 
 # %% ../../nbs/2_diffusion/7_fitting.ipynb #fitting-25

@@ -60,8 +60,7 @@ class Level(nn.Module):
 
     def __init__(self, incoming: int, outgoing: int, blocks: int, embedding: int):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(incoming if b == 0 else outgoing, outgoing, embedding) for b in range(blocks))
+        self.blocks = nn.ModuleList(Block(incoming if b == 0 else outgoing, outgoing, embedding) for b in range(blocks))
 
     def forward(self, x, embedding=None):
         for block in self.blocks:
@@ -113,7 +112,9 @@ class Architecture:
     def __post_init__(self):
         scalings(torch.ones(()), self.deviation, self.parametrisation)  # refuses an unknown parametrisation
         if not (math.isfinite(self.mean) and 0 < self.deviation < math.inf):
-            raise ValueError(f"mean {self.mean} and deviation {self.deviation} of the distance maps: finite numbers are needed, the second positive.")
+            raise ValueError(
+                f"mean {self.mean} and deviation {self.deviation} of the distance maps: finite numbers are needed, the second positive."
+            )
 
     @property
     def multiple(self) -> int:  # Rows and columns must be multiples of this
@@ -181,8 +182,10 @@ class ScoreNetwork(nn.Module):
 def _check(self, field: torch.Tensor, channels: int, what: str):
     multiple = self.architecture.multiple
     if field.ndim != 4 or field.shape[1] != channels or field.shape[2] % multiple or field.shape[3] % multiple:
-        raise ValueError(f"{what} has shape {tuple(field.shape)}: this network takes (batch, {channels}, row, column) "
-                         f"with rows and columns in multiples of {multiple}.")
+        raise ValueError(
+            f"{what} has shape {tuple(field.shape)}: this network takes (batch, {channels}, row, column) "
+            f"with rows and columns in multiples of {multiple}."
+        )
 
 
 def encode(
@@ -254,13 +257,16 @@ def fast_dtype(
 def _check_model(model: "Model") -> None:
     "ValueError for units that cannot be."
     if not (model.truncation > 0 and model.data_scale > 0 and model.limit > 0 and isinstance(model.about, dict)):
-        raise ValueError(f"truncation {model.truncation} and data_scale {model.data_scale} must be positive, `about` a dictionary.")
+        raise ValueError(
+            f"truncation {model.truncation} and data_scale {model.data_scale} must be positive, `about` a dictionary."
+        )
     threshold("zero", model.boundary)  # refuses an unknown boundary
 
 # %% ../../nbs/2_diffusion/3_network.ipynb #network-31
 @dataclass(frozen=True)
 class Model:
     "A trained network with its units, its noise and its way of reading images."
+
     network: ScoreNetwork  # The network
     schedule: VE = field(default_factory=VE)  # Noise levels it was trained for
     truncation: float = 10.0  # Distances are cut at this many pixels
@@ -290,7 +296,9 @@ class Model:
 # %% ../../nbs/2_diffusion/3_network.ipynb #network-32
 def _checksum(tensors: dict[str, torch.Tensor], description: dict) -> str:
     "SHA-256 over the numbers and over what the file says of them."
-    digest = hashlib.sha256(json.dumps({k: v for k, v in description.items() if k != "checksum"}, sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps({k: v for k, v in description.items() if k != "checksum"}, sort_keys=True).encode()
+    )
     for name in sorted(tensors):
         digest.update(name.encode() + str(tuple(tensors[name].shape)).encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
@@ -304,11 +312,20 @@ def save_weights(
     force: bool = False,  # Replace a file that is there
 ) -> None:
     "Write a model as one safetensors file; raises FileExistsError without `force`."
-    tensors = {k: v.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format) for k, v in model.network.state_dict().items()}
+    tensors = {
+        k: v.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
+        for k, v in model.network.state_dict().items()
+    }
     description = {
-        "architecture": asdict(model.network.architecture), "schedule": asdict(model.schedule),
-        "truncation": model.truncation, "data_scale": model.data_scale, "boundary": model.boundary, "reach": model.reach,
-        "preparation": model.preparation.to_dict(), "about": model.about}
+        "architecture": asdict(model.network.architecture),
+        "schedule": asdict(model.schedule),
+        "truncation": model.truncation,
+        "data_scale": model.data_scale,
+        "boundary": model.boundary,
+        "reach": model.reach,
+        "preparation": model.preparation.to_dict(),
+        "about": model.about,
+    }
     if isinstance(model.about, dict):
         description["about"] = {key: value for key, value in model.about.items() if key != "checksum"}
     description["checksum"] = _checksum(tensors, description)
@@ -364,7 +381,12 @@ def load_weights(
         network = ScoreNetwork(Architecture(**architecture))
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
         rest = {k: description[k] for k in ("truncation", "data_scale", "boundary", "reach", "about")}
-        model = Model(network, VE(**description["schedule"]), preparation=Preparation.from_dict(description["preparation"]), **rest)
+        model = Model(
+            network,
+            VE(**description["schedule"]),
+            preparation=Preparation.from_dict(description["preparation"]),
+            **rest,
+        )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{path} was written by another version of sdfdiff and cannot be read ({reason}).") from None

@@ -27,8 +27,10 @@ class _Oracle:
     def _level(self, noisy, noise_level):
         "The noise level shaped to multiply `noisy`; both are checked."
         if noisy.ndim != 4 or tuple(noisy.shape[1:]) != (1, *self.shape):
-            raise ValueError(f"The noisy fields have shape {tuple(noisy.shape)}: (batch, 1, {self.shape[0]}, "
-                             f"{self.shape[1]}) is needed.")
+            raise ValueError(
+                f"The noisy fields have shape {tuple(noisy.shape)}: (batch, 1, {self.shape[0]}, "
+                f"{self.shape[1]}) is needed."
+            )
         dtype = None if isinstance(noise_level, torch.Tensor) else torch.float64
         level = torch.as_tensor(noise_level, dtype=dtype, device=noisy.device)
         if level.numel() not in (1, len(noisy)) or not (level > 0).all():

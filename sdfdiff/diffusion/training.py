@@ -46,7 +46,9 @@ class Recipe:
 
     def __post_init__(self):
         if min(self.steps, self.batch, self.levels) < 1:
-            raise ValueError(f"{self.steps} steps of {self.batch} images at {self.levels} noise levels: at least 1 of each is needed.")
+            raise ValueError(
+                f"{self.steps} steps of {self.batch} images at {self.levels} noise levels: at least 1 of each is needed."
+            )
 
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-07
 def draw_noise_levels(
@@ -74,7 +76,9 @@ def denoising_loss(
     clean: torch.Tensor,  # Distance maps, model units, shape (image, 1, row, column)
     noise_levels: torch.Tensor,  # sigma, shape (levels * image,): the images in order, once per level
     generator: torch.Generator,  # Source of the noise
-) -> tuple[torch.Tensor, torch.Tensor]:  # Score-matching loss and prior-mean loss, each about 1 for a network that knows nothing
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # Score-matching loss and prior-mean loss, each about 1 for a network that knows nothing
     "Denoising score matching (paper, eq. 4), weighted so that F is asked for variance one, and the encoder's own error."
     a, levels = network.architecture, len(noise_levels) // len(images)
     features = network.encode(images)
@@ -107,7 +111,11 @@ def _description(checkpoint: str | Path) -> dict:
     try:
         with safe_open(checkpoint, framework="pt") as file:
             about = json.loads(file.metadata()["training"])
-        return about | {"recipe": Recipe(**about["recipe"]), "step": int(about["step"]), "architecture": str(about["architecture"])}
+        return about | {
+            "recipe": Recipe(**about["recipe"]),
+            "step": int(about["step"]),
+            "architecture": str(about["architecture"]),
+        }
     except FileNotFoundError:
         raise FileNotFoundError(f"{checkpoint} does not exist: there is no training to continue.") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -120,20 +128,31 @@ class _State:
 
     def __init__(self, network: ScoreNetwork, recipe: Recipe):
         self.network, self.average = network, copy.deepcopy(network).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.step, self.seconds = 0, 0.0
 
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-16
 def _save(state: _State, path: Path, recipe: Recipe) -> None:
     "Write a checkpoint, whole or not at all."
-    tensors = {f"{part}.{k}": v for part in ("network", "average") for k, v in getattr(state, part).state_dict().items()}
+    tensors = {
+        f"{part}.{k}": v for part in ("network", "average") for k, v in getattr(state, part).state_dict().items()
+    }
     for index, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     tensors["generator"] = state.generator.get_state()
-    about = {"step": state.step, "seconds": state.seconds, "recipe": asdict(recipe), "architecture": repr(state.network.architecture)}
+    about = {
+        "step": state.step,
+        "seconds": state.seconds,
+        "recipe": asdict(recipe),
+        "architecture": repr(state.network.architecture),
+    }
     with writing(path) as temporary:
-        temporary.write_bytes(save({k: v.detach().contiguous() for k, v in tensors.items()}, {"training": json.dumps(about)}))
+        temporary.write_bytes(
+            save({k: v.detach().contiguous() for k, v in tensors.items()}, {"training": json.dumps(about)})
+        )
 
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-17
 def _load(state: _State, path: Path, recipe: Recipe) -> None:
@@ -144,9 +163,13 @@ def _load(state: _State, path: Path, recipe: Recipe) -> None:
     with safe_open(path, framework="pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys()}
     if about["architecture"] != repr(state.network.architecture):
-        raise ValueError(f"{path} was written by another network, or one for other data: name the data set that it belongs to, or start anew.")
+        raise ValueError(
+            f"{path} was written by another network, or one for other data: name the data set that it belongs to, or start anew."
+        )
     for part in ("network", "average"):
-        getattr(state, part).load_state_dict({k[len(part) + 1:]: v for k, v in tensors.items() if k.startswith(part + ".")})
+        getattr(state, part).load_state_dict(
+            {k[len(part) + 1 :]: v for k, v in tensors.items() if k.startswith(part + ".")}
+        )
     moments = {}
     for key in (k for k in tensors if k.startswith("optimiser.")):
         _, index, name = key.split(".")
@@ -205,9 +228,13 @@ def _advance(state: _State, pairs: Pairs, recipe: Recipe, schedule: VE, device, 
     levels = draw_noise_levels(recipe.levels * recipe.batch, recipe, schedule, a.deviation, state.generator)
     mixed = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
     with mixed:
-        loss, prior_loss = denoising_loss(network, images.to(device), clean.to(device), levels.to(device), state.generator)
+        loss, prior_loss = denoising_loss(
+            network, images.to(device), clean.to(device), levels.to(device), state.generator
+        )
     if not torch.isfinite(loss + prior_loss):
-        raise ValueError(f"The loss is {loss.item()} at step {state.step}: lower the learning rate, or look for NaN in the images.")
+        raise ValueError(
+            f"The loss is {loss.item()} at step {state.step}: lower the learning rate, or look for NaN in the images."
+        )
     state.optimiser.zero_grad(set_to_none=True)
     (loss + recipe.prior_weight * prior_loss).backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -22,7 +22,8 @@ from .streaming import ROUND, Running, certain
 
 # %% ../../nbs/3_ensembles/3_collection.ipynb #collection-05
 UNITS = {  # variable: (unit, meaning)
-    "image": ("1", "image as the network saw it"), "distance": ("px", "signed distance of each kept member"),
+    "image": ("1", "image as the network saw it"),
+    "distance": ("px", "signed distance of each kept member"),
     "mean": ("px", "mean over the members of the signed distance, each cut at reach_px"),
     "std": ("px", "standard deviation over the members of the signed distance, each cut at reach_px"),
     "probability": ("1", "fraction of members for which the pixel is object"),
@@ -30,8 +31,11 @@ UNITS = {  # variable: (unit, meaning)
     "prior": ("px", "the encoder's own guess at the signed distance, without diffusion"),
     "distance_sum": ("px / 4096", "sum over the members of the distance cut at reach_px, for adding members later"),
     "distance_squares": ("px^2 / 4096^2", "sum over the members of its square"),
-    "area": ("px^2", "object area of each member"), "truth": ("1", "true mask"),
-    "row": ("px", "row in the source image"), "column": ("px", "column in the source image")}
+    "area": ("px^2", "object area of each member"),
+    "truth": ("1", "true mask"),
+    "row": ("px", "row in the source image"),
+    "column": ("px", "column in the source image"),
+}
 
 
 def source_pixels(count: int, source: int) -> np.ndarray:  # Where `count` resampled pixels lie among `source` ones
@@ -46,14 +50,17 @@ class Collected:
         self.running, self.kept, self.areas = Running(shape, threshold, limit), np.empty((keep, *shape), np.float32), []
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, shape (member, row, column)
-        fits = distances[:max(0, len(self.kept) - self.running.count)]
-        self.kept[self.running.count:self.running.count + len(fits)] = fits
+        fits = distances[: max(0, len(self.kept) - self.running.count)]
+        self.kept[self.running.count : self.running.count + len(fits)] = fits
         self.areas += (distances <= self.running.threshold).sum(axis=(1, 2)).tolist()
         self.running.add(distances)
 
     def fields(self) -> dict:  # All of it, by name
         running = self.running
-        whole = {"distance": (("member", "row", "column"), self.kept[:running.count]), "area": (("every_member",), np.array(self.areas))}
+        whole = {
+            "distance": (("member", "row", "column"), self.kept[: running.count]),
+            "area": (("every_member",), np.array(self.areas)),
+        }
         if running.count > len(self.kept):  # or else they can be added up again
             whole |= {"distance_sum": running.total, "distance_squares": running.squares}
         return whole | running.fields()
@@ -63,27 +70,42 @@ def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray
     "Take over the members of an earlier ensemble, to the bit; ValueError if they are not the ones that would be drawn now."
     if previous is None:
         return
-    other = [key for key, value in settings.items() if key not in ("members", "tolerance_px") and previous.attrs.get(key) != value]
+    other = [
+        key
+        for key, value in settings.items()
+        if key not in ("members", "tolerance_px") and previous.attrs.get(key) != value
+    ]
     if other or not np.array_equal(previous["image"].values, image):
-        raise ValueError(f"Members can be added to an ensemble of the same image and settings only; other here: {', '.join(other) or 'the image'}.")
+        raise ValueError(
+            f"Members can be added to an ensemble of the same image and settings only; other here: {', '.join(other) or 'the image'}."
+        )
     kept, running, count = previous["distance"].values, collected.running, int(previous.attrs["members"])
     if count > settings["members"]:
-        raise ValueError(f"The earlier ensemble has {count} members, more than the {settings['members']} wanted now: ask for at least as many.")
+        raise ValueError(
+            f"The earlier ensemble has {count} members, more than the {settings['members']} wanted now: ask for at least as many."
+        )
     if len(kept) == count:
         collected.add(kept)
         return
     if len(kept) < len(collected.kept):
-        raise ValueError(f"{len(collected.kept)} members shall be kept whole, but of the {count} earlier ones only {len(kept)} are there.")
-    collected.kept[:] = kept[:len(collected.kept)]
+        raise ValueError(
+            f"{len(collected.kept)} members shall be kept whole, but of the {count} earlier ones only {len(kept)} are there."
+        )
+    collected.kept[:] = kept[: len(collected.kept)]
     collected.areas += previous["area"].values.tolist()
-    running.count, running.inside = count, np.rint(previous["probability"].values.astype(np.float64) * count).astype(np.int32)
+    running.count, running.inside = (
+        count,
+        np.rint(previous["probability"].values.astype(np.float64) * count).astype(np.int32),
+    )
     running.total, running.squares = previous["distance_sum"].values.copy(), previous["distance_squares"].values.copy()
 
 # %% ../../nbs/3_ensembles/3_collection.ipynb #collection-08
 def _check(members, keep, tolerance, workers, truth, shape):
     "ValueError for what cannot be meant."
     if members < 1 or (workers is not None and workers < 1) or (keep is not None and keep < 0):
-        raise ValueError(f"members={members}, keep={keep}, workers={workers}: at least one member and one worker are needed, and no negative number to keep.")
+        raise ValueError(
+            f"members={members}, keep={keep}, workers={workers}: at least one member and one worker are needed, and no negative number to keep."
+        )
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}: a positive number of pixels is needed.")
     if truth is not None and np.shape(truth) != shape[1:]:
@@ -92,9 +114,16 @@ def _check(members, keep, tolerance, workers, truth, shape):
 
 def _provenance(model, denoiser, sampling, seed, rule, tolerance):
     "Settings to keep as attributes."
-    return {"seed": seed, "calls_per_member": sampling.calls, "threshold_rule": rule, "threshold_px": model.threshold(rule),
-            "tolerance_px": "none" if tolerance is None else tolerance, "tile": denoiser.tile, "overlap": denoiser.overlap,
-            "number_format": str(model.network.read.weight.dtype).removeprefix("torch.")} | asdict(sampling)
+    return {
+        "seed": seed,
+        "calls_per_member": sampling.calls,
+        "threshold_rule": rule,
+        "threshold_px": model.threshold(rule),
+        "tolerance_px": "none" if tolerance is None else tolerance,
+        "tile": denoiser.tile,
+        "overlap": denoiser.overlap,
+        "number_format": str(model.network.read.weight.dtype).removeprefix("torch."),
+    } | asdict(sampling)
 
 
 def _fill(collected: Collected, draw, members: int, tolerance: float | None) -> None:
@@ -133,9 +162,14 @@ def ensemble(
     denoiser, collected = Denoiser(model, image, **tiling), Collected(shape, model.threshold(rule), model.limit, keep)
     about = described(model) | plain(_provenance(model, denoiser, sampling, seed, rule, tolerance))
     _resume(collected, previous, image, about | {"members": members})
-    draw = partial(sample_batches, denoiser, model, sampling, seed=seed, batch=batch, workers=workers, progress=progress)
+    draw = partial(
+        sample_batches, denoiser, model, sampling, seed=seed, batch=batch, workers=workers, progress=progress
+    )
     _fill(collected, draw, members, tolerance)
-    fields = {"image": (("channel", "row", "column"), image), "prior": in_pixels(model, denoiser.prior, shape)[0]} | collected.fields()
+    fields = {
+        "image": (("channel", "row", "column"), image),
+        "prior": in_pixels(model, denoiser.prior, shape)[0],
+    } | collected.fields()
     fields |= {} if truth is None else {"truth": np.asarray(truth) > 0}
     return label(fields, about | {"members": collected.running.count}, source_shape or shape)
 
@@ -144,16 +178,26 @@ def plain(
     settings: dict,  # Any simple values
 ) -> dict:  # The same without None and True, which netCDF attributes cannot hold
     "Settings as attributes."
-    return {key: "default" if value is None else int(value) if isinstance(value, bool) else value for key, value in settings.items()}
+    return {
+        key: "default" if value is None else int(value) if isinstance(value, bool) else value
+        for key, value in settings.items()
+    }
 
 
 def described(
     model: Model,  # A model
 ) -> dict:  # Attributes
     "What of a model goes into every result: which weights, which units."
-    return {"weights": model.about.get("name", "unnamed"), "weights_checksum": model.about.get("checksum", "none"),
-            "boundary": model.boundary, "truncation_px": model.truncation, "reach_px": model.limit, "data_scale": model.data_scale,
-            "sigma_min": model.schedule.sigma_min, "sigma_max": model.schedule.sigma_max}
+    return {
+        "weights": model.about.get("name", "unnamed"),
+        "weights_checksum": model.about.get("checksum", "none"),
+        "boundary": model.boundary,
+        "truncation_px": model.truncation,
+        "reach_px": model.limit,
+        "data_scale": model.data_scale,
+        "sigma_min": model.schedule.sigma_min,
+        "sigma_max": model.schedule.sigma_max,
+    }
 
 # %% ../../nbs/3_ensembles/3_collection.ipynb #collection-11
 def label(
@@ -168,11 +212,17 @@ def label(
         value = value.astype(np.float32) if value.dtype == np.float64 else value
         data[name] = (dimensions, value, {"units": UNITS[name][0], "long_name": UNITS[name][1]})
     shape = fields["mean"].shape
-    coordinates = {name: (name, source_pixels(count, source), {"units": UNITS[name][0], "long_name": UNITS[name][1]})
-                   for name, count, source in zip(("row", "column"), shape, source_shape)}
+    coordinates = {
+        name: (name, source_pixels(count, source), {"units": UNITS[name][0], "long_name": UNITS[name][1]})
+        for name, count, source in zip(("row", "column"), shape, source_shape)
+    }
     coordinates |= {"member": np.arange(data["distance"][1].shape[0]), "every_member": np.arange(len(data["area"][1]))}
-    about = {"source_rows": source_shape[0], "source_columns": source_shape[1],
-             "sdfdiff_version": __version__, "torch_version": str(torch.__version__)}
+    about = {
+        "source_rows": source_shape[0],
+        "source_columns": source_shape[1],
+        "sdfdiff_version": __version__,
+        "torch_version": str(torch.__version__),
+    }
     return xr.Dataset(data, coordinates, {"title": "sdfdiff ensemble", **provenance, **about})
 
 # %% ../../nbs/3_ensembles/3_collection.ipynb #collection-20
@@ -180,4 +230,7 @@ def masks(
     dataset: xr.Dataset,  # An ensemble
 ) -> dict[str, np.ndarray]:  # Boolean masks, shape (row, column)
     "Two ways to one mask: `mmse` thresholds the mean distance (the paper's), `majority` asks for P(mask) >= 1/2. They differ."
-    return {"mmse": dataset["mean"].values <= dataset.attrs["threshold_px"], "majority": dataset["probability"].values >= 0.5}
+    return {
+        "mmse": dataset["mean"].values <= dataset.attrs["threshold_px"],
+        "majority": dataset["probability"].values >= 0.5,
+    }

@@ -49,15 +49,22 @@ def peaks(
     dtype: torch.dtype,  # Number format of the products
 ) -> dict[str, float]:  # gflops: 10^9 operations per second; gbytes: 10^9 bytes per second, read and written
     "What this machine does at best with the threads that it has now (a product and a sum are two operations)."
-    x, weight = (torch.ones(*shape, dtype=dtype).contiguous(memory_format=torch.channels_last) for shape in ((8, 128, 32, 32), (128, 128, 3, 3)))
+    x, weight = (
+        torch.ones(*shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        for shape in ((8, 128, 32, 32), (128, 128, 3, 3))
+    )
     source, target = torch.ones(2, 2**20)
     convolve, copy_ = fastest(lambda: F.conv2d(x, weight, padding=1)), fastest(lambda: target.copy_(source))
     return {"gflops": 2 * x.numel() * 128 * 9 / convolve / 1e9, "gbytes": 2 * 4 * source.numel() / copy_ / 1e9}
 
 # %% ../../nbs/3_ensembles/6_fused.ipynb #fused-10
 GROUPS = {  # Word in an operator's name: group
-    "norm": "normalisation", "silu": "SiLU", "add.": "sums and products", "add_.": "sums and products", "mul": "sums and products"} | dict.fromkeys(
-    ("cat", "upsample", "shuffle", "copy", "clone"), "joining, resizing, copies")
+    "norm": "normalisation",
+    "silu": "SiLU",
+    "add.": "sums and products",
+    "add_.": "sums and products",
+    "mul": "sums and products",
+} | dict.fromkeys(("cat", "upsample", "shuffle", "copy", "clone"), "joining, resizing, copies")
 
 
 class _Watch(TorchDispatchMode):
@@ -79,7 +86,9 @@ class _Watch(TorchDispatchMode):
         if "convolution" in name:
             x, weight = [t for t in inputs if t.ndim == 4][-2:]
             rows, columns = outputs[0].shape[2:]
-            work = 2 * (x if rows > x.shape[2] else outputs[0]).numel() * weight[0].numel()  # more rows out: a transposed one
+            work = (
+                2 * (x if rows > x.shape[2] else outputs[0]).numel() * weight[0].numel()
+            )  # more rows out: a transposed one
             wide = weight.shape[2] > 1 and min(weight.shape[:2]) >= 16
             group = f"3x3 convolutions, {rows}x{columns}" if wide else "1x1 and narrow convolutions"
         self.seen.append((group, seconds, work, size))
@@ -92,7 +101,9 @@ def layer_groups(
     features: Features,  # Of one image
     noisy: torch.Tensor,  # Noisy maps, (member, 1, row, column)
     peak: dict[str, float],  # What `peaks` says of the same number format
-) -> list[dict]:  # Per group, for one member and call: milliseconds, gflop, megabytes; gflops and gbytes per second; share
+) -> list[
+    dict
+]:  # Per group, for one member and call: milliseconds, gflop, megabytes; gflops and gbytes per second; share
     "Where the time of a call goes. `share` is the time at the machine's limit, of operations or of bytes, over the time taken."
     network(noisy, 0.3, features)
     runs = []
@@ -108,8 +119,17 @@ def layer_groups(
     rows = []
     for group, (seconds, work, size) in sorted(total.items(), key=lambda item: -item[1][0]):
         least = max(work / peak["gflops"], size / peak["gbytes"]) / 1e9
-        rows.append({"group": group, "milliseconds": 1e3 * seconds / len(noisy), "gflop": 1e-9 * work / len(noisy), "megabytes": 1e-6 * size / len(noisy),
-                     "gflops": 1e-9 * work / seconds, "gbytes": 1e-9 * size / seconds, "share": least / seconds})
+        rows.append(
+            {
+                "group": group,
+                "milliseconds": 1e3 * seconds / len(noisy),
+                "gflop": 1e-9 * work / len(noisy),
+                "megabytes": 1e-6 * size / len(noisy),
+                "gflops": 1e-9 * work / seconds,
+                "gbytes": 1e-9 * size / seconds,
+                "share": least / seconds,
+            }
+        )
     return rows
 
 # %% ../../nbs/3_ensembles/6_fused.ipynb #fused-16
@@ -134,7 +154,8 @@ def convolve_add(x, weight, bias, total, fuse: bool) -> torch.Tensor:
     "A 3x3 convolution, added to `total` in place; `fuse`: in one pass."
     if fuse:
         return torch.ops.mkldnn._convolution_pointwise_.binary(
-            total, x, weight, bias, (1, 1), (1, 1), (1, 1), 1, "add", None, None, [], None)
+            total, x, weight, bias, (1, 1), (1, 1), (1, 1), 1, "add", None, None, [], None
+        )
     return total.add_(F.conv2d(x, weight, bias, padding=1))
 
 
@@ -215,7 +236,9 @@ def __call__(
     network._check(noisy, 1, "the noisy map")
     noise_level = torch.as_tensor(noise_level, dtype=torch.float32, device="cpu")
     if noise_level.numel() != 1:
-        raise ValueError(f"The noise level has shape {tuple(noise_level.shape)}: this takes one number for all members.")
+        raise ValueError(
+            f"The noise level has shape {tuple(noise_level.shape)}: this takes one number for all members."
+        )
     skip, out, into = (float(c) for c in scalings(noise_level, a.deviation, a.parametrisation))
     centred = noisy - a.mean
     hidden = F.pixel_unshuffle((into * centred).to(self.weight.dtype), a.unshuffle)
@@ -278,7 +301,9 @@ def free_memory(device: torch.device | str = "cpu") -> int:  # Bytes
         return torch.cuda.mem_get_info(device)[0]
     free, table = [], Path("/proc/meminfo")
     if table.exists():
-        free += [int(line.split()[1]) * 1024 for line in table.read_text().splitlines() if line.startswith("MemAvailable")]
+        free += [
+            int(line.split()[1]) * 1024 for line in table.read_text().splitlines() if line.startswith("MemAvailable")
+        ]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # a container's own limit
     if limit.exists() and (most := limit.read_text().strip()).isdigit():
         free.append(int(most) - int(used.read_text()))
@@ -316,8 +341,11 @@ def members_at_once(
 def in_parallel(
     call: Callable,  # Called with one item; enters `torch.inference_mode()` itself, which holds for one thread only
     items: Iterable,  # What to call it with, for example batches of members
-    workers: int | None = None,  # Threads; each computes with one OpenMP thread. None: here, with the threads that there are
-    stop: Callable[[], None] = lambda: None,  # Called when nobody wants more: calls under way may look for it and end early
+    workers: int
+    | None = None,  # Threads; each computes with one OpenMP thread. None: here, with the threads that there are
+    stop: Callable[[], None] = lambda: (
+        None
+    ),  # Called when nobody wants more: calls under way may look for it and end early
 ) -> Iterator:  # Results in the order of the items; as many under way as there are workers, and one more waiting
     "Map with threads that never wait for each other; one that raises ends them all at once."
     if workers is None:
@@ -326,7 +354,9 @@ def in_parallel(
     threads, waiting, items = torch.get_num_threads(), [], iter(items)
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            while waiting := waiting + [pool.submit(call, item) for _, item in zip(range(workers + 1 - len(waiting)), items)]:
+            while waiting := waiting + [
+                pool.submit(call, item) for _, item in zip(range(workers + 1 - len(waiting)), items)
+            ]:
                 while not waiting[0].done():
                     for one in wait([one for one in waiting if not one.done()], return_when=FIRST_COMPLETED).done:
                         one.result()

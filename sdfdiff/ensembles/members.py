@@ -32,7 +32,9 @@ def tile_windows(
 ) -> tuple[list[slice], np.ndarray]:  # Windows, and their blending weights, shape (window, length)
     "Equal tiles along one axis, with weights that fade at inner edges and sum to one everywhere."
     if not 0 < overlap < tile:
-        raise ValueError(f"Tiles of {tile} px cannot overlap by {overlap} px: the overlap must be smaller than the tile, and positive.")
+        raise ValueError(
+            f"Tiles of {tile} px cannot overlap by {overlap} px: the overlap must be smaller than the tile, and positive."
+        )
     number = 1 if length <= tile else math.ceil((length - overlap) / (tile - overlap))
     size = math.ceil((length + (number - 1) * overlap) / number / multiple) * multiple
     starts = [round(k * (length - size) / max(number - 1, 1) / multiple) * multiple for k in range(number)]
@@ -41,7 +43,7 @@ def tile_windows(
         place = np.arange(size) + 0.5
         before = place if start > 0 else np.full(size, np.inf)
         after = size - place if start + size < length else np.full(size, np.inf)
-        weight[start:start + size] = np.minimum(np.minimum(before, after), overlap)
+        weight[start : start + size] = np.minimum(np.minimum(before, after), overlap)
     return [slice(s, s + size) for s in starts], weights / weights.sum(axis=0)
 
 # %% ../../nbs/3_ensembles/2_members.ipynb #members-08
@@ -72,9 +74,15 @@ class Denoiser:
     # image: (channel, row, column) in [0, 1]; tiles have at most `tile` pixels a side and overlap by `overlap` or more
     def __init__(self, model: Model, image: np.ndarray, tile: int = 288, overlap: int = 32):
         if image.ndim != 3 or not np.isfinite(image).all():
-            raise ValueError(f"The image has shape {image.shape}: finite values of shape (channel, row, column) are needed.")
+            raise ValueError(
+                f"The image has shape {image.shape}: finite values of shape (channel, row, column) are needed."
+            )
         self.tile, self.overlap = tile, overlap
-        self.network, self.shape, multiple = _prepared(model.network), image.shape[1:], model.network.architecture.multiple
+        self.network, self.shape, multiple = (
+            _prepared(model.network),
+            image.shape[1:],
+            model.network.architecture.multiple,
+        )
         self.canvas = tuple(max(64, math.ceil(n / multiple) * multiple) for n in self.shape)
         padding = [(0, 0)] + [(0, c - n) for c, n in zip(self.canvas, self.shape)]
         image = torch.from_numpy(np.pad(image, padding, mode="symmetric").astype(np.float32))[None].to(model.device)
@@ -82,7 +90,9 @@ class Denoiser:
         self.tiles, self.prior = [], torch.zeros((1, 1, *self.canvas), device=model.device)
         read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window]))
         found = list(in_parallel(read, product(rows, columns), cores(model) if cores(model) > 1 else None))
-        for features, ((r, row_weight), (c, column_weight)) in zip(found, product(zip(rows, down), zip(columns, right))):
+        for features, ((r, row_weight), (c, column_weight)) in zip(
+            found, product(zip(rows, down), zip(columns, right))
+        ):
             weight = torch.from_numpy(np.outer(row_weight[r], column_weight[c])).float().to(model.device)
             self.prior[:, :, r, c] += weight * features.prior
             self.tiles.append((r, c, weight, features))
@@ -107,7 +117,7 @@ def in_pixels(
     shape: tuple[int, int],  # Rows and columns of the image
 ) -> np.ndarray:  # Pixels, clipped at the truncation, shape (member, row, column)
     "What a sampler returns, as distances on the image."
-    return model.to_pixels(field[:, 0, :shape[0], :shape[1]]).clamp(-model.truncation, model.truncation).cpu().numpy()
+    return model.to_pixels(field[:, 0, : shape[0], : shape[1]]).clamp(-model.truncation, model.truncation).cpu().numpy()
 
 # %% ../../nbs/3_ensembles/2_members.ipynb #members-13
 @dataclass(frozen=True)
@@ -115,7 +125,9 @@ class Sampling:
     "How members are drawn; stored with the ensemble."
 
     sampler: str = "dpm_sde"  # A name from sdfdiff.diffusion.sampling.SAMPLERS
-    steps: int = 12  # Intervals between noise levels, K in the paper; 0: one call at the highest level, the posterior mean
+    steps: int = (
+        12  # Intervals between noise levels, K in the paper; 0: one call at the highest level, the posterior mean
+    )
     spacing: str = "karras"  # Of the noise levels: "karras" or "geometric" (the paper's)
     highest: float | None = None  # First noise level, model units; None: the schedule's
     lowest: float | None = None  # Last noise level, model units; None: the schedule's
@@ -131,7 +143,9 @@ class Sampling:
         if self.sampler not in SAMPLERS:
             raise ValueError(f'No sampler "{self.sampler}": choose one of {", ".join(SAMPLERS)}.')
         if self.start not in ("prior", "zero") or self.spacing not in ("karras", "geometric"):
-            raise ValueError(f'start is "prior" or "zero", spacing "karras" or "geometric"; got "{self.start}", "{self.spacing}".')
+            raise ValueError(
+                f'start is "prior" or "zero", spacing "karras" or "geometric"; got "{self.start}", "{self.spacing}".'
+            )
 
     @property
     def calls(self) -> int:  # Network calls per member
@@ -143,7 +157,8 @@ PAPER_GLANDS = Sampling("paper", 200, "geometric", start="zero", final=False, co
 QUALITY = {  # chosen in 16_levels, measured in 33_frontier
     "draft": Sampling("dpm", 4, "geometric", lowest=0.002, first=0.7, growth=0.9, stochasticity=0.25),
     "default": Sampling("dpm", 9, "geometric", lowest=0.002, first=0.3, growth=0.9, stochasticity=0.25),
-    "reference": Sampling("dpm_sde", 150, "geometric")}
+    "reference": Sampling("dpm_sde", 150, "geometric"),
+}
 
 
 def sampling_for(
@@ -167,15 +182,27 @@ def draw_members(
     "Sample some members together. A member depends on seed and number only, not on its batch."
     device = model.device
     ends = sampling.lowest or model.schedule.sigma_min, sampling.highest or model.schedule.sigma_max
-    levels = torch.tensor(ends[1:]) if not sampling.steps else karras_levels(*ends, sampling.steps) if sampling.spacing == "karras" else (
-        geometric_levels(*ends, sampling.steps, sampling.first, sampling.growth))
+    levels = (
+        torch.tensor(ends[1:])
+        if not sampling.steps
+        else karras_levels(*ends, sampling.steps)
+        if sampling.spacing == "karras"
+        else (geometric_levels(*ends, sampling.steps, sampling.first, sampling.growth))
+    )
     generators = member_generators(seed, members)
     noise = gaussian((len(members), 1, *denoiser.canvas), generators, device)
     start = denoiser.prior if sampling.start == "prior" else 0.0
     options = {"dpm": {"stochasticity": sampling.stochasticity}} | dict.fromkeys(
-        ("paper", "score_sde", "authors"), {"corrections": sampling.corrections, "ratio": sampling.ratio})
-    return SAMPLERS[sampling.sampler](denoiser, start + levels[0] * noise, levels, generators, final=sampling.final,
-                                      **options.get(sampling.sampler, {}))
+        ("paper", "score_sde", "authors"), {"corrections": sampling.corrections, "ratio": sampling.ratio}
+    )
+    return SAMPLERS[sampling.sampler](
+        denoiser,
+        start + levels[0] * noise,
+        levels,
+        generators,
+        final=sampling.final,
+        **options.get(sampling.sampler, {}),
+    )
 
 # %% ../../nbs/3_ensembles/2_members.ipynb #members-18
 def batch_size(
@@ -204,7 +231,7 @@ def _batch(denoiser, model, sampling, seed, bar, stop, numbers: range) -> np.nda
     states, before = draw_members(denoiser, model, sampling, _mates(denoiser, model, sampling, numbers), seed), 0
     with torch.inference_mode():
         for step, after in enumerate(states, start=1):
-            state = after[:len(numbers)]
+            state = after[: len(numbers)]
             done = min(sampling.calls, math.ceil(step * sampling.calls / (sampling.steps + sampling.final)))
             bar.update((done - before) * len(numbers))
             before = done
@@ -229,7 +256,7 @@ def sample_batches(
     """
     members, workers = range(members) if isinstance(members, int) else members, workers or cores(model)
     batch = batch or batch_size(denoiser, len(members), workers)
-    groups, stop = [members[first:first + batch] for first in range(0, len(members), batch)], threading.Event()
+    groups, stop = [members[first : first + batch] for first in range(0, len(members), batch)], threading.Event()
     with tqdm(total=len(members) * sampling.calls, unit="call", disable=not progress, leave=False, miniters=0) as bar:
         draw = partial(_batch, denoiser, model, sampling, seed, bar, stop)
         yield from in_parallel(draw, groups, None if workers == cores(model) == 1 else workers, stop.set)

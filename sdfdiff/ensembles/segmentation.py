@@ -52,10 +52,14 @@ def segment(
     preparation = replace(preparation, **{key: value for key, value in changes.items() if value is not None})
     seen = prepared_shape(shape, preparation)
     if min(seen) < SMALLEST // 4 or max(seen) > 2 * LARGEST:
-        raise ValueError(f"At scale {preparation.scale} the network would see {seen[0]} x {seen[1]} pixels: "
-                         f"each side must have {SMALLEST // 4} to {2 * LARGEST}.")
+        raise ValueError(
+            f"At scale {preparation.scale} the network would see {seen[0]} x {seen[1]} pixels: "
+            f"each side must have {SMALLEST // 4} to {2 * LARGEST}."
+        )
     prepared = prepare_image(image, preparation)
-    dataset = ensemble(model, prepared, members, quality, seed, rule, keep, source_shape=shape, progress=progress, **options)
+    dataset = ensemble(
+        model, prepared, members, quality, seed, rule, keep, source_shape=shape, progress=progress, **options
+    )
     return dataset.assign_attrs(scale=preparation.scale, stain=preparation.stain)
 
 # %% ../../nbs/3_ensembles/4_segmentation.ipynb #segmentation-10
@@ -65,7 +69,11 @@ def at_source(
 ) -> np.ndarray:  # Same values, at the source image's resolution
     "Enlarge a smooth field linearly. The mask is enlarged as a distance: its outline stays smooth."
     shape = dataset.attrs["source_rows"], dataset.attrs["source_columns"]
-    return field if field.shape == shape else resize(field.astype(np.float32), shape, order=1, mode="edge", anti_aliasing=False)
+    return (
+        field
+        if field.shape == shape
+        else resize(field.astype(np.float32), shape, order=1, mode="edge", anti_aliasing=False)
+    )
 
 
 def source_mask(dataset: xr.Dataset) -> np.ndarray:  # Boolean, shape of the source image
@@ -100,8 +108,14 @@ def write_dataset(
     force: bool = False,  # Replace a file that is there
 ) -> None:
     "Write a netCDF file, compressed, whole or not at all."
-    encoding = {name: {"zlib": True, "complevel": 4, "shuffle": True} for name, data in dataset.data_vars.items() if data.ndim > 1}
-    with writing(path, force=force) as temporary:  # a file that was read would cut longer names to the length of its own: no encoding
+    encoding = {
+        name: {"zlib": True, "complevel": 4, "shuffle": True}
+        for name, data in dataset.data_vars.items()
+        if data.ndim > 1
+    }
+    with writing(
+        path, force=force
+    ) as temporary:  # a file that was read would cut longer names to the length of its own: no encoding
         buffer = io.BytesIO()  # HDF5 crashes the process when its disk is full: let Python do the writing
         dataset.drop_encoding().to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
         temporary.write_bytes(buffer.getbuffer())
@@ -116,7 +130,9 @@ def read_dataset(
     try:
         return xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError, RuntimeError, KeyError):  # h5py and xarray raise many kinds for a damaged file
-        raise ValueError(f"{path} is no netCDF file that can be read: move it away, or replace it with --force.") from None
+        raise ValueError(
+            f"{path} is no netCDF file that can be read: move it away, or replace it with --force."
+        ) from None
 
 
 def read_result(
@@ -126,7 +142,9 @@ def read_result(
     dataset = read_dataset(path)
     if not {"image", "distance", "probability", "area"} <= set(dataset) or "members" not in dataset.attrs:
         raise ValueError(f"{path} is no result of sdfdiff segment: move it away, or replace it with --force.")
-    return dataset.assign_attrs({key: value.item() if isinstance(value, np.generic) else value for key, value in dataset.attrs.items()})
+    return dataset.assign_attrs(
+        {key: value.item() if isinstance(value, np.generic) else value for key, value in dataset.attrs.items()}
+    )
 
 # %% ../../nbs/3_ensembles/4_segmentation.ipynb #segmentation-16
 def segment_file(
@@ -139,10 +157,16 @@ def segment_file(
     **options,  # See `segment`
 ) -> xr.Dataset:
     "Segment an image file and write mask, overlay, uncertainty and dataset; raises FileExistsError before any sampling."
-    image, outputs, before = read_image(path), output_paths(path, folder), 0 if previous is None else previous.attrs["members"]
+    image, outputs, before = (
+        read_image(path),
+        output_paths(path, folder),
+        0 if previous is None else previous.attrs["members"],
+    )
     check_writable(outputs, force or previous is not None, KEPT)
     try:
-        dataset = segment(image, model, max(members, before), previous=previous, **options).assign_attrs(source=Path(path).name)
+        dataset = segment(image, model, max(members, before), previous=previous, **options).assign_attrs(
+            source=Path(path).name
+        )
     except ValueError as error:
         raise ValueError(f"{path}{f' and {outputs[-1]}' * bool(before)}: {error}") from None
     if dataset.attrs["members"] == before:
@@ -151,8 +175,10 @@ def segment_file(
     doubt = at_source(dataset, dataset["mask_std"].values)
     with ExitStack() as stack:  # all four or none; renamed in the order of OUTPUTS
         last, *others = [stack.enter_context(writing(output, force or bool(before))) for output in reversed(outputs)]
-        for temporary, picture in zip(reversed(others), (
-                mask, overlay(image, mask), drawing.colour_map(drawing.SPREAD)(2 * doubt)[..., :3].astype(np.float32))):
+        for temporary, picture in zip(
+            reversed(others),
+            (mask, overlay(image, mask), drawing.colour_map(drawing.SPREAD)(2 * doubt)[..., :3].astype(np.float32)),
+        ):
             write_png(temporary, picture)
         write_dataset(dataset, last)
     return dataset

@@ -23,18 +23,25 @@ def most_members(
 # %% ../../nbs/3_ensembles/1_streaming.ipynb #streaming-10
 class Running:
     "Exact sums of distance maps that arrive in any order and grouping; memory does not grow with their number."
+
     # Distances are cut at `limit` pixels before they are summed; at most `threshold` pixels is object
     def __init__(self, shape: tuple[int, ...], threshold: float, limit: float):
         if not 0 < limit < np.inf:
             raise ValueError(f"limit is {limit}: a positive, finite number of pixels is needed.")
         self.count, self.threshold, self.limit = 0, threshold, limit
-        self.total, self.squares, self.inside = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int32)
+        self.total, self.squares, self.inside = (
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.int32),
+        )
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, finite, shape (member, row, column)
         if not np.isfinite(distances).all():
             raise ValueError("A distance is not finite: NaN and infinity cannot be summed in whole steps.")
         if self.count + len(distances) > most_members(self.limit):
-            raise ValueError(f"{self.count + len(distances)} members of up to {self.limit} px are too many: their sums hold {most_members(self.limit)}.")
+            raise ValueError(
+                f"{self.count + len(distances)} members of up to {self.limit} px are too many: their sums hold {most_members(self.limit)}."
+            )
         for distance in distances:
             self.inside += distance <= self.threshold
             steps = np.rint(distance.clip(-self.limit, self.limit) / STEP).astype(np.int64)
@@ -46,7 +53,9 @@ class Running:
         if (other.threshold, other.limit, other.total.shape) != (self.threshold, self.limit, self.total.shape):
             raise ValueError("The two sums are of maps with another shape, threshold or limit: they cannot be merged.")
         if self.count + other.count > most_members(self.limit):
-            raise ValueError(f"{self.count + other.count} members are too many: the sums hold {most_members(self.limit)}.")
+            raise ValueError(
+                f"{self.count + other.count} members are too many: the sums hold {most_members(self.limit)}."
+            )
         self.count += other.count
         for name in ("total", "squares", "inside"):
             getattr(self, name).__iadd__(getattr(other, name))
@@ -62,7 +71,9 @@ def _std(self) -> np.ndarray:  # Pixels; divisor: members - 1; NaN for one membe
     return np.sqrt((self.count * self.squares - self.total**2) / (self.count * (self.count - 1))) * STEP
 
 
-def _standard_error(self) -> np.ndarray:  # Pixels: how far the mean may be from that of endlessly many members; NaN for one
+def _standard_error(
+    self,
+) -> np.ndarray:  # Pixels: how far the mean may be from that of endlessly many members; NaN for one
     return self.std / np.sqrt(self.count)
 
 
@@ -75,7 +86,9 @@ def _fields(self) -> dict[str, np.ndarray]:  # All statistics by name
     return {"mean": self.mean, "std": self.std, "probability": p, "mask_std": np.sqrt(p * (1 - p))}
 
 
-Running.mean, Running.std, Running.standard_error, Running.probability = map(property, (_mean, _std, _standard_error, _probability))
+Running.mean, Running.std, Running.standard_error, Running.probability = map(
+    property, (_mean, _std, _standard_error, _probability)
+)
 Running.fields = _fields
 
 # %% ../../nbs/3_ensembles/1_streaming.ipynb #streaming-16

@@ -27,12 +27,14 @@ _RATER = re.compile(r"(.+)[-_]rater[-_]?(\d+)", re.I)
 @dataclass(frozen=True)
 class RatedCase(Case):
     "One image with the masks of several raters; `labels` is what at least half of them drew."
+
     raters: np.ndarray = None  # int32 (rater, row, column), 0 background
 
 
 @dataclass(frozen=True)
 class RatedPaths(CasePaths):
     "Where one case with several raters lies."
+
     annotations: tuple[Path, ...] = ()  # One file per rater; () in an .npz file
     index: int = 0  # Place in the .npz file
 
@@ -50,37 +52,70 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         if missing:
             raise ValueError(f"it has no array {missing[0]}")
         _check_arrays(found["image"], found["masks"], found.setdefault("case", np.arange(len(found["image"]))))
-    except (ValueError, TypeError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as problem:
-        raise ValueError(f"{path} is not understood ({' '.join(str(problem).split())[:150]}); expected {LAYOUT}.") from None
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as problem:
+        raise ValueError(
+            f"{path} is not understood ({' '.join(str(problem).split())[:150]}); expected {LAYOUT}."
+        ) from None
     return found
 
 
 def _check_arrays(image: np.ndarray, masks: np.ndarray, names: np.ndarray) -> None:
     "ValueError for shapes or values that do not fit."
-    if image.ndim not in (3, 4) or image.shape[3:] not in ((), (3,)) or masks.ndim != 4 or masks.shape[0] != len(image) or masks.shape[2:] != image.shape[1:3]:
+    if (
+        image.ndim not in (3, 4)
+        or image.shape[3:] not in ((), (3,))
+        or masks.ndim != 4
+        or masks.shape[0] != len(image)
+        or masks.shape[2:] != image.shape[1:3]
+    ):
         raise ValueError(f"image has shape {image.shape} and masks {masks.shape}")
     if masks.shape[1] < 2 or names.shape != (len(image),) or len(set(names.tolist())) < len(names):
-        raise ValueError(f"{masks.shape[1]} raters and {len(set(names.ravel().tolist()))} different names for {len(image)} images")
+        raise ValueError(
+            f"{masks.shape[1]} raters and {len(set(names.ravel().tolist()))} different names for {len(image)} images"
+        )
     if image.dtype != np.uint8 or masks.dtype.kind not in "bu" or masks.max(initial=0) > 1:
-        raise ValueError(f"image is {image.dtype} and masks {masks.dtype} up to {masks.max(initial=0)}, not 8 bit and 0 or 1")
+        raise ValueError(
+            f"image is {image.dtype} and masks {masks.dtype} up to {masks.max(initial=0)}, not 8 bit and 0 or 1"
+        )
 
 # %% ../../nbs/1_images/4_cases.ipynb #cases-11
 def _find_files(root: Path) -> list[RatedPaths]:
     "Images of a folder, each with the files of its raters."
     images, raters = {}, {}
-    for path in sorted(path for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."):
+    for path in sorted(
+        path for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
+    ):
         match = _RATER.fullmatch(path.stem)
         if match:
             raters.setdefault(match[1], []).append((int(match[2]), path))
         elif images.setdefault(path.stem, path) != path:
             raise ValueError(f"{images[path.stem]} and {path} have the same name; keep one of them.")
-    twice = [(name, number) for name, found in raters.items() for number in {number for number, _ in found} if [one for one, _ in found].count(number) > 1]
+    twice = [
+        (name, number)
+        for name, found in raters.items()
+        for number in {number for number, _ in found}
+        if [one for one, _ in found].count(number) > 1
+    ]
     if twice:
         raise ValueError(f"{root} has several files of rater {twice[0][1]} for {twice[0][0]}; keep one of them.")
-    lonely = [name for name in sorted(images.keys() | raters.keys()) if name not in images or len(raters.get(name, ())) < 2]
+    lonely = [
+        name for name in sorted(images.keys() | raters.keys()) if name not in images or len(raters.get(name, ())) < 2
+    ]
     if lonely:
         raise ValueError(f"{root} has no image with at least two raters for {lonely[0]}; expected {LAYOUT}.")
-    return [RatedPaths(name, image, raters[name][0][1], name, tuple(path for _, path in sorted(raters[name]))) for name, image in images.items()]
+    return [
+        RatedPaths(name, image, raters[name][0][1], name, tuple(path for _, path in sorted(raters[name])))
+        for name, image in images.items()
+    ]
 
 # %% ../../nbs/1_images/4_cases.ipynb #cases-12
 def find_cases(
@@ -99,7 +134,14 @@ def find_cases(
     files = [root] if root.is_file() else sorted(root.glob("*.npz"))
     if len(files) > 1:
         raise ValueError(f"{root} holds {len(files)} .npz files; name one of them.")
-    cases = [RatedPaths(str(name), files[0], files[0], str(name), (), k) for k, name in enumerate(_arrays(files[0])["case"])] if files else _find_files(root)
+    cases = (
+        [
+            RatedPaths(str(name), files[0], files[0], str(name), (), k)
+            for k, name in enumerate(_arrays(files[0])["case"])
+        ]
+        if files
+        else _find_files(root)
+    )
     if not cases:
         raise FileNotFoundError(f"{root} holds no images; expected {LAYOUT}.")
     return cases
@@ -115,9 +157,18 @@ def read_case(
         image, masks = read_image(paths.image), [read_labels(one) > 0 for one in paths.annotations]
         for file, mask in zip(paths.annotations, masks):
             if mask.shape != image.shape[:2]:
-                raise ValueError(f"{file} has {mask.shape[0]} x {mask.shape[1]} pixels, {paths.image.name} {image.shape[0]} x {image.shape[1]}; expected one size.")
+                raise ValueError(
+                    f"{file} has {mask.shape[0]} x {mask.shape[1]} pixels, {paths.image.name} {image.shape[0]} x {image.shape[1]}; expected one size."
+                )
     else:
         arrays = _arrays(paths.image)
         image, masks = arrays["image"][paths.index] / np.float32(255), arrays["masks"][paths.index] > 0
     raters = np.stack(masks).astype(np.int32)
-    return RatedCase(paths.name, image.astype(np.float32), (raters.mean(axis=0) >= 0.5).astype(np.int32), paths.group, paths.image, raters)
+    return RatedCase(
+        paths.name,
+        image.astype(np.float32),
+        (raters.mean(axis=0) >= 0.5).astype(np.int32),
+        paths.group,
+        paths.image,
+        raters,
+    )

@@ -20,11 +20,31 @@ from defusedxml.ElementTree import ParseError, parse
 from PIL import Image, ImageDraw
 
 from ..files import IMAGE_SUFFIXES, read_image, read_labels
-from .preparation import GLANDS, NUCLEI, REFERENCE_STAIN, TISSUE, Preparation, Stain, fit_stain, haematoxylin
+from sdfdiff.images.preparation import (
+    GLANDS,
+    NUCLEI,
+    REFERENCE_STAIN,
+    TISSUE,
+    Preparation,
+    Stain,
+    fit_stain,
+    haematoxylin,
+)
 from .preparation import normalise_stain, prepare_image, prepare_labels
 
-_all_ = ["GLANDS", "NUCLEI", "REFERENCE_STAIN", "TISSUE", "Preparation", "Stain", "fit_stain", "haematoxylin",
-         "normalise_stain", "prepare_image", "prepare_labels"]  # made in notebook 1.1, found here too
+_all_ = [
+    "GLANDS",
+    "NUCLEI",
+    "REFERENCE_STAIN",
+    "TISSUE",
+    "Preparation",
+    "Stain",
+    "fit_stain",
+    "haematoxylin",
+    "normalise_stain",
+    "prepare_image",
+    "prepare_labels",
+]  # made in notebook 1.1, found here too
 
 # %% ../../nbs/1_images/3_layouts.ipynb #layouts-07
 DATASETS = ("monuseg", "glas", "folder")
@@ -45,8 +65,25 @@ class CasePaths:
     group: str  # Patient where known, else the name: what a split must not tear apart
 
 # %% ../../nbs/1_images/3_layouts.ipynb #layouts-09
-_MASK_WORDS = {"mask", "masks", "label", "labels", "anno", "annos", "annotation", "annotations", "binary", "gt",
-               "ground", "truth", "groundtruth", "segmentation", "segmentations", "xml", "xmls"}
+_MASK_WORDS = {
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "anno",
+    "annos",
+    "annotation",
+    "annotations",
+    "binary",
+    "gt",
+    "ground",
+    "truth",
+    "groundtruth",
+    "segmentation",
+    "segmentations",
+    "xml",
+    "xmls",
+}
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "tissue"}
 _MASK_ENDING = re.compile(r"[-_. ]((bin|binary)[-_ ])?(masks?|labels?|anno|annotation|segmentation|seg|gt)$", re.I)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -63,6 +100,7 @@ def _place(
     folders: tuple[str, ...],  # Folder names, outermost first
 ) -> tuple[str, ...]:  # The same without words for images and masks, so that an image and its mask agree
     "Where a file lies: ('train', 'Tissue Images') and ('train', 'Binary Masks') are one place, ('train',)."
+
     def spare(word):
         return "" if word.group().lower() in _MASK_WORDS | _IMAGE_WORDS else word.group()
 
@@ -144,8 +182,11 @@ def _glas_patients(
     root: Path,  # Folder of the images; Grade.csv lies in it, below it or beside it
 ) -> dict[str, str]:  # Image name -> "patient-N"; empty without Grade.csv
     "Which patient each GlaS image is from. Raises ValueError for a table without these columns."
-    tables = [path for path in (root / "Grade.csv", root.resolve().parent / "Grade.csv", *root.rglob("Grade.csv"))
-              if path.is_file()]
+    tables = [
+        path
+        for path in (root / "Grade.csv", root.resolve().parent / "Grade.csv", *root.rglob("Grade.csv"))
+        if path.is_file()
+    ]
     if not tables:
         return {}
     lines = tables[0].read_text(encoding="utf-8-sig", errors="replace").splitlines()  # CR alone ends a line, too
@@ -173,8 +214,11 @@ def _require_pairs(
 ) -> None:
     "Raise one sentence when there is nothing, or when a partner is missing."
     if not pairs:
-        which = f"no images of the data set {dataset!r}" if not others or split == "all" else (
-            f"no {split} images, only {others} that a folder or file name marks as something else")
+        which = (
+            f"no images of the data set {dataset!r}"
+            if not others or split == "all"
+            else (f"no {split} images, only {others} that a folder or file name marks as something else")
+        )
         raise FileNotFoundError(f"{root} holds {which}; expected {LAYOUTS[dataset]}.")
     for what, column in (("annotation", 3), ("image", 2)):
         names = [pair[1] for pair in pairs if pair[column] is None]
@@ -216,8 +260,10 @@ def _regions(
         root = parse(path).getroot()
         if root.tag not in ("Annotations", "Annotation"):
             raise ParseError(f"it begins with <{root.tag[:40]}>")
-        regions = [np.array([[float(vertex.attrib[axis]) for axis in "XY"] for vertex in region.iter("Vertex")])
-                   for region in root.iter("Region")]
+        regions = [
+            np.array([[float(vertex.attrib[axis]) for axis in "XY"] for vertex in region.iter("Vertex")])
+            for region in root.iter("Region")
+        ]
         if not all(np.isfinite(region).all() for region in regions):
             raise ParseError("a vertex is not finite")
     except DefusedXmlException as problem:

@@ -18,6 +18,7 @@ from scipy.special import ndtr, ndtri
 @dataclass(frozen=True)
 class Settings:
     "What a scene looks like and how its raters behave; lengths in px, amounts of stain in optical density."
+
     density: float = 0.0032  # Attempted nuclei per square pixel
     radius: tuple[float, float] = (4.0, 9.0)  # Smallest and largest mean radius of a nucleus
     elongation: float = 0.22  # Largest amplitude of the ellipse-like part of ln(radius)
@@ -52,6 +53,7 @@ KINDS = {"dark": (0.6, 1.0), "pale": (0.5, 0.58), "ambiguous": (0.25, 0.45)}  # 
 @dataclass(frozen=True)
 class Nucleus:
     "One nucleus: where it is, its outline ln radius(angle) = ln radius + sum of cosines, and how dark it is."
+
     label: int  # Its value in every rater's labels, from 1
     kind: str  # "dark", "pale" or "ambiguous"
     row: float  # Centre, px
@@ -122,8 +124,16 @@ def nucleus(label, kind, height, settings, centre, radius, amplitudes, phases):
     "A nucleus whose contrast lies at `height` (0 to 1) within the range of its kind."
     low, high = KINDS[kind]
     contrast = float(low + height * (high - low))
-    return Nucleus(label, kind, *centre.tolist(), float(radius), tuple(amplitudes.tolist()), tuple(phases.tolist()),
-                   contrast, float(acceptance(contrast, settings)))
+    return Nucleus(
+        label,
+        kind,
+        *centre.tolist(),
+        float(radius),
+        tuple(amplitudes.tolist()),
+        tuple(phases.tolist()),
+        contrast,
+        float(acceptance(contrast, settings)),
+    )
 
 # %% ../../nbs/1_images/1_synthetic.ipynb #synthetic-17
 def place(
@@ -146,8 +156,19 @@ def place(
     nearest = np.clip(np.round(centres), 0, np.array(shape) - 1).astype(int)
     allowed = free[nearest[:, 0], nearest[:, 1]]
     kept = keep_apart(centres, radii * (1 + amplitudes[:, 0] / 2), settings.overlap, allowed)
-    return [nucleus(label, str(kinds[index]), heights[index], settings, centres[index], radii[index], amplitudes[index],
-                    phases[index]) for label, index in enumerate(kept, start=1)]
+    return [
+        nucleus(
+            label,
+            str(kinds[index]),
+            heights[index],
+            settings,
+            centres[index],
+            radii[index],
+            amplitudes[index],
+            phases[index],
+        )
+        for label, index in enumerate(kept, start=1)
+    ]
 
 # %% ../../nbs/1_images/1_synthetic.ipynb #synthetic-19
 def window(
@@ -171,8 +192,10 @@ def overlaps(
     for corner in corners.tolist():
         start = [max(low, 0) for low in corner]
         stop = [max(min(low + side, length), first) for low, length, first in zip(corner, shape, start)]
-        yield (tuple(slice(first, last) for first, last in zip(start, stop)),
-               tuple(slice(first - low, last - low) for first, last, low in zip(start, stop, corner)))
+        yield (
+            tuple(slice(first, last) for first, last in zip(start, stop)),
+            tuple(slice(first - low, last - low) for first, last, low in zip(start, stop, corner)),
+        )
 
 
 def stamp(
@@ -248,7 +271,9 @@ def draw_tissue(shape, nuclei, corners, distances, gap, settings, generator):
     turn = generator.uniform(0, np.pi)
     across = np.cos(turn) * np.arange(shape[0])[:, None] + np.sin(turn) * np.arange(shape[1])
     waves = np.cos(across + 2.5 * smooth_noise(shape, 9, generator)).astype(np.float32)
-    stroma = 0.5 + 0.07 * waves + 0.09 * smooth_noise(shape, 7, generator) + 0.05 * smooth_noise(shape, 1.3, generator, 80)
+    stroma = (
+        0.5 + 0.07 * waves + 0.09 * smooth_noise(shape, 7, generator) + 0.05 * smooth_noise(shape, 1.3, generator, 80)
+    )
     eosin = (stroma + 0.28 * fibres) * (1 - 0.94 * gap) * (1 - 0.45 * covered)
     haematoxylin = DARKEST * nuclear + 0.1 * (1 - gap) * (1 - covered)
     free = (1 - covered)[..., None]
@@ -262,6 +287,7 @@ def draw_tissue(shape, nuclei, corners, distances, gap, settings, generator):
 @dataclass(frozen=True, eq=False)
 class Tissue:
     "A scene: its image, its nuclei, and the raters who look at it."
+
     image: np.ndarray  # Shape (row, column, 3), float32 in [0, 1]
     nuclei: list[Nucleus]  # Label k is nuclei[k - 1]
     settings: Settings  # What the scene was made with

@@ -34,7 +34,9 @@ class Augmentation:
     def __post_init__(self):
         ranges = (self.turn, self.contrast, self.brightness, self.gamma, self.colour)
         if not (self.zoom >= 1 and all(one >= 0 for one in ranges) and 0 <= self.grey <= 1):
-            raise ValueError(f"zoom is {self.zoom} and must be at least 1; the other ranges must not be negative, grey at most 1: {self}.")
+            raise ValueError(
+                f"zoom is {self.zoom} and must be at least 1; the other ranges must not be negative, grey at most 1: {self}."
+            )
 
 
 PAPER = Augmentation()
@@ -85,15 +87,25 @@ class Pairs:
     ) -> "Pairs":
         "Compute each distance map on its whole image. Maps without any boundary are far or deep everywhere: +-1000 px."
         if len(images) != len(labels) or not images:
-            raise ValueError(f"{len(images)} images and {len(labels)} masks: as many of both, at least one, are needed.")
+            raise ValueError(
+                f"{len(images)} images and {len(labels)} masks: as many of both, at least one, are needed."
+            )
         if crop < 1 or len({len(image) for image in images}) > 1:
-            raise ValueError(f"crop is {crop}, channels {sorted({len(i) for i in images})}: a crop of at least 1 px and one number of channels are needed.")
+            raise ValueError(
+                f"crop is {crop}, channels {sorted({len(i) for i in images})}: a crop of at least 1 px and one number of channels are needed."
+            )
         for number, (image, label) in enumerate(zip(images, labels)):
             if image.shape[1:] != label.shape:
-                raise ValueError(f"Image {number} has shape {image.shape[1:]}, its mask {label.shape}: they must agree.")
+                raise ValueError(
+                    f"Image {number} has shape {image.shape[1:]}, its mask {label.shape}: they must agree."
+                )
         maps = [signed_distance(label, 1000.0, boundary) for label in labels]
-        return cls([torch.from_numpy(np.ascontiguousarray(i, np.float32)) for i in images],
-                   [torch.from_numpy(m) for m in maps], crop, augmentation)
+        return cls(
+            [torch.from_numpy(np.ascontiguousarray(i, np.float32)) for i in images],
+            [torch.from_numpy(m) for m in maps],
+            crop,
+            augmentation,
+        )
 
 # %% ../../nbs/1_images/5_training_data.ipynb #training-data-09
 def _placed(self, index: int, generator: torch.Generator) -> tuple[torch.Tensor, float]:
@@ -107,19 +119,33 @@ def _placed(self, index: int, generator: torch.Generator) -> tuple[torch.Tensor,
     down, right = (math.copysign(1.0, f) if a.flip else 1.0 for f in flips)
     reach, centre = [], []
     for pixels in self.distances[index].shape:
-        corner = round(max(pixels - self.crop / zoom, 0) * torch.rand((), generator=generator).item() + self.crop / zoom / 2 - self.crop / 2)
-        centre.append((2 * corner + self.crop) / pixels - 1)  # as affine_grid counts: -1 and 1 are the edges of the image
+        corner = round(
+            max(pixels - self.crop / zoom, 0) * torch.rand((), generator=generator).item()
+            + self.crop / zoom / 2
+            - self.crop / 2
+        )
+        centre.append(
+            (2 * corner + self.crop) / pixels - 1
+        )  # as affine_grid counts: -1 and 1 are the edges of the image
         reach.append(self.crop / zoom / pixels)
     cosine, sine = math.cos(angle), math.sin(angle)
-    return torch.tensor([[[cosine * right * reach[1], -sine * down * reach[1], centre[1]],
-                          [sine * right * reach[0], cosine * down * reach[0], centre[0]]]]), zoom
+    return torch.tensor(
+        [
+            [
+                [cosine * right * reach[1], -sine * down * reach[1], centre[1]],
+                [sine * right * reach[0], cosine * down * reach[0], centre[0]],
+            ]
+        ]
+    ), zoom
 
 # %% ../../nbs/1_images/5_training_data.ipynb #training-data-10
 def draw(
     self,
     batch: int,  # Number of crops
     generator: torch.Generator,  # Source of crops and augmentation
-) -> tuple[torch.Tensor, torch.Tensor]:  # Images (batch, channel, row, column) and distances in pixels (batch, 1, row, column)
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # Images (batch, channel, row, column) and distances in pixels (batch, 1, row, column)
     "A batch of random crops; large images are drawn more often, in proportion to their area."
     areas = torch.tensor([float(d.numel()) for d in self.distances])
     images, distances = [], []
@@ -142,7 +168,9 @@ def moments(
     data_scale: float,  # Model units of a distance of `truncation`
 ) -> tuple[float, float]:  # Mean and standard deviation, model units
     "Mean and spread of the training distances, which the network is scaled by."
-    values = torch.cat([d.clamp(-truncation, truncation).flatten() for d in pairs.distances]) * (data_scale / truncation)
+    values = torch.cat([d.clamp(-truncation, truncation).flatten() for d in pairs.distances]) * (
+        data_scale / truncation
+    )
     return values.mean().item(), values.std().item()
 
 # %% ../../nbs/1_images/5_training_data.ipynb #training-data-21
@@ -153,7 +181,9 @@ class Scenes:
     crop: int = 64  # Rows and columns
     boundary: str = "inner"  # Convention of the distance
 
-    def pair(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:  # Image (channel, row, column), distance (row, column) in pixels
+    def pair(
+        self, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # Image (channel, row, column), distance (row, column) in pixels
         "The scene of a seed, and the distance map of its first rater."
         scene = tissue(seed, (self.crop, self.crop))
         labels = scene.rate(np.random.default_rng(seed))

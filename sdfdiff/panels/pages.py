@@ -35,7 +35,11 @@ def packed(
         array = array.astype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, array.dtype))
         if array.dtype.name not in KINDS:
             raise TypeError(f"`{name}` holds {array.dtype}: a panel takes {', '.join(KINDS)}.")
-        result[name] = {"shape": list(array.shape), "dtype": array.dtype.name, "bytes": np.ascontiguousarray(array).tobytes()}
+        result[name] = {
+            "shape": list(array.shape),
+            "dtype": array.dtype.name,
+            "bytes": np.ascontiguousarray(array).tobytes(),
+        }
     return result
 
 
@@ -45,7 +49,17 @@ def colours(
     "The colour map of a quantity as a table; for categories, entry k is the colour of category k."
     table = drawing.colour_map(quantity)
     if quantity.scale == "code" and len(quantity.categories) > 2:
-        return (np.array([table(k)[:3] for k in range(len(quantity.categories))] + [(0, 0, 0)] * (256 - len(quantity.categories))) * 255).round().astype(np.uint8)
+        return (
+            (
+                np.array(
+                    [table(k)[:3] for k in range(len(quantity.categories))]
+                    + [(0, 0, 0)] * (256 - len(quantity.categories))
+                )
+                * 255
+            )
+            .round()
+            .astype(np.uint8)
+        )
     return (table(np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-09
@@ -56,20 +70,24 @@ def codes(
 ) -> np.ndarray:  # uint8: 0 to 127 object, 128 to 255 background
     "A field as colour numbers from which its mask can be read back exactly."
     beyond = (np.asarray(field) - np.float32(threshold)) / limit
-    return np.where(beyond <= 0, 127 - np.floor(127 * np.clip(-beyond, 0, 1)), 128 + np.floor(127 * np.clip(beyond, 0, 1))).astype(np.uint8)
+    return np.where(
+        beyond <= 0, 127 - np.floor(127 * np.clip(-beyond, 0, 1)), 128 + np.floor(127 * np.clip(beyond, 0, 1))
+    ).astype(np.uint8)
 
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-12
-FACE = Path(drawing.__file__).with_name("panels.js")
+FACE = Path(drawing.__file__).parent / "panels" / "panels.js"
 
 
 class Numbers(anywidget.AnyWidget):
     "Arrays that follow later: a widget without a face, since Jupyter limits the size of what it sends to one that is there already."
+
     _esm = "export default {}"
     data = Dict().tag(sync=True)
 
 
 class Canvas(anywidget.AnyWidget):
     "What the browser draws; `scene` is the name of a function in panels.js."
+
     _esm = FACE
     scene = Unicode().tag(sync=True)
     label = Unicode().tag(sync=True)  # For screen readers
@@ -89,7 +107,9 @@ def canvas(
 ) -> Canvas:
     "A canvas with a synchronised attribute for each state."
     traits = {name: Any(value).tag(sync=True) for name, value in state.items()}
-    return type("Canvas", (Canvas,), traits)(scene=scene, data=data, settings=settings, watched=[*state, "runs"], label=label)
+    return type("Canvas", (Canvas,), traits)(
+        scene=scene, data=data, settings=settings, watched=[*state, "runs"], label=label
+    )
 
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-15
 def linked(control: widgets.Widget) -> str:
@@ -99,6 +119,7 @@ def linked(control: widgets.Widget) -> str:
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-16
 class Panel(widgets.VBox):
     "Controls above a canvas; a subclass says in `prepare` what they are."
+
     title = "panel"
 
     def __init__(self, *arguments, **options):
@@ -108,8 +129,12 @@ class Panel(widgets.VBox):
             self.canvas, self.controls = Canvas(message=str(error), label=self.title), {}
         for name, control in self.controls.items():
             setattr(self, name, control)
-        links = [widgets.jslink((control, linked(control)), (self.canvas, name)) for name, control in self.controls.items()]
-        row = widgets.HBox(list(self.controls.values()), layout=widgets.Layout(flex_flow="row wrap", grid_gap="2px 14px"))
+        links = [
+            widgets.jslink((control, linked(control)), (self.canvas, name)) for name, control in self.controls.items()
+        ]
+        row = widgets.HBox(
+            list(self.controls.values()), layout=widgets.Layout(flex_flow="row wrap", grid_gap="2px 14px")
+        )
         super().__init__([row, self.canvas] if links else [self.canvas])
 
     def prepare(self) -> tuple[Canvas, dict[str, widgets.Widget]]:
@@ -128,10 +153,19 @@ class Panel(widgets.VBox):
         return Path(path)
 
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-18
-def slider(label: str, value: float, low: float, high: float, step: float, digits: int = 2, **options) -> widgets.Widget:
+def slider(
+    label: str, value: float, low: float, high: float, step: float, digits: int = 2, **options
+) -> widgets.Widget:
     "A slider; whole numbers if `step` is a whole number."
     options |= {"layout": widgets.Layout(width=f"{230 + 7 * len(label)}px")}
-    options |= {"value": value, "min": low, "max": high, "step": step, "description": label, "style": {"description_width": "initial"}}
+    options |= {
+        "value": value,
+        "min": low,
+        "max": high,
+        "step": step,
+        "description": label,
+        "style": {"description_width": "initial"},
+    }
     if isinstance(step, int):
         return widgets.IntSlider(**options)
     return widgets.FloatSlider(readout_format=f".{digits}f", **options)
@@ -139,7 +173,13 @@ def slider(label: str, value: float, low: float, high: float, step: float, digit
 
 def choice(label: str, options: list[str] | tuple[str, ...], index: int = 0) -> widgets.Dropdown:
     "A choice between words."
-    return widgets.Dropdown(options=list(options), index=index, description=label, style={"description_width": "initial"}, layout=widgets.Layout(width="max-content"))
+    return widgets.Dropdown(
+        options=list(options),
+        index=index,
+        description=label,
+        style={"description_width": "initial"},
+        layout=widgets.Layout(width="max-content"),
+    )
 
 
 def toggle(label: str, value: bool = False, icon: str = "") -> widgets.ToggleButton:
@@ -179,7 +219,10 @@ class _Attic:
 
     def stored(self, data: dict) -> dict:
         "Packed arrays with ids in place of bytes."
-        return {name: {"shape": one["shape"], "dtype": one["dtype"], "id": self.keep(one["bytes"])} for name, one in data.items()}
+        return {
+            name: {"shape": one["shape"], "dtype": one["dtype"], "id": self.keep(one["bytes"])}
+            for name, one in data.items()
+        }
 
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-21
 def page(
@@ -194,7 +237,10 @@ def page(
     state |= {name: getattr(face, name) for name in ("scene", "label", "message", "settings", "watched")}
     state["data"] = attic.stored(face.data)
     state["runs"] = {name: attic.stored(run.data) for name, run in face.runs.items()}
-    state = {name: attic.keep(bytes(value)) if isinstance(value, bytes | memoryview) else value for name, value in state.items()}
+    state = {
+        name: attic.keep(bytes(value)) if isinstance(value, bytes | memoryview) else value
+        for name, value in state.items()
+    }
     twins = [_twin(name, control) for name, control in panel.controls.items()]
     words = ",\n".join(json.dumps(part).replace("<", "\\u003c") for part in (state, twins))
     name = html.escape(title or panel.title)
@@ -215,6 +261,7 @@ page(document.getElementById("panel"), {words});
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-23
 class StackPanel(Panel):
     "Scrub through frames of one quantity with a slider, the arrow keys, or play (space bar)."
+
     title = "Frames"
 
     def prepare(
@@ -226,14 +273,28 @@ class StackPanel(Panel):
     ):
         frames = np.asarray(frames)
         if frames.ndim != 3 or not 0 < frames.size <= 2**27 or not np.isfinite(frames).all():
-            raise ValueError(f"The frames have shape {frames.shape}: finite numbers of shape (frame, row, column) are needed, at most 2^27 of them.")
+            raise ValueError(
+                f"The frames have shape {frames.shape}: finite numbers of shape (frame, row, column) are needed, at most 2^27 of them."
+            )
         if quantity.scale == "code":
-            raise ValueError(f"Categories such as {quantity.label} cannot be scrubbed: give numbers, for example the distance or a probability.")
+            raise ValueError(
+                f"Categories such as {quantity.label} cannot be scrubbed: give numbers, for example the distance or a probability."
+            )
         low, high = drawing.limits([frames], quantity, limit)
         numbers = np.empty(frames.shape, np.uint8)
         for place, frame in zip(numbers, frames):  # one by one: no copy of everything in floating point
             place[...] = np.clip((frame - low) * (256 / (high - low)), 0, 255)
-        settings = {"title": quantity.label, "labels": [str(label) for label in labels], "bar": [f"{low:.3g}", f"{high:.3g} {quantity.unit}", quantity.label]}
+        settings = {
+            "title": quantity.label,
+            "labels": [str(label) for label in labels],
+            "bar": [f"{low:.3g}", f"{high:.3g} {quantity.unit}", quantity.label],
+        }
         controls = {"frame": slider("frame", 0, 0, len(frames) - 1, 1), "playing": play()}
         data = packed(frames=numbers, colours=colours(quantity))
-        return canvas("stack", data, settings, {"frame": 0, "playing": False}, f"frames of {quantity.label}: click the picture, then arrows step and space plays"), controls
+        return canvas(
+            "stack",
+            data,
+            settings,
+            {"frame": 0, "playing": False},
+            f"frames of {quantity.label}: click the picture, then arrows step and space plays",
+        ), controls

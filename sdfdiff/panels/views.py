@@ -120,12 +120,17 @@ def corruption_figure(
         state = corrupted(clean[k], noise, level)
         drawing.draw(axes[0, k], state, drawing.DISTANCE, f"{name} + noise", data_scale + 2 * level, bar=False)
         drawing.draw_mask(axes[1, k], state <= 0, f"{fragments(state <= 0, mask):.2g} fragments per object")
-        torn, away = damage_curves(mask, clean[k:k + 1], noise, levels[::4, 0])[:, 0]
+        torn, away = damage_curves(mask, clean[k : k + 1], noise, levels[::4, 0])[:, 0]
         axes[0, 2].semilogy(np.linspace(0, 1, len(torn)), np.maximum(torn, 0.01), label=name, **drawing.line_style(k))
         axes[1, 2].plot(np.linspace(0, 1, len(away)), away, label=name, **drawing.line_style(k))
     for one in axes[:, 2]:
         one.axvline(t, color="black", linewidth=1)
-    _label(axes[0, 2], "diffusion time t", "fragments / object", f"noise of {level * truncation / data_scale:.2g} px at t = {t:g}")
+    _label(
+        axes[0, 2],
+        "diffusion time t",
+        "fragments / object",
+        f"noise of {level * truncation / data_scale:.2g} px at t = {t:g}",
+    )
     _label(axes[1, 2], "diffusion time t", "false pixels to edge (px)", "where the damage lies")
     return figure
 
@@ -133,6 +138,7 @@ def corruption_figure(
 @dataclass(frozen=True)
 class Run:
     "Members on their way from noise to mask."
+
     state: np.ndarray  # Model units, float32, shape (frame, member, row, column)
     denoised: np.ndarray  # The estimate made from each state, same shape
     noise_level: np.ndarray  # sigma of each frame, model units; 0 for the finished sample
@@ -170,8 +176,13 @@ def reverse_run(
             firsts.append(len(recorder.log))
     seconds = time.perf_counter() - begin
     frames = [recorder.log[k] for k in firsts[:-1]] + [(last, last, 0.0)]
-    state, denoised = (torch.stack([frame[k] for frame in frames])[:, :, 0, :image.shape[1], :image.shape[2]].cpu().numpy() for k in (0, 1))
-    return Run(state, denoised, np.array([frame[2] for frame in frames], np.float32), np.array(firsts, np.int32), seconds)
+    state, denoised = (
+        torch.stack([frame[k] for frame in frames])[:, :, 0, : image.shape[1], : image.shape[2]].cpu().numpy()
+        for k in (0, 1)
+    )
+    return Run(
+        state, denoised, np.array([frame[2] for frame in frames], np.float32), np.array(firsts, np.int32), seconds
+    )
 
 # %% ../../nbs/7_panels/2_views.ipynb #views-16
 def reverse_figure(
@@ -182,13 +193,30 @@ def reverse_figure(
 ):  # matplotlib Figure
     "One member's path: its state above, the denoised estimate made from it below."
     frames = np.linspace(0, len(run.state) - 1, columns).round().astype(int)
-    figure, axes = drawing.panels(columns, 2, size=1.9, title=f"{run.calls[-1]} calls per member, {run.seconds:.2f} s for {run.state.shape[1]} members")
+    figure, axes = drawing.panels(
+        columns,
+        2,
+        size=1.9,
+        title=f"{run.calls[-1]} calls per member, {run.seconds:.2f} s for {run.state.shape[1]} members",
+    )
     for k, frame in enumerate(frames):
         level = float(run.noise_level[frame])
         title = f"σ = {level:.3g}, after {run.calls[frame]} calls"
-        drawing.draw(axes[0, k], run.state[frame, member], drawing.DISTANCE, title, model.data_scale + 2 * level, bar=False)
-        drawing.draw(axes[1, k], run.denoised[frame, member], drawing.DISTANCE, "its denoised estimate", model.data_scale, bar=False)
-        drawing.draw_outline(axes[1, k], model.to_pixels(torch.from_numpy(run.denoised[frame, member])).numpy() <= model.threshold("half_pixel"))
+        drawing.draw(
+            axes[0, k], run.state[frame, member], drawing.DISTANCE, title, model.data_scale + 2 * level, bar=False
+        )
+        drawing.draw(
+            axes[1, k],
+            run.denoised[frame, member],
+            drawing.DISTANCE,
+            "its denoised estimate",
+            model.data_scale,
+            bar=False,
+        )
+        drawing.draw_outline(
+            axes[1, k],
+            model.to_pixels(torch.from_numpy(run.denoised[frame, member])).numpy() <= model.threshold("half_pixel"),
+        )
     return figure
 
 # %% ../../nbs/7_panels/2_views.ipynb #views-22
@@ -203,24 +231,33 @@ def check_ensemble(
     "Raise ValueError, in one sentence, unless the dataset is an ensemble that can be shown."
     missing = [name for name in (*NEEDED, *also) if name not in dataset]
     if missing:
-        source = "pass the true mask to sdfdiff.ensembles.collection.ensemble(..., truth=mask)" if missing == ["truth"] else \
-            "needed is an ensemble as sdfdiff.ensembles.collection.ensemble and `sdfdiff segment` make it"
+        source = (
+            "pass the true mask to sdfdiff.ensembles.collection.ensemble(..., truth=mask)"
+            if missing == ["truth"]
+            else "needed is an ensemble as sdfdiff.ensembles.collection.ensemble and `sdfdiff segment` make it"
+        )
         raise ValueError(f"The dataset has no {', '.join(missing)}: {source}.")
     unnamed = [name for name in ("threshold_px", "truncation_px", "reach_px") if name not in dataset.attrs]
     dims = {name: dataset[name].dims for name in ("distance", "image")}
     if unnamed or dims != {"distance": ("member", "row", "column"), "image": ("channel", "row", "column")}:
-        raise ValueError(f"The dataset has the dimensions {dims} and lacks the attributes {unnamed}: "
-                         "needed are (member, row, column) and (channel, row, column), threshold_px, truncation_px and reach_px.")
+        raise ValueError(
+            f"The dataset has the dimensions {dims} and lacks the attributes {unnamed}: "
+            "needed are (member, row, column) and (channel, row, column), threshold_px, truncation_px and reach_px."
+        )
     rows, columns = dataset.sizes["row"], dataset.sizes["column"]
     if max(rows, columns) > largest:
-        raise ValueError(f"The image has {rows} × {columns} pixels and a panel shows up to {largest} × {largest}: "
-                         "pick a part, for example dataset.isel(row=slice(0, 512), column=slice(0, 512)).")
+        raise ValueError(
+            f"The image has {rows} × {columns} pixels and a panel shows up to {largest} × {largest}: "
+            "pick a part, for example dataset.isel(row=slice(0, 512), column=slice(0, 512))."
+        )
     if dataset.attrs.get("members", dataset.sizes["member"]) < 2 or dataset.sizes["member"] < 2:
         raise ValueError(f"The dataset holds {dataset.sizes['member']} member: a spread needs at least 2.")
     for name in {*NEEDED, *also, *({"truth"} & set(dataset))}:
         wrong = int((~np.isfinite(dataset[name].values)).sum())
         if wrong:
-            raise ValueError(f"`{name}` holds {wrong} values that are NaN or infinite: the ensemble must be finite everywhere.")
+            raise ValueError(
+                f"`{name}` holds {wrong} values that are NaN or infinite: the ensemble must be finite everywhere."
+            )
 
 # %% ../../nbs/7_panels/2_views.ipynb #views-24
 def ensemble_figure(
@@ -241,7 +278,9 @@ def ensemble_figure(
     axes[1].axvline(dataset.attrs["threshold_px"], color="black", linestyle="--")
     _label(axes[1], "distance (px)", "members", f"pixel {pixel}; dashed: threshold")
     sizes = np.arange(0, 10.1, 0.5)
-    for k, (curve, name) in enumerate(zip(np.transpose([margin_trade(mask, truth, size) for size in sizes]), ("object covered", "area outside it"))):
+    for k, (curve, name) in enumerate(
+        zip(np.transpose([margin_trade(mask, truth, size) for size in sizes]), ("object covered", "area outside it"))
+    ):
         axes[2].plot(sizes, curve, label=name, **drawing.line_style(k))
     axes[2].axvline(margin, color="black", linewidth=1)
     axes[2].set_ylim(0, 1.02)
@@ -249,7 +288,12 @@ def ensemble_figure(
     return figure
 
 # %% ../../nbs/7_panels/2_views.ipynb #views-27
-SHOWN = {"ratio": "spread / (spread + distance)", "mask_std": "spread of the mask", "sdf_std": "spread of the distance", "nearness": "nearness to the edge"}
+SHOWN = {
+    "ratio": "spread / (spread + distance)",
+    "mask_std": "spread of the mask",
+    "sdf_std": "spread of the distance",
+    "nearness": "nearness to the edge",
+}
 
 
 def shown_maps(

@@ -24,14 +24,25 @@ from .pages import Numbers, Panel, canvas, choice, codes, colours, packed, play,
 from ..diffusion.sampling import calls as count_calls
 from ..images.synthetic import tissue
 from ..uncertainty.errors import retained_error, tied_shares
-from .views import Run, check_ensemble, damage_curves, reverse_run, schedule_levels, shown_maps, standard_noise, targets
+from sdfdiff.panels.views import (
+    Run,
+    check_ensemble,
+    damage_curves,
+    reverse_run,
+    schedule_levels,
+    shown_maps,
+    standard_noise,
+    targets,
+)
 
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-04
 def _checked_mask(mask: np.ndarray, name: str, largest: int = 1024) -> np.ndarray:
     "A mask or instance labels, or ValueError in one sentence."
     mask = np.asarray(mask)
     if mask.ndim != 2 or not mask.size or max(mask.shape) > largest:
-        raise ValueError(f"{name} has shape {mask.shape}: one mask (row, column) of 1 × 1 to {largest} × {largest} pixels is needed.")
+        raise ValueError(
+            f"{name} has shape {mask.shape}: one mask (row, column) of 1 × 1 to {largest} × {largest} pixels is needed."
+        )
     if mask.dtype.kind == "f" and not np.isfinite(mask).all():
         raise ValueError(f"{name} holds NaN or infinite values: a mask is boolean or integer.")
     if mask.dtype.kind not in "biu":
@@ -64,6 +75,7 @@ class _Painting(Panel):
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-08
 class PaintPanel(_Painting):
     "Draw and erase a mask; its signed distance, zero line and thresholded mask follow the brush."
+
     title = "Paint a mask"
 
     def prepare(
@@ -76,12 +88,28 @@ class PaintPanel(_Painting):
             raise ValueError(f"truncation is {truncation}: 1 to 40 px can be chosen.")
         mask = _checked_mask(np.zeros(shape, bool) if mask is None else mask, "The mask", 512) > 0
         controls = {
-            "brush": slider("brush (px)", 4, 0, 20, 1), "erase": toggle("erase", icon="eraser"),
-            "boundary": choice("boundary", BOUNDARIES), "truncation": slider("truncation (px)", truncation, 1.0, 40.0, 1.0, 0),
-            "threshold": slider("threshold (px)", 0.0, -10.0, 10.0, 0.25)}
-        state = {"brush": 4, "erase": False, "boundary": 0, "truncation": truncation, "threshold": 0.0, "mask": mask.astype(np.uint8).tobytes()}
+            "brush": slider("brush (px)", 4, 0, 20, 1),
+            "erase": toggle("erase", icon="eraser"),
+            "boundary": choice("boundary", BOUNDARIES),
+            "truncation": slider("truncation (px)", truncation, 1.0, 40.0, 1.0, 0),
+            "threshold": slider("threshold (px)", 0.0, -10.0, 10.0, 0.25),
+        }
+        state = {
+            "brush": 4,
+            "erase": False,
+            "boundary": 0,
+            "truncation": truncation,
+            "threshold": 0.0,
+            "mask": mask.astype(np.uint8).tobytes(),
+        }
         data = packed(distance=colours(drawing.DISTANCE), mask=colours(drawing.MASK))
-        return canvas("paint", data, {"shape": list(mask.shape)}, state, "paint a mask: arrows move the brush, space stamps it, z takes back; Shift erases"), controls
+        return canvas(
+            "paint",
+            data,
+            {"shape": list(mask.shape)},
+            state,
+            "paint a mask: arrows move the brush, space stamps it, z takes back; Shift erases",
+        ), controls
 
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-15
 def _synthetic_masks(shape: tuple[int, int] = (128, 128)) -> dict[str, np.ndarray]:
@@ -98,17 +126,22 @@ def _checked_masks(masks: np.ndarray | dict[str, np.ndarray] | None, frames: int
     shape = next(iter(masks.values())).shape
     for name, mask in masks.items():
         if mask.shape != shape or not mask.any():
-            raise ValueError(f"The mask {name!r} has shape {mask.shape} and {int((mask > 0).sum())} object pixels: needed is {shape} and an object.")
+            raise ValueError(
+                f"The mask {name!r} has shape {mask.shape} and {int((mask > 0).sum())} object pixels: needed is {shape} and an object."
+            )
     return masks
 
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-16
 class CorruptionPanel(Panel):
     "One time slider: noise on a signed distance and on a mask, the masks they threshold to, and the fragments they fall into."
+
     title = "Scrub the corruption"
 
     def prepare(
         self,
-        masks: np.ndarray | dict[str, np.ndarray] | None = None,  # Masks or labels by name, all of one shape; None: synthetic tissue
+        masks: np.ndarray
+        | dict[str, np.ndarray]
+        | None = None,  # Masks or labels by name, all of one shape; None: synthetic tissue
         schedules: dict[str, VE | VP] | None = None,  # Schedules by name; None: VE and VP
         truncation: float = 10.0,  # px
         data_scale: float = 0.2,  # Model units of a distance of `truncation`
@@ -118,14 +151,39 @@ class CorruptionPanel(Panel):
         masks, schedules = _checked_masks(masks, frames), schedules or {"VE": VE(), "VP": VP()}
         shape = next(iter(masks.values())).shape
         clean = np.stack([targets(mask, truncation, data_scale) for mask in masks.values()])
-        noise, levels = standard_noise(shape, seed), np.stack([schedule_levels(one, frames) for one in schedules.values()])
-        torn = np.array([[damage_curves(mask, fields, noise, level[:, 0]) for mask, fields in zip(masks.values(), clean)] for level in levels])
-        data = packed(clean=clean, noise=noise, levels=levels, damage=torn, distance=colours(drawing.DISTANCE), mask=colours(drawing.MASK))
+        noise, levels = (
+            standard_noise(shape, seed),
+            np.stack([schedule_levels(one, frames) for one in schedules.values()]),
+        )
+        torn = np.array(
+            [
+                [damage_curves(mask, fields, noise, level[:, 0]) for mask, fields in zip(masks.values(), clean)]
+                for level in levels
+            ]
+        )
+        data = packed(
+            clean=clean,
+            noise=noise,
+            levels=levels,
+            damage=torn,
+            distance=colours(drawing.DISTANCE),
+            mask=colours(drawing.MASK),
+        )
         settings = {"frames": frames, "schedules": list(schedules), "truncation": truncation, "data_scale": data_scale}
-        controls = {"time": slider("time t", 0.25, 0.0, 1.0, 1 / (frames - 1), 3), "playing": play(),
-                    "schedule": choice("schedule", list(schedules)), "image": choice("mask", list(masks))}
+        controls = {
+            "time": slider("time t", 0.25, 0.0, 1.0, 1 / (frames - 1), 3),
+            "playing": play(),
+            "schedule": choice("schedule", list(schedules)),
+            "image": choice("mask", list(masks)),
+        }
         state = {"time": 0.25, "playing": False, "schedule": 0, "image": 0}
-        return canvas("corruption", data, settings, state, "corruption: click a picture, then arrows step through time and space plays"), controls
+        return canvas(
+            "corruption",
+            data,
+            settings,
+            state,
+            "corruption: click a picture, then arrows step through time and space plays",
+        ), controls
 
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-22
 CALLS = (5, 7, 13, 25)  # Network calls per member to choose from
@@ -139,7 +197,9 @@ def sampling_with(
     corrections = 1 if sampler in ("paper", "score_sde", "authors") else 0
     steps = (calls - 1) // count_calls(sampler, 1, corrections)
     if steps < 1:
-        raise ValueError(f"{calls} calls are too few for {sampler!r}: one step and the last denoise take {count_calls(sampler, 1, corrections, True)}.")
+        raise ValueError(
+            f"{calls} calls are too few for {sampler!r}: one step and the last denoise take {count_calls(sampler, 1, corrections, True)}."
+        )
     return Sampling(sampler, steps, "geometric" if corrections else "karras", corrections=corrections)
 
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-23
@@ -147,9 +207,13 @@ def _checked_image(image: np.ndarray | None, members: int, largest: int = 512) -
     "A prepared image (None: synthetic tissue), or ValueError in one sentence."
     image = np.moveaxis(tissue(3, (64, 64)).image, -1, 0) if image is None else np.asarray(image)
     if image.ndim != 3 or max(image.shape[1:]) > largest or not np.isfinite(image).all():
-        raise ValueError(f"The image has shape {image.shape}: finite values of shape (channel, row, column), up to {largest} × {largest}, are needed.")
+        raise ValueError(
+            f"The image has shape {image.shape}: finite values of shape (channel, row, column), up to {largest} × {largest}, are needed."
+        )
     if image.min() < 0 or image.max() > 1:
-        raise ValueError(f"The image holds values from {image.min():g} to {image.max():g}: needed are 0 to 1, as the network's preparation makes them.")
+        raise ValueError(
+            f"The image holds values from {image.min():g} to {image.max():g}: needed are 0 to 1, as the network's preparation makes them."
+        )
     if not 1 <= members <= 6:
         raise ValueError(f"{members} members: 1 to 6 find room side by side.")
     return image
@@ -167,9 +231,15 @@ def packed_run(run: Run, model: Model) -> Numbers:
     "A recorded run as the browser wants it: colour numbers from which the masks can be read back."
     threshold = model.threshold("half_pixel") * model.data_scale / model.truncation
     limit = (model.data_scale + 2 * run.noise_level)[:, None, None, None]
-    return Numbers(data=packed(
-        state=codes(run.state, threshold, limit), denoised=codes(run.denoised, threshold, model.data_scale),
-        noise_level=run.noise_level, calls=run.calls, seconds=np.array([run.seconds])))
+    return Numbers(
+        data=packed(
+            state=codes(run.state, threshold, limit),
+            denoised=codes(run.denoised, threshold, model.data_scale),
+            noise_level=run.noise_level,
+            calls=run.calls,
+            seconds=np.array([run.seconds]),
+        )
+    )
 
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-24
 class _Runs(Panel):
@@ -191,28 +261,43 @@ class _Runs(Panel):
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-25
 class ReversePanel(_Runs):
     "Scrub through the reverse of several members, for any sampler and number of calls."
+
     title = "Scrub the reverse"
 
     def prepare(
         self,
         model: Model | str = "tissue",  # A model, or the name or path of weights
-        image: np.ndarray | None = None,  # Prepared image in [0, 1], shape (channel, row, column); None: synthetic tissue
+        image: np.ndarray
+        | None = None,  # Prepared image in [0, 1], shape (channel, row, column); None: synthetic tissue
         samplers: tuple[str, ...] = ("dpm_sde", "ancestral", "heun", "paper"),  # To choose from
         calls: tuple[int, ...] = CALLS,  # To choose from
         members: int = 4,  # To show
         seed: int = 0,  # Of the ensemble
     ):
-        self.model, self.image = load_weights(model) if isinstance(model, str) else model, _checked_image(image, members)
+        self.model, self.image = (
+            load_weights(model) if isinstance(model, str) else model,
+            _checked_image(image, members),
+        )
         _check_choices(samplers, calls)
         self.members, self.seed, start = members, seed, calls.index(13) if 13 in calls else 0
-        settings = {"shape": list(self.image.shape[1:]), "members": members, "samplers": list(samplers), "calls": [str(n) for n in calls],
-                    "truncation": self.model.truncation, "data_scale": self.model.data_scale}
+        settings = {
+            "shape": list(self.image.shape[1:]),
+            "members": members,
+            "samplers": list(samplers),
+            "calls": [str(n) for n in calls],
+            "truncation": self.model.truncation,
+            "data_scale": self.model.data_scale,
+        }
         state = {"progress": 0.5, "playing": False, "sampler": 0, "calls": start}
         label = "reverse: click a picture, then arrows step and space plays"
         self.canvas = canvas("reverse", packed(distance=colours(drawing.DISTANCE)), settings, state, label)
         self.compute(samplers[0], calls[start])
-        controls = {"progress": slider("noise → mask", 0.5, 0.0, 1.0, 0.005), "playing": play(),
-                    "sampler": choice("sampler", samplers), "calls": choice("network calls", settings["calls"], start)}
+        controls = {
+            "progress": slider("noise → mask", 0.5, 0.0, 1.0, 0.005),
+            "playing": play(),
+            "sampler": choice("sampler", samplers),
+            "calls": choice("network calls", settings["calls"], start),
+        }
         for name in ("sampler", "calls"):
             controls[name].observe(lambda change: self.compute(self.sampler.value, int(self.calls.value)), "index")
         return self.canvas, controls
@@ -225,19 +310,25 @@ def read_ensemble(
     try:
         return xr.load_dataset(path)
     except (OSError, ValueError):
-        raise ValueError(f"{path} cannot be read: the netCDF file of an ensemble is needed, as `sdfdiff segment` writes it.") from None
+        raise ValueError(
+            f"{path} cannot be read: the netCDF file of an ensemble is needed, as `sdfdiff segment` writes it."
+        ) from None
 
 
 def _loaded(dataset: xr.Dataset | str, also: tuple[str, ...] = ()) -> xr.Dataset:
     "An ensemble, or the one in a netCDF file, checked."
     if not isinstance(dataset, xr.Dataset | str | Path):
-        raise ValueError(f"A {type(dataset).__name__} is no ensemble: an xarray.Dataset or the path of one in netCDF is needed.")
+        raise ValueError(
+            f"A {type(dataset).__name__} is no ensemble: an xarray.Dataset or the path of one in netCDF is needed."
+        )
     dataset = dataset if isinstance(dataset, xr.Dataset) else read_ensemble(dataset)
     check_ensemble(dataset, also)
     if dataset["distance"].nbytes > 2**27:
         fit = max(2, int(2**27 // dataset["distance"].isel(member=0).nbytes))
-        raise ValueError(f"The {dataset.sizes['member']} members take {dataset['distance'].nbytes / 1e6:.0f} MB: "
-                         f"show fewer, for example dataset.isel(member=slice({fit})).")
+        raise ValueError(
+            f"The {dataset.sizes['member']} members take {dataset['distance'].nbytes / 1e6:.0f} MB: "
+            f"show fewer, for example dataset.isel(member=slice({fit}))."
+        )
     return dataset
 
 
@@ -252,7 +343,7 @@ def _doubtful(dataset: xr.Dataset) -> list[int]:
     inside = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
     even = 0.5 - np.abs(inside - 0.5) + 1e-6 * dataset["std"].values  # of equals the one with the larger spread
     edge = [size // 16 for size in even.shape]  # not at the border, where the crosshair looks like a frame
-    inner = even[edge[0]:even.shape[0] - edge[0], edge[1]:even.shape[1] - edge[1]]
+    inner = even[edge[0] : even.shape[0] - edge[0], edge[1] : even.shape[1] - edge[1]]
     return [int(place) + k for place, k in zip(np.unravel_index(inner.argmax(), inner.shape), edge)]
 
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-34
@@ -268,6 +359,7 @@ SHOWN = ("mean", "spread", "P(object)", "member")
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-35
 class EnsemblePanel(Panel):
     "Threshold, member, mean, spread and P(object) over the image; click a pixel for its distances; a margin and what it costs."
+
     title = "Explore an ensemble"
 
     def prepare(
@@ -276,15 +368,36 @@ class EnsemblePanel(Panel):
     ):
         dataset = _loaded(dataset)
         limit, reach, threshold = (float(dataset.attrs[f"{name}_px"]) for name in ("truncation", "reach", "threshold"))
-        data = packed(image=_picture(dataset), distance=rounded(dataset["distance"].values), mean=dataset["mean"], std=dataset["std"],
-                      distance_colours=colours(drawing.DISTANCE), spread=colours(drawing.SPREAD), probability=colours(drawing.PROBABILITY))
+        data = packed(
+            image=_picture(dataset),
+            distance=rounded(dataset["distance"].values),
+            mean=dataset["mean"],
+            std=dataset["std"],
+            distance_colours=colours(drawing.DISTANCE),
+            spread=colours(drawing.SPREAD),
+            probability=colours(drawing.PROBABILITY),
+        )
         if "truth" in dataset:
             boundary = dataset.attrs.get("boundary", "inner")
-            data |= packed(truth=dataset["truth"].values > 0, true_distance=signed_distance(dataset["truth"].values > 0, limit, boundary))
-        controls = {"shown": choice("show", SHOWN, 2), "member": slider("member", 0, 0, dataset.sizes["member"] - 1, 1),
-                    "opacity": slider("opacity", 0.5, 0.0, 1.0, 0.05), "threshold": slider("threshold (px)", threshold, -reach, reach, 0.05),
-                    "margin": slider("margin (px)", 0.0, 0.0, 10.0, 0.2, 1)}
-        state = {"shown": 2, "member": 0, "opacity": 0.5, "threshold": threshold, "margin": 0.0, "pixel": _doubtful(dataset)}
+            data |= packed(
+                truth=dataset["truth"].values > 0,
+                true_distance=signed_distance(dataset["truth"].values > 0, limit, boundary),
+            )
+        controls = {
+            "shown": choice("show", SHOWN, 2),
+            "member": slider("member", 0, 0, dataset.sizes["member"] - 1, 1),
+            "opacity": slider("opacity", 0.5, 0.0, 1.0, 0.05),
+            "threshold": slider("threshold (px)", threshold, -reach, reach, 0.05),
+            "margin": slider("margin (px)", 0.0, 0.0, 10.0, 0.2, 1),
+        }
+        state = {
+            "shown": 2,
+            "member": 0,
+            "opacity": 0.5,
+            "threshold": threshold,
+            "margin": 0.0,
+            "pixel": _doubtful(dataset),
+        }
         label = "ensemble: click a pixel; arrows move it, space hides and shows the overlay"
         return canvas("ensemble", data, {"truncation": limit, "reach": reach}, state, label), controls
 
@@ -296,6 +409,7 @@ class EnsemblePanel(Panel):
 # %% ../../nbs/7_panels/3_widgets.ipynb #widgets-40
 class ErrorPanel(Panel):
     "Truth, error and uncertainty side by side; keep the most certain pixels and see which error remains."
+
     title = "Uncertainty against error"
 
     def prepare(
@@ -307,13 +421,29 @@ class ErrorPanel(Panel):
         shares = np.linspace(0, 1, 101)
         curves = np.stack([retained_error(mask != truth, field, shares) for field, _ in maps.values()])
         fewer, upto = (np.stack(part) for part in zip(*(tied_shares(field) for field, _ in maps.values())))
-        data = packed(codes=drawing.error_codes(mask, truth).astype(np.uint8), truth=truth, mask=mask, fewer=fewer, upto=upto, curves=curves,
-                      spread=np.stack([field for field, _ in maps.values()]), spread_colours=colours(drawing.SPREAD),
-                      error_colours=colours(drawing.ERROR), mask_colours=colours(drawing.MASK))
+        data = packed(
+            codes=drawing.error_codes(mask, truth).astype(np.uint8),
+            truth=truth,
+            mask=mask,
+            fewer=fewer,
+            upto=upto,
+            curves=curves,
+            spread=np.stack([field for field, _ in maps.values()]),
+            spread_colours=colours(drawing.SPREAD),
+            error_colours=colours(drawing.ERROR),
+            mask_colours=colours(drawing.MASK),
+        )
         nearness = [name.startswith("nearness") for name in maps]  # shown as what it is the negative of
-        settings = {"maps": list(maps), "units": [unit for _, unit in maps.values()], "signs": [-1 if near else 1 for near in nearness],
-                    "readings": ["distance to the edge" if near else name for name, near in zip(maps, nearness)]}
-        controls = {"keep": slider("keep the most certain", 0.9, 0.01, 1.0, 0.01), "uncertainty": choice("uncertainty", list(maps))}
+        settings = {
+            "maps": list(maps),
+            "units": [unit for _, unit in maps.values()],
+            "signs": [-1 if near else 1 for near in nearness],
+            "readings": ["distance to the edge" if near else name for name, near in zip(maps, nearness)],
+        }
+        controls = {
+            "keep": slider("keep the most certain", 0.9, 0.01, 1.0, 0.01),
+            "uncertainty": choice("uncertainty", list(maps)),
+        }
         state = {"keep": 0.9, "uncertainty": 0, "pixel": _doubtful(dataset)}
         label = "error: point at a pixel; arrows move the crosshair, space dims and undims what is left out"
         return canvas("error", data, settings, state, label), controls

@@ -29,9 +29,21 @@ class Chart:
 
 
 MARKERS = "osD^vP"
-MAP_WORDS = {"ratio": "spread / (spread + distance)", "entropy": "entropy of the mask", "mask_std": "spread of the mask", "sdf_std": "spread of the distance",
-             "prior": "encoder's edge", "nearness": "nearness to the edge", "best": "best possible (exact posterior)"}
-ESTIMATOR_WORDS = {"member": "one member", "mmse": "mask of the mean", "majority": "majority", "prior": "encoder's guess"}
+MAP_WORDS = {
+    "ratio": "spread / (spread + distance)",
+    "entropy": "entropy of the mask",
+    "mask_std": "spread of the mask",
+    "sdf_std": "spread of the distance",
+    "prior": "encoder's edge",
+    "nearness": "nearness to the edge",
+    "best": "best possible (exact posterior)",
+}
+ESTIMATOR_WORDS = {
+    "member": "one member",
+    "mmse": "mask of the mean",
+    "majority": "majority",
+    "prior": "encoder's guess",
+}
 FIELD_WORDS = {"edge": "around the mask", "mean": "mean distance", "doubt": "mean distance - std"}
 
 
@@ -44,7 +56,11 @@ def interval(
     value, low, high = np.asarray(bounds, float) * times
     if not np.isfinite(value):
         return "not defined"
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})" if np.isfinite([low, high]).all() else f"{value:.{digits}f} (no interval)"
+    return (
+        f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        if np.isfinite([low, high]).all()
+        else f"{value:.{digits}f} (no interval)"
+    )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-08
 def _dots(labels: list[str], values: np.ndarray, methods: list[str], unit: str, line: float | None = None):
@@ -80,7 +96,7 @@ def _each(methods: list[str]):
     columns = min(3, len(methods))
     figure, axes = panels(columns, -(-len(methods) // columns), size=(2.7, 7.6 / max(1.8, columns)))
     axes = np.atleast_1d(axes)
-    for one in axes.flat[len(methods):]:
+    for one in axes.flat[len(methods) :]:
         one.axis("off")
     for one, method in zip(axes.flat, methods):
         one.set_title(method, fontsize=9)
@@ -104,11 +120,17 @@ def detection_chart(
     values = np.stack([numbers.sel(quantity=f"auroc_{name}").values for name in names])
     gain = _of(numbers, "auroc_gain")
     verdict = "better than" if gain[1] > 0 else "worse than" if gain[2] < 0 else "not clearly different from"
-    finding = (f"{_names(numbers)[0]}: the ratio finds wrong pixels with an AUROC of {_of(numbers, 'auroc_ratio')[0]:.2f}, {verdict} the nearness to the edge "
-               f"({_of(numbers, 'auroc_nearness')[0]:.2f})")
+    finding = (
+        f"{_names(numbers)[0]}: the ratio finds wrong pixels with an AUROC of {_of(numbers, 'auroc_ratio')[0]:.2f}, {verdict} the nearness to the edge "
+        f"({_of(numbers, 'auroc_nearness')[0]:.2f})"
+    )
     words = "; ".join(f"{MAP_WORDS[name]} {interval(one[0])}" for name, one in zip(names, values))
-    return Chart(finding, "Chance that a wrong pixel is in more doubt than a right one of the same image, mean over the images; right is better, 0.5 is a coin. Lines: 95 % intervals from resampling patients.",
-                 _dots([MAP_WORDS[name] for name in names], values, _names(numbers), "AUROC (1)"), f"AUROC of {_names(numbers)[0]}: {words}.")
+    return Chart(
+        finding,
+        "Chance that a wrong pixel is in more doubt than a right one of the same image, mean over the images; right is better, 0.5 is a coin. Lines: 95 % intervals from resampling patients.",
+        _dots([MAP_WORDS[name] for name in names], values, _names(numbers), "AUROC (1)"),
+        f"AUROC of {_names(numbers)[0]}: {words}.",
+    )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-12
 def sparsification_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
@@ -120,13 +142,28 @@ def sparsification_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     curves = 100 * verified["sparsification"].mean("case", skipna=False)
     for k, one in zip(range(verified.sizes["method"]), axes):
         for j, name in enumerate([name for name in ("ratio", "mask_std", "nearness") if name in verified["map"]]):
-            one.plot(100 * removed[shown], curves.sel(map=name).isel(method=k).values[shown], label=MAP_WORDS[name], **line_style(j))
+            one.plot(
+                100 * removed[shown],
+                curves.sel(map=name).isel(method=k).values[shown],
+                label=MAP_WORDS[name],
+                **line_style(j),
+            )
         one.plot(100 * removed[shown], best.isel(method=k).values[shown], label="best possible order", **line_style(3))
-        _finished(figure, one, "most doubtful pixels taken away (%)", "wrong pixels among the others (%)", legend=k == 0)
-    start, left, least = (float(one) for one in (curves.sel(map="ratio")[0, 0], curves.sel(map="ratio")[0, tenth], best.isel(method=0)[tenth]))
+        _finished(
+            figure, one, "most doubtful pixels taken away (%)", "wrong pixels among the others (%)", legend=k == 0
+        )
+    start, left, least = (
+        float(one)
+        for one in (curves.sel(map="ratio")[0, 0], curves.sel(map="ratio")[0, tenth], best.isel(method=0)[tenth])
+    )
     change = "falls" if left < start else "rises" if left > start else "goes"
     finding = f"{_names(verified)[0]}: without the {100 * removed[tenth]:.0f} % most doubtful pixels the error {change} from {start:.2f} % to {left:.2f} % (best possible: {least:.2f} %)"
-    return Chart(finding, "Share of wrong pixels among those that remain, mean over the images; the faster it falls, the better the order.", figure, finding + ".")
+    return Chart(
+        finding,
+        "Share of wrong pixels among those that remain, mean over the images; the faster it falls, the better the order.",
+        figure,
+        finding + ".",
+    )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-15
 GROUPS = 10  # Points of a reliability diagram
@@ -137,8 +174,12 @@ def _curve(table: xr.Dataset, groups) -> tuple[np.ndarray, np.ndarray, np.ndarra
     place = xr.DataArray(np.minimum((table["bin"].values * GROUPS).astype(int), GROUPS - 1), dims="bin", name="place")
     coarse = table[["pixels", "forecast", "truths"]].drop_vars("bin").groupby(place).sum("bin")
     coarse = coarse.isel(place=coarse["pixels"].sum("case").values > 0)
-    happened = bootstrap(coarse, lambda sums: sums["truths"] / sums["pixels"].where(sums["pixels"] > 0), resamples=500, groups=groups)
-    return (coarse["forecast"].sum("case") / coarse["pixels"].sum("case")).values, *(happened.transpose(..., "bound").values[:, k] for k in range(3))
+    happened = bootstrap(
+        coarse, lambda sums: sums["truths"] / sums["pixels"].where(sums["pixels"] > 0), resamples=500, groups=groups
+    )
+    return (coarse["forecast"].sum("case") / coarse["pixels"].sum("case")).values, *(
+        happened.transpose(..., "bound").values[:, k] for k in range(3)
+    )
 
 
 def _recalibrated(near: xr.Dataset, groups) -> dict[str, xr.Dataset]:
@@ -163,10 +204,18 @@ def reliability_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
             one.plot(promised, true, marker=MARKERS[j], markersize=4, label=name, **line_style(j))
         _finished(figure, one, "P(object) promised", "share that is object", legend=k == 0)
     before, after = _of(numbers, "ece"), _of(numbers, "ece_recalibrated")
-    later = f"and by {after[0]:.3f} after a recalibration learned on other patients" if np.isfinite(after[0]) else "and no recalibration can be learned from the others"
+    later = (
+        f"and by {after[0]:.3f} after a recalibration learned on other patients"
+        if np.isfinite(after[0])
+        else "and no recalibration can be learned from the others"
+    )
     finding = f"{_names(verified)[0]}: near the edges P is wrong by {before[0]:.3f} on average, {later}"
-    return Chart(finding, "Pixels near an edge, in ten bins of P; on the diagonal P means what it says. Lines: 95 % intervals from resampling patients.", figure,
-                 f"Calibration error {interval(before, 3)}, recalibrated {interval(after, 3)}.")
+    return Chart(
+        finding,
+        "Pixels near an edge, in ten bins of P; on the diagonal P means what it says. Lines: 95 % intervals from resampling patients.",
+        figure,
+        f"Calibration error {interval(before, 3)}, recalibrated {interval(after, 3)}.",
+    )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-19
 def _scatter(verified: xr.Dataset, across: xr.DataArray, up: xr.DataArray, labels: tuple[str, str]):
@@ -174,7 +223,15 @@ def _scatter(verified: xr.Dataset, across: xr.DataArray, up: xr.DataArray, label
     end = 1.05 * float(np.nanmax([across.max(), up.max(), 1e-6]))
     axes.plot([0, end], [0, end], color="black", linewidth=0.8)
     for k, method in enumerate(_names(verified)):
-        axes.plot(across.isel(method=k), up.isel(method=k), MARKERS[k % 6], color=line_style(k)["color"], label=method, markersize=5, fillstyle="none" if k else "full")
+        axes.plot(
+            across.isel(method=k),
+            up.isel(method=k),
+            MARKERS[k % 6],
+            color=line_style(k)["color"],
+            label=method,
+            markersize=5,
+            fillstyle="none" if k else "full",
+        )
     return _finished(figure, axes, *labels, legend=verified.sizes["method"] > 1)
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-20
@@ -185,8 +242,18 @@ def loss_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     known = _of(numbers, "doubt_f1")
     correlation = f"; correlation over the images {interval(known)}" if np.isfinite(known[0]) else ""
     finding = f"{_names(verified)[0]}: the ensemble expects to lose {expected:.3f} and loses {lost:.3f}{correlation}"
-    figure = _scatter(verified, verified["expected_loss"], loss, ("loss that the ensemble expects (1 - F1)", "loss against the truth (1 - F1)"))
-    return Chart(finding, "A point per image. Near the diagonal the ensemble knows how well it does; above it, it is too sure of itself.", figure, finding + ".")
+    figure = _scatter(
+        verified,
+        verified["expected_loss"],
+        loss,
+        ("loss that the ensemble expects (1 - F1)", "loss against the truth (1 - F1)"),
+    )
+    return Chart(
+        finding,
+        "A point per image. Near the diagonal the ensemble knows how well it does; above it, it is too sure of itself.",
+        figure,
+        finding + ".",
+    )
 
 
 def spread_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
@@ -196,9 +263,12 @@ def spread_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     ratio = _of(numbers, "spread_skill")
     verdict = "too narrow" if ratio[2] < 1 else "too wide" if ratio[1] > 1 else "not clearly too narrow or too wide"
     figure = _scatter(verified, spread, error, ("spread of the distance (px)", "error of the mean distance (px)"))
-    return Chart(f"{_names(verified)[0]}: spread over error is {interval(ratio)}: the ensemble is {verdict}",
-                 "A point per image: root mean squares over the pixels where members or truth differ. On the diagonal the spread is as large as the error.", figure,
-                 f"Spread over error {interval(ratio)}.")
+    return Chart(
+        f"{_names(verified)[0]}: spread over error is {interval(ratio)}: the ensemble is {verdict}",
+        "A point per image: root mean squares over the pixels where members or truth differ. On the diagonal the spread is as large as the error.",
+        figure,
+        f"Spread over error {interval(ratio)}.",
+    )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-21
 def rank_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
@@ -214,7 +284,12 @@ def rank_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     _finished(figure, axes, "share of the members below the truth", "pixels (%)", legend=len(share) > 1)
     outer = 100 * (share[0, 0] + share[0, -1])
     finding = f"{_names(verified)[0]}: the truth is in the outermost ranks at {outer:.0f} % of the disputed pixels (a perfect ensemble: {200 / bins:.0f} %)"
-    return Chart(finding, "Rank of the true distance among the members', at pixels where they differ; flat is right, hollow in the middle means too narrow, tilted means shifted.", figure, finding + ".")
+    return Chart(
+        finding,
+        "Rank of the true distance among the members', at pixels where they differ; flat is right, hollow in the middle means too narrow, tilted means shifted.",
+        figure,
+        finding + ".",
+    )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-24
 def margin_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
@@ -226,14 +301,24 @@ def margin_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     shown = margins <= 10
     for k, one in zip(range(verified.sizes["method"]), axes):
         for j, field in enumerate(verified["field"].values):
-            one.plot(margins[shown], missed.isel(method=k).sel(field=field).values[shown], label=FIELD_WORDS.get(str(field), field), **line_style(j))
+            one.plot(
+                margins[shown],
+                missed.isel(method=k).sel(field=field).values[shown],
+                label=FIELD_WORDS.get(str(field), field),
+                **line_style(j),
+            )
         one.axhline(5, color="black", linewidth=0.8, linestyle=":")
         _finished(figure, one, "margin (px)", "share of the object missed (%)", legend=k == 0)
     first = missed.isel(method=0).sel(field="edge").values
     nobody = f"{_names(verified)[0]}: no image has an object that a margin could miss"
     enough = f"needs {margins[first <= 5][0]:g} px" if (first <= 5).any() else f"needs more than {margins[-1]:g} px"
     finding = f"{_names(verified)[0]}: the mask alone misses {first[0]:.1f} % of the object; to miss 5 % on average it {enough} of margin"
-    return Chart(finding if there.any() else nobody, f"Mean over the {int(there.sum())} of {there.size} images that have an object, for three ways to grow the mask; dotted: 5 %.", figure, finding + ".")
+    return Chart(
+        finding if there.any() else nobody,
+        f"Mean over the {int(there.sum())} of {there.size} images that have an object, for three ways to grow the mask; dotted: 5 %.",
+        figure,
+        finding + ".",
+    )
 
 
 def estimator_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
@@ -241,15 +326,24 @@ def estimator_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     names = verified["estimator"].values.astype(str).tolist()
     values = np.stack([numbers.sel(quantity=f"f1_{name}").values for name in names])
     best, mmse = names[int(values[:, 0, 0].argmax())], names.index("mmse")
-    finding = (f"{_names(numbers)[0]}: the mask of the mean has an F1 of {100 * values[mmse, 0, 0]:.1f} %, one member {100 * values[names.index('member'), 0, 0]:.1f} %; "
-               f"best is {ESTIMATOR_WORDS.get(best, best)}")
+    finding = (
+        f"{_names(numbers)[0]}: the mask of the mean has an F1 of {100 * values[mmse, 0, 0]:.1f} %, one member {100 * values[names.index('member'), 0, 0]:.1f} %; "
+        f"best is {ESTIMATOR_WORDS.get(best, best)}"
+    )
     words = [ESTIMATOR_WORDS.get(name, name) for name in names]
-    return Chart(finding, "F1 against the truth, mean over the images; right is better. Lines: 95 % intervals from resampling patients.", _dots(words, 100 * values, _names(numbers), "F1 (%)"),
-                 "; ".join(f"{name} {interval(one[0], 1, 100)} %" for name, one in zip(words, values)) + ".")
+    return Chart(
+        finding,
+        "F1 against the truth, mean over the images; right is better. Lines: 95 % intervals from resampling patients.",
+        _dots(words, 100 * values, _names(numbers), "F1 (%)"),
+        "; ".join(f"{name} {interval(one[0], 1, 100)} %" for name, one in zip(words, values)) + ".",
+    )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-25
-OBJECTS = {"false": ("predicted", "predicted objects that are false"), "missed": ("true", "true objects that are missed"),
-           "noticed": ("missed", "missed objects that are noticed")}
+OBJECTS = {
+    "false": ("predicted", "predicted objects that are false"),
+    "missed": ("true", "true objects that are missed"),
+    "noticed": ("missed", "missed objects that are noticed"),
+}
 
 
 def object_shares(
@@ -258,20 +352,47 @@ def object_shares(
     "Shares of objects, added up over the images, with intervals."
     groups, found = verified["group"].values if "group" in verified.coords else None, []
     for top, (bottom, _) in OBJECTS.items():
-        both = xr.Dataset({"top": verified[f"objects_{top}_objects"], "bottom": verified[f"objects_{bottom}_objects"]}).reset_coords(drop=True)
-        found.append(bootstrap(both, lambda sums: sums["top"] / sums["bottom"].where(sums["bottom"] > 0), resamples=1000, groups=groups))
-    return xr.concat(found, xr.DataArray(list(OBJECTS), dims="share", name="share")).transpose("share", "method", "bound")
+        both = xr.Dataset(
+            {"top": verified[f"objects_{top}_objects"], "bottom": verified[f"objects_{bottom}_objects"]}
+        ).reset_coords(drop=True)
+        found.append(
+            bootstrap(
+                both, lambda sums: sums["top"] / sums["bottom"].where(sums["bottom"] > 0), resamples=1000, groups=groups
+            )
+        )
+    return xr.concat(found, xr.DataArray(list(OBJECTS), dims="share", name="share")).transpose(
+        "share", "method", "bound"
+    )
 
 
 def object_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     "Objects invented, missed, and noticed all the same."
     values = object_shares(verified).values
-    counts = {name: int(verified[f"objects_{name}_objects"][:, 0].sum()) for name in ("predicted", "false", "true", "missed", "noticed")}
-    finding = (f"{_names(verified)[0]}: {counts['false']} of {counts['predicted']} predicted objects are false; {counts['missed']} of {counts['true']} true ones are missed, "
-               f"{counts['noticed']} of these noticed")
+    counts = {
+        name: int(verified[f"objects_{name}_objects"][:, 0].sum())
+        for name in ("predicted", "false", "true", "missed", "noticed")
+    }
+    finding = (
+        f"{_names(verified)[0]}: {counts['false']} of {counts['predicted']} predicted objects are false; {counts['missed']} of {counts['true']} true ones are missed, "
+        f"{counts['noticed']} of these noticed"
+    )
     labels = [words for _, words in OBJECTS.values()]
-    return Chart(finding, "An object without a partner of IoU 0.5 is false (or missed); a missed one is noticed if P is above 5 % somewhere in it. Lines: 95 % intervals from resampling patients.",
-                 _dots(labels, 100 * values, _names(verified), "share (%)"), "; ".join(f"{name} {interval(one[0], 0, 100)} %" for name, one in zip(labels, values)) + ".")
+    return Chart(
+        finding,
+        "An object without a partner of IoU 0.5 is false (or missed); a missed one is noticed if P is above 5 % somewhere in it. Lines: 95 % intervals from resampling patients.",
+        _dots(labels, 100 * values, _names(verified), "share (%)"),
+        "; ".join(f"{name} {interval(one[0], 0, 100)} %" for name, one in zip(labels, values)) + ".",
+    )
 
 
-CHARTS = (estimator_chart, loss_chart, detection_chart, rank_chart, sparsification_chart, spread_chart, reliability_chart, margin_chart, object_chart)
+CHARTS = (
+    estimator_chart,
+    loss_chart,
+    detection_chart,
+    rank_chart,
+    sparsification_chart,
+    spread_chart,
+    reliability_chart,
+    margin_chart,
+    object_chart,
+)

@@ -37,8 +37,14 @@ def estimates(
 ) -> np.ndarray:  # Boolean, shape (estimator, row, column)
     "First member; mean of the distances; at least half of the members; the encoder's guess."
     inside = dataset["distance"].values <= threshold
-    return np.stack([inside[0], dataset["mean"].values <= threshold, inside.mean(axis=0) >= 0.5,
-                     dataset["prior"].values <= threshold])
+    return np.stack(
+        [
+            inside[0],
+            dataset["mean"].values <= threshold,
+            inside.mean(axis=0) >= 0.5,
+            dataset["prior"].values <= threshold,
+        ]
+    )
 
 # %% ../../nbs/5_study/7_evaluation.ipynb #evaluation-07
 def evaluate_case(
@@ -53,11 +59,24 @@ def evaluate_case(
     "Compare one image's ensemble with its truth, at the network's resolution (the paper's: 500 x 500 and 128 x 128)."
     start = time.perf_counter()
     truth = prepare_labels(case.labels, model.preparation) > 0
-    dataset = ensemble(model, prepare_image(case.image, model.preparation), members, quality, seed,
-                       keep=members, workers=workers, tolerance=tolerance, progress=False)
+    dataset = ensemble(
+        model,
+        prepare_image(case.image, model.preparation),
+        members,
+        quality,
+        seed,
+        keep=members,
+        workers=workers,
+        tolerance=tolerance,
+        progress=False,
+    )
     table = [counts(estimates(dataset, model.threshold(rule)), truth) for rule in THRESHOLDS]
-    return np.stack(table, axis=1), {"seconds": time.perf_counter() - start, "doubt": float(dataset["mask_std"].mean()),
-                                     "object_fraction": float(truth.mean()), "members": dataset.attrs["members"]}
+    return np.stack(table, axis=1), {
+        "seconds": time.perf_counter() - start,
+        "doubt": float(dataset["mask_std"].mean()),
+        "object_fraction": float(truth.mean()),
+        "members": dataset.attrs["members"],
+    }
 
 # %% ../../nbs/5_study/7_evaluation.ipynb #evaluation-08
 def find_split(
@@ -83,12 +102,14 @@ def evaluate(
     split: str,  # "train", "test" or "validation"
     model: Model,  # The model
     members: int = 16,  # Masks per image
-    quality: str | Sampling = "default", seed: int = 0,  # How they are drawn
+    quality: str | Sampling = "default",
+    seed: int = 0,  # How they are drawn
     limit: int | None = None,  # Only so many cases
     out: str | os.PathLike | None = None,  # Write here after every case; resume from it
     resume: bool = False,  # Continue with the cases that are not in `out` yet
     force: bool = False,  # Replace `out`
-    workers: int = 1, tolerance: float | None = None,  # As in evaluate_case
+    workers: int = 1,
+    tolerance: float | None = None,  # As in evaluate_case
     progress: bool = True,  # Show a progress bar
 ) -> xr.Dataset:
     "Pixel counts and scores of a data set under every convention (paper, section 3.4 and table 1)."
@@ -96,12 +117,21 @@ def evaluate(
     cases = find_split(dataset, root, split)[:limit]
     settings = {"dataset": dataset, "split": split} | _settings(model, members, quality, seed, tolerance)
     result = _resumed(out, settings) if resume and out is not None and Path(out).exists() else None
-    done, held_out = set() if result is None else set(result["case"].values.tolist()), set(model.about.get("held_out", []))
+    done, held_out = (
+        set() if result is None else set(result["case"].values.tolist()),
+        set(model.about.get("held_out", [])),
+    )
     with tqdm(total=len(cases), unit="image", disable=not progress) as bar:
         for paths in cases:
             if paths.name not in done:
-                new = _row(paths, evaluate_case(read_case(paths), model, members, quality, seed, workers, tolerance), held_out)
-                result = new.assign_attrs(settings) if result is None else xr.concat([result, new], "case", combine_attrs="override")
+                new = _row(
+                    paths, evaluate_case(read_case(paths), model, members, quality, seed, workers, tolerance), held_out
+                )
+                result = (
+                    new.assign_attrs(settings)
+                    if result is None
+                    else xr.concat([result, new], "case", combine_attrs="override")
+                )
                 if out is not None:
                     write_dataset(result, out, force=True)
             bar.update()
@@ -118,9 +148,18 @@ def _row(paths, outcome: tuple[np.ndarray, dict[str, float]], held_out: set[str]
         data[name] = ((*dimensions, "zero_hit"), np.stack([v[name] for v in values], axis=-1)[None], {"units": "1"})
     units = {"seconds": "s", "doubt": "1", "object_fraction": "1", "members": "1"}
     data |= {name: ("case", [value], {"units": units[name]}) for name, value in about.items()}
-    return xr.Dataset(data, {
-        "case": [paths.name], "group": ("case", [paths.group]), "held_out": ("case", [paths.name in held_out]),
-        "estimator": list(ESTIMATORS), "threshold": list(THRESHOLDS), "count": list(COUNTS), "zero_hit": list(ZERO_HIT_RULES)})
+    return xr.Dataset(
+        data,
+        {
+            "case": [paths.name],
+            "group": ("case", [paths.group]),
+            "held_out": ("case", [paths.name in held_out]),
+            "estimator": list(ESTIMATORS),
+            "threshold": list(THRESHOLDS),
+            "count": list(COUNTS),
+            "zero_hit": list(ZERO_HIT_RULES),
+        },
+    )
 
 
 def _resumed(out: str | os.PathLike, settings: dict) -> xr.Dataset:
@@ -128,10 +167,14 @@ def _resumed(out: str | os.PathLike, settings: dict) -> xr.Dataset:
     try:
         result = xr.load_dataset(out, engine="h5netcdf")
     except (OSError, ValueError, RuntimeError, KeyError):  # h5py and xarray raise many kinds for a damaged file
-        raise ValueError(f"{out} cannot be continued, it is no readable netCDF file: remove it and start anew.") from None
+        raise ValueError(
+            f"{out} cannot be continued, it is no readable netCDF file: remove it and start anew."
+        ) from None
     other = [key for key, value in settings.items() if result.attrs.get(key) != value]
     if other:
-        raise ValueError(f"{out} was made with other settings ({', '.join(other[:8])}{', ...' * (len(other) > 8)}): use those, or another file.")
+        raise ValueError(
+            f"{out} was made with other settings ({', '.join(other[:8])}{', ...' * (len(other) > 8)}): use those, or another file."
+        )
     return result
 
 # %% ../../nbs/5_study/7_evaluation.ipynb #evaluation-17
@@ -139,11 +182,17 @@ def summary(
     result: xr.Dataset,  # From `evaluate`
 ) -> str:  # A table to print
     "Averages over images, per estimator and threshold, and the pooled score, with what differs between the two rules."
-    drawn = result.attrs["members"] if result.attrs.get("tolerance_px", "none") == "none" else " to ".join(
-        f"{count:.0f}" for count in (result["members"].min(), result["members"].max()))
-    lines = [f"{result.attrs['dataset']} {result.attrs['split']}: {result.sizes['case']} images, {drawn} members, "
-             f"sampler {result.attrs['sampler']}, weights {result.attrs['weights']}", "",
-             f"{'mask':<12}{'threshold':<12}{'F1':>8}{'IoU':>8}{'F1 one':>9}{'IoU one':>9}{'F1 pooled':>11}{'IoU pooled':>12}"]
+    drawn = (
+        result.attrs["members"]
+        if result.attrs.get("tolerance_px", "none") == "none"
+        else " to ".join(f"{count:.0f}" for count in (result["members"].min(), result["members"].max()))
+    )
+    lines = [
+        f"{result.attrs['dataset']} {result.attrs['split']}: {result.sizes['case']} images, {drawn} members, "
+        f"sampler {result.attrs['sampler']}, weights {result.attrs['weights']}",
+        "",
+        f"{'mask':<12}{'threshold':<12}{'F1':>8}{'IoU':>8}{'F1 one':>9}{'IoU one':>9}{'F1 pooled':>11}{'IoU pooled':>12}",
+    ]
     mean = result.mean("case")
     pooled = scores_from_counts(result["counts"].sum("case").values)
     for e, estimator in enumerate(ESTIMATORS):
@@ -151,10 +200,22 @@ def summary(
             row = mean.sel(estimator=estimator, threshold=threshold)
             numbers = [100 * float(row[name].sel(zero_hit=rule)) for rule in ZERO_HIT_RULES for name in ("f1", "iou")]
             numbers += [100 * pooled[name][e, t] for name in ("f1", "iou")]
-            lines.append(f"{estimator:<12}{threshold:<12}" + "".join(f"{n:{w}.2f}" for n, w in zip(numbers, (8, 8, 9, 9, 11, 12))))
+            lines.append(
+                f"{estimator:<12}{threshold:<12}"
+                + "".join(f"{n:{w}.2f}" for n, w in zip(numbers, (8, 8, 9, 9, 11, 12)))
+            )
     held_out = result["held_out"].values
     if held_out.any() and not held_out.all():
         part = result["f1"].sel(estimator="mmse", threshold="half_pixel", zero_hit="zero").values
-        lines += ["", f"mmse, half_pixel: F1 {100 * part[held_out].mean():.2f} on the {held_out.sum()} images held out of training, "
-                  f"{100 * part[~held_out].mean():.2f} on the {(~held_out).sum()} trained on"]
-    return "\n".join([*lines, "", 'per cent; per-image mean unless pooled; "one": an image without any true positive scores 1 (MedT\'s rule), else 0'])
+        lines += [
+            "",
+            f"mmse, half_pixel: F1 {100 * part[held_out].mean():.2f} on the {held_out.sum()} images held out of training, "
+            f"{100 * part[~held_out].mean():.2f} on the {(~held_out).sum()} trained on",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            'per cent; per-image mean unless pooled; "one": an image without any true positive scores 1 (MedT\'s rule), else 0',
+        ]
+    )

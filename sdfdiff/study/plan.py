@@ -45,13 +45,21 @@ class Method:
 
     def __post_init__(self):
         if not all(isinstance(one, str) and one for one in (self.name, self.weights)):
-            raise ValueError(f"A method has the name {self.name!r} and the weights {self.weights!r}: two texts are needed.")
+            raise ValueError(
+                f"A method has the name {self.name!r} and the weights {self.weights!r}: two texts are needed."
+            )
         if not isinstance(self.members, int) or self.members < 2:
-            raise ValueError(f"Method {self.name!r} draws {self.members!r} members: a spread needs a whole number of at least 2.")
+            raise ValueError(
+                f"Method {self.name!r} draws {self.members!r} members: a spread needs a whole number of at least 2."
+            )
         if not isinstance(self.seed, int) or not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"Method {self.name!r} has the seed {self.seed!r}: a whole number of 64 bits is needed.")
-        if self.reach is not None and (not isinstance(self.reach, int | float) or isinstance(self.reach, bool) or not self.reach > 0):
-            raise ValueError(f"Method {self.name!r} has the reach {self.reach!r}: a positive number of pixels is needed.")
+        if self.reach is not None and (
+            not isinstance(self.reach, int | float) or isinstance(self.reach, bool) or not self.reach > 0
+        ):
+            raise ValueError(
+                f"Method {self.name!r} has the reach {self.reach!r}: a positive number of pixels is needed."
+            )
         if not isinstance(self.quality, Sampling):
             _choice(f"Method {self.name!r}: the quality", self.quality, WAYS)
         threshold(self.rule, "inner", 10.0, 0.2, 1e-3)  # refuses an unknown rule
@@ -72,15 +80,26 @@ def _check(plan: "StudyPlan") -> None:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"The methods are {names}: at least one is needed, each with a name of its own.")
     given = plan.cases if isinstance(plan.cases, tuple) else ()
-    if not isinstance(plan.cases, int | tuple | None) or not all(isinstance(one, str) for one in given) or len(set(given)) < len(given):
+    if (
+        not isinstance(plan.cases, int | tuple | None)
+        or not all(isinstance(one, str) for one in given)
+        or len(set(given)) < len(given)
+    ):
         raise ValueError(f"The cases are {plan.cases!r}: a number, or names that differ, are needed.")
     number = plan.cases if isinstance(plan.cases, int) else 1 if plan.cases is None else len(plan.cases)
     most = max(one.members for one in plan.methods)
     if number < 1 or not isinstance(plan.keep, int) or isinstance(plan.keep, bool) or not 0 <= plan.keep <= most:
-        raise ValueError(f"{number} cases and {plan.keep!r} members to keep: at least 1 case, and 0 to {most} members, no more than are drawn, are needed.")
+        raise ValueError(
+            f"{number} cases and {plan.keep!r} members to keep: at least 1 case, and 0 to {most} members, no more than are drawn, are needed."
+        )
     if not isinstance(plan.images, bool):
         raise ValueError(f"images is {plan.images!r}: true or false is needed.")
-    if not isinstance(plan.quantiles, tuple) or not all(isinstance(q, float) for q in plan.quantiles) or list(plan.quantiles) != sorted(set(plan.quantiles)) or not all(0 < q < 1 for q in plan.quantiles):
+    if (
+        not isinstance(plan.quantiles, tuple)
+        or not all(isinstance(q, float) for q in plan.quantiles)
+        or list(plan.quantiles) != sorted(set(plan.quantiles))
+        or not all(0 < q < 1 for q in plan.quantiles)
+    ):
         raise ValueError(f"The quantiles are {plan.quantiles}: rising numbers between 0 and 1 are needed.")
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-11
@@ -117,11 +136,15 @@ def _built(kind: type, values: dict, source: str):
     names = [one.name for one in fields(kind)]
     unknown = [key for key in values if key not in names]
     if unknown:
-        raise ValueError(f"{source} has {unknown[0]!r}, which is no setting of a {kind.__name__}; there are {', '.join(names)}.")
+        raise ValueError(
+            f"{source} has {unknown[0]!r}, which is no setting of a {kind.__name__}; there are {', '.join(names)}."
+        )
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source}: {' '.join(str(error).replace(f'{kind.__name__}.__init__()', kind.__name__).split())}") from None
+        raise ValueError(
+            f"{source}: {' '.join(str(error).replace(f'{kind.__name__}.__init__()', kind.__name__).split())}"
+        ) from None
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-14
 def from_json(
@@ -168,10 +191,14 @@ class ScenePaths(CasePaths):
 
 def _scenes(cases: int | tuple[str, ...] | None) -> list[ScenePaths]:
     "Scenes by number or by name."
-    names = [f"scene {1000 + k}" for k in range(16 if cases is None else cases)] if not isinstance(cases, tuple) else cases
+    names = (
+        [f"scene {1000 + k}" for k in range(16 if cases is None else cases)] if not isinstance(cases, tuple) else cases
+    )
     wrong = [name for name in names if not (name.startswith("scene ") and name[6:].isdecimal())]
     if wrong:
-        raise ValueError(f"The plan asks for the case {wrong[0]!r}, but scenes of tissue are named 'scene N' with a seed N, from 1000 on by default.")
+        raise ValueError(
+            f"The plan asks for the case {wrong[0]!r}, but scenes of tissue are named 'scene N' with a seed N, from 1000 on by default."
+        )
     return [ScenePaths(name, Path(name), Path(name), name, int(name[6:])) for name in names]
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-19
@@ -189,12 +216,14 @@ def study_cases(
         there = {case.name: case for case in found}
         missing = [name for name in plan.cases if name not in there]
         if missing:
-            raise ValueError(f"{root} has no {plan.split} case {missing[0]!r} that the plan asks for; there are {', '.join(list(there)[:8])}"
-                             f"{' and others' if len(there) > 8 else ''}.")
+            raise ValueError(
+                f"{root} has no {plan.split} case {missing[0]!r} that the plan asks for; there are {', '.join(list(there)[:8])}"
+                f"{' and others' if len(there) > 8 else ''}."
+            )
         return [there[name] for name in plan.cases]
     if plan.cases is not None and plan.cases > len(found):
         raise ValueError(f"The plan asks for {plan.cases} {plan.split} cases, but {root} has {len(found)}.")
-    return found[:plan.cases]
+    return found[: plan.cases]
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-20
 @dataclass(frozen=True, eq=False)
@@ -216,14 +245,25 @@ def read_prepared(
     if isinstance(paths, ScenePaths):
         scene = tissue(paths.seed)
         raters = np.stack([scene.rate(np.random.default_rng((paths.seed, k))) for k in range(RATERS)])
-        case, posterior = RatedCase(paths.name, scene.image, raters[0], paths.group, paths.image, raters), scene.probability()
+        case, posterior = (
+            RatedCase(paths.name, scene.image, raters[0], paths.group, paths.image, raters),
+            scene.probability(),
+        )
     else:
         case, posterior = read_case(paths), None
     return _prepared(case, preparation, posterior)
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-21
 def _prepared(case: Case, preparation: Preparation, posterior: np.ndarray | None) -> Prepared:
-    raters = np.stack([prepare_labels(one, preparation) > 0 for one in case.raters]) if isinstance(case, RatedCase) else None
+    raters = (
+        np.stack([prepare_labels(one, preparation) > 0 for one in case.raters]) if isinstance(case, RatedCase) else None
+    )
     if posterior is not None:  # each new pixel takes what the label at its centre has
         posterior = posterior.ravel()[prepare_labels(np.arange(posterior.size).reshape(posterior.shape), preparation)]
-    return Prepared(prepare_image(case.image, preparation), prepare_labels(case.labels, preparation) > 0, case.labels.shape, raters, posterior)
+    return Prepared(
+        prepare_image(case.image, preparation),
+        prepare_labels(case.labels, preparation) > 0,
+        case.labels.shape,
+        raters,
+        posterior,
+    )

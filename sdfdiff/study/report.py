@@ -25,20 +25,46 @@ from .store import CONVENTIONS, open_study
 
 # %% ../../nbs/5_study/6_report.ipynb #report-05
 WORDS = {  # quantity: (words, unit, factor, digits, better)
-    "f1_member": ("F1 of one member, against the truth", "%", 100, 1, "higher"), "f1_mmse": ("F1 of the mask of the mean", "%", 100, 1, "higher"),
-    "f1_majority": ("F1 of the majority", "%", 100, 1, "higher"), "f1_prior": ("F1 of the encoder's guess, no diffusion", "%", 100, 1, "higher"),
-    "wrong": ("wrong pixels in the mask of the mean", "%", 100, 2, "lower"), "expected_loss": ("loss that the ensemble expects: 1 - F1 of members and the mask of the mean", "1", 1, 3, "near the loss"),
+    "f1_member": ("F1 of one member, against the truth", "%", 100, 1, "higher"),
+    "f1_mmse": ("F1 of the mask of the mean", "%", 100, 1, "higher"),
+    "f1_majority": ("F1 of the majority", "%", 100, 1, "higher"),
+    "f1_prior": ("F1 of the encoder's guess, no diffusion", "%", 100, 1, "higher"),
+    "wrong": ("wrong pixels in the mask of the mean", "%", 100, 2, "lower"),
+    "expected_loss": (
+        "loss that the ensemble expects: 1 - F1 of members and the mask of the mean",
+        "1",
+        1,
+        3,
+        "near the loss",
+    ),
     "doubt_f1": ("correlation of expected and actual loss over the images", "1", 1, 2, "higher"),
-    "auroc_ratio": ("AUROC for wrong pixels: spread / (spread + distance to the threshold)", "1", 1, 3, "higher"), "auroc_entropy": ("AUROC: entropy of the mask", "1", 1, 3, "higher"),
-    "auroc_mask_std": ("AUROC: spread of the mask", "1", 1, 3, "higher"), "auroc_sdf_std": ("AUROC: spread of the distance", "1", 1, 3, "higher"),
-    "auroc_prior": ("AUROC: nearness to the encoder's own edge", "1", 1, 3, "higher"), "auroc_nearness": ("AUROC: nearness to the mask's edge, the baseline without any ensemble", "1", 1, 3, "higher"),
-    "auroc_gain": ("AUROC of the ratio minus that of the nearness", "1", 1, 3, "above 0"), "auroc_believed": ("AUROC of |P - 1/2| if P were exact", "1", 1, 3, "near the AUROC"),
-    "auroc_best": ("AUROC: the exact posterior, the best possible", "1", 1, 3, "a bound"), "information_ratio": ("share of what there is to know about errors that the ratio tells (mutual information)", "%", 100, 1, "higher"),
-    "ece": ("calibration error of P near edges, ten bins", "1", 1, 3, "lower"), "ace": ("the same in bins of equal mass", "1", 1, 3, "lower"),
-    "ece_recalibrated": ("the same, recalibrated on all other patients", "1", 1, 3, "lower"), "ece_image": ("calibration error of P, whole image", "1", 1, 3, "lower"),
-    "brier": ("Brier score of P near edges", "1", 1, 3, "lower"), "spread_skill": ("spread over error of the distance", "1", 1, 2, "1"),
-    "crps": ("CRPS of the distance at disputed pixels", "px", 1, 2, "lower"), "ged_u": ("squared energy distance to the raters (U-statistic)", "1", 1, 3, "lower, 0"),
-    "hungarian_iou": ("IoU of members and raters, matched", "%", 100, 1, "higher"), "posterior_gap": ("mean |P - exact posterior|", "1", 1, 3, "lower")}
+    "auroc_ratio": ("AUROC for wrong pixels: spread / (spread + distance to the threshold)", "1", 1, 3, "higher"),
+    "auroc_entropy": ("AUROC: entropy of the mask", "1", 1, 3, "higher"),
+    "auroc_mask_std": ("AUROC: spread of the mask", "1", 1, 3, "higher"),
+    "auroc_sdf_std": ("AUROC: spread of the distance", "1", 1, 3, "higher"),
+    "auroc_prior": ("AUROC: nearness to the encoder's own edge", "1", 1, 3, "higher"),
+    "auroc_nearness": ("AUROC: nearness to the mask's edge, the baseline without any ensemble", "1", 1, 3, "higher"),
+    "auroc_gain": ("AUROC of the ratio minus that of the nearness", "1", 1, 3, "above 0"),
+    "auroc_believed": ("AUROC of |P - 1/2| if P were exact", "1", 1, 3, "near the AUROC"),
+    "auroc_best": ("AUROC: the exact posterior, the best possible", "1", 1, 3, "a bound"),
+    "information_ratio": (
+        "share of what there is to know about errors that the ratio tells (mutual information)",
+        "%",
+        100,
+        1,
+        "higher",
+    ),
+    "ece": ("calibration error of P near edges, ten bins", "1", 1, 3, "lower"),
+    "ace": ("the same in bins of equal mass", "1", 1, 3, "lower"),
+    "ece_recalibrated": ("the same, recalibrated on all other patients", "1", 1, 3, "lower"),
+    "ece_image": ("calibration error of P, whole image", "1", 1, 3, "lower"),
+    "brier": ("Brier score of P near edges", "1", 1, 3, "lower"),
+    "spread_skill": ("spread over error of the distance", "1", 1, 2, "1"),
+    "crps": ("CRPS of the distance at disputed pixels", "px", 1, 2, "lower"),
+    "ged_u": ("squared energy distance to the raters (U-statistic)", "1", 1, 3, "lower, 0"),
+    "hungarian_iou": ("IoU of members and raters, matched", "%", 100, 1, "higher"),
+    "posterior_gap": ("mean |P - exact posterior|", "1", 1, 3, "lower"),
+}
 
 
 def _cell(text, kind: str = "td", more: str = "") -> str:
@@ -52,8 +78,12 @@ def _count(number: int, word: str) -> str:
 
 def _table(caption: str, heads: list[str], rows: list[list], kind: str = "plain") -> str:
     "A table with a caption; the first column heads its row."
-    top = "<thead><tr>" + "".join(_cell(one, "th", ' scope="col"') for one in heads) + "</tr></thead>\n" if heads else ""
-    body = "".join("<tr>" + _cell(row[0], "th", ' scope="row"') + "".join(map(_cell, row[1:])) + "</tr>\n" for row in rows)
+    top = (
+        "<thead><tr>" + "".join(_cell(one, "th", ' scope="col"') for one in heads) + "</tr></thead>\n" if heads else ""
+    )
+    body = "".join(
+        "<tr>" + _cell(row[0], "th", ' scope="row"') + "".join(map(_cell, row[1:])) + "</tr>\n" for row in rows
+    )
     return f'<div class="wide"><table class="{kind}"><caption>{html.escape(caption)}</caption>{top}<tbody>{body}</tbody></table></div>'
 
 # %% ../../nbs/5_study/6_report.ipynb #report-08
@@ -77,13 +107,22 @@ def defined(
 def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
     "The table of headline numbers."
     rows, cases = [], verified.sizes["case"]
-    for name in [*[one for one in WORDS if one in numbers["quantity"].values], *[one for one in numbers["quantity"].values if one not in WORDS]]:
+    for name in [
+        *[one for one in WORDS if one in numbers["quantity"].values],
+        *[one for one in numbers["quantity"].values if one not in WORDS],
+    ]:
         words, unit, times, digits, better = WORDS.get(str(name), (str(name), "1", 1, 3, ""))
         counts = defined(verified, str(name))
-        cells = [interval(one, digits, times) + (f" [{n} of {cases} images]" if n < cases else "") for one, n in zip(numbers.sel(quantity=name).values, counts)]
+        cells = [
+            interval(one, digits, times) + (f" [{n} of {cases} images]" if n < cases else "")
+            for one, n in zip(numbers.sel(quantity=name).values, counts)
+        ]
         rows.append([words, unit, better, *cells])
-    return _table("Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known).",
-                  ["quantity", "unit", "better", *verified["method"].values.astype(str)], rows)
+    return _table(
+        "Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known).",
+        ["quantity", "unit", "better", *verified["method"].values.astype(str)],
+        rows,
+    )
 
 # %% ../../nbs/5_study/6_report.ipynb #report-10
 def _groups(verified: xr.Dataset) -> int:
@@ -92,14 +131,22 @@ def _groups(verified: xr.Dataset) -> int:
 
 def _images(verified: xr.Dataset) -> str:
     known = "group" in verified.coords and (verified["group"] != verified["case"]).any()
-    return _count(verified.sizes["case"], "image") + (f" of {_count(_groups(verified), 'patient')}" if known else " (patients not known)")
+    return _count(verified.sizes["case"], "image") + (
+        f" of {_count(_groups(verified), 'patient')}" if known else " (patients not known)"
+    )
 
 
 def _partial(verified: xr.Dataset, study: xr.Dataset | None) -> list[str]:
     "A sentence, if not all of the plan is finished."
     about = ({} if study is None else study.attrs) | verified.attrs
     planned, done = (about.get(f"cases_{name}") for name in ("planned", "finished"))
-    return [f"PARTIAL: {int(done)} of {int(planned)} planned cases {'is' if done == 1 else 'are'} finished; all numbers are of these only."] if None not in (planned, done) and planned != done else []
+    return (
+        [
+            f"PARTIAL: {int(done)} of {int(planned)} planned cases {'is' if done == 1 else 'are'} finished; all numbers are of these only."
+        ]
+        if None not in (planned, done) and planned != done
+        else []
+    )
 
 
 def _held_out(verified: xr.Dataset) -> int:
@@ -111,17 +158,62 @@ def _held_out(verified: xr.Dataset) -> int:
 def _plan(verified: xr.Dataset) -> str:
     "What the study is: cases, methods, versions, conventions."
     about, plan, count = verified.attrs, json.loads(verified.attrs.get("plan", "{}")), verified.sizes["case"]
-    sizes = [f"{int(one.min())} to {int(one.max())}" if one.min() < one.max() else f"{int(one[0])}" for one in (verified["rows"], verified["columns"]) if one.size]
+    sizes = [
+        f"{int(one.min())} to {int(one.max())}" if one.min() < one.max() else f"{int(one[0])}"
+        for one in (verified["rows"], verified["columns"])
+        if one.size
+    ]
     split = "" if about.get("dataset") == "tissue" else f", {about.get('split')} images"
-    rows = [["data", f"{about.get('dataset')}{split}: {_images(verified)}"], ["image size", f"{' x '.join(sizes)} px as the network sees them"],
-            ["true objects", f"{int(verified['fragments_truth'].sum())}, {_count(int((verified['fragments_truth'] == 0).sum()), 'image')} without any"],
-            ["held out", f"{_held_out(verified)} of {_count(count, 'image')} named as held out by the weights' header"],
-            ["made with", f"sdfdiff {about.get('sdfdiff_version')}, torch {about.get('torch_version')}; null of the mutual information: {about.get('permutations')} permutations"],
-            ["kept", f"quantiles {', '.join(map(str, plan.get('quantiles', [])))}; {plan.get('keep', 0)} members per image"], ["conventions", CONVENTIONS]]
-    columns = ("weights", "weights_checksum", "members", "seed", "calls", "threshold_px", "reach_px", "truncation_px", "boundary", "sampling")
-    heads = ["weights", "SHA-256 of the weights", "members", "seed", "network calls per member", "threshold (px)", "members cut at (px)", "distances cut at (px)", "boundary", "sampling"]
-    settings = [[head, *[f"{one:g}" if isinstance(one, float) else one for one in verified[name].values.tolist()]] for name, head in zip(columns, heads) if name in verified.coords]
-    return _table("The study", [], rows) + _table("The methods", ["setting", *verified["method"].values.astype(str)], settings)
+    rows = [
+        ["data", f"{about.get('dataset')}{split}: {_images(verified)}"],
+        ["image size", f"{' x '.join(sizes)} px as the network sees them"],
+        [
+            "true objects",
+            f"{int(verified['fragments_truth'].sum())}, {_count(int((verified['fragments_truth'] == 0).sum()), 'image')} without any",
+        ],
+        ["held out", f"{_held_out(verified)} of {_count(count, 'image')} named as held out by the weights' header"],
+        [
+            "made with",
+            f"sdfdiff {about.get('sdfdiff_version')}, torch {about.get('torch_version')}; null of the mutual information: {about.get('permutations')} permutations",
+        ],
+        [
+            "kept",
+            f"quantiles {', '.join(map(str, plan.get('quantiles', [])))}; {plan.get('keep', 0)} members per image",
+        ],
+        ["conventions", CONVENTIONS],
+    ]
+    columns = (
+        "weights",
+        "weights_checksum",
+        "members",
+        "seed",
+        "calls",
+        "threshold_px",
+        "reach_px",
+        "truncation_px",
+        "boundary",
+        "sampling",
+    )
+    heads = [
+        "weights",
+        "SHA-256 of the weights",
+        "members",
+        "seed",
+        "network calls per member",
+        "threshold (px)",
+        "members cut at (px)",
+        "distances cut at (px)",
+        "boundary",
+        "sampling",
+    ]
+    settings = [
+        [head, *[f"{one:g}" if isinstance(one, float) else one for one in verified[name].values.tolist()]]
+        for name, head in zip(columns, heads)
+        if name in verified.coords
+    ]
+    return _table("The study", [], rows) + _table(
+        "The methods", ["setting", *verified["method"].values.astype(str)], settings
+    )
 
 # %% ../../nbs/5_study/6_report.ipynb #report-13
 def _svg(figure) -> str:
@@ -138,8 +230,10 @@ def _picture(chart: Chart, maps: bool = False) -> str:
     "A figure with its finding above and how to read it below."
     source = f"data:image/png;base64,{base64.b64encode(png(chart.figure)).decode()}" if maps else _svg(chart.figure)
     width = round(chart.figure.get_figwidth() * 92)
-    return (f'<figure style="width:{width}px"><h3>{html.escape(chart.finding)}</h3><img src="{source}" width="{width}" alt="{html.escape(chart.alternative, quote=True)}">'
-            f"<figcaption>{html.escape(chart.reading)}</figcaption></figure>\n")
+    return (
+        f'<figure style="width:{width}px"><h3>{html.escape(chart.finding)}</h3><img src="{source}" width="{width}" alt="{html.escape(chart.alternative, quote=True)}">'
+        f"<figcaption>{html.escape(chart.reading)}</figcaption></figure>\n"
+    )
 
 # %% ../../nbs/5_study/6_report.ipynb #report-14
 SHOWN = 3  # Cases of each kind
@@ -153,8 +247,13 @@ def chosen_cases(
     order = np.argsort(-f1, kind="stable").tolist()
     if len(order) <= 2 * SHOWN:
         return {f"All {len(order)} images, from the best to the worst F1" if len(order) > 1 else "The image": order}
-    return {f"The {SHOWN} best images (F1)": order[:SHOWN], f"The {SHOWN} worst images (F1)": order[:-SHOWN - 1:-1],
-            f"The {SHOWN} images where the ensemble expects to lose most": np.argsort(-doubt, kind="stable").tolist()[:SHOWN]}
+    return {
+        f"The {SHOWN} best images (F1)": order[:SHOWN],
+        f"The {SHOWN} worst images (F1)": order[: -SHOWN - 1 : -1],
+        f"The {SHOWN} images where the ensemble expects to lose most": np.argsort(-doubt, kind="stable").tolist()[
+            :SHOWN
+        ],
+    }
 
 
 def _maps(verified: xr.Dataset, study: xr.Dataset, heading: str, cases: list[int]) -> Chart:
@@ -162,41 +261,86 @@ def _maps(verified: xr.Dataset, study: xr.Dataset, heading: str, cases: list[int
     there, method = "image" in study, str(verified["method"].values[0])
     figure, axes = panels(3 + there, len(cases), size=(1.75, 2.5))
     for k, row in zip(cases, np.reshape(axes, (len(cases), -1))):
-        one = study.isel(case=k, method=0, row=slice(int(study["rows"][k])), column=slice(int(study["columns"][k]))).load()
+        one = study.isel(
+            case=k, method=0, row=slice(int(study["rows"][k])), column=slice(int(study["columns"][k]))
+        ).load()
         if there:
             image = one["image"].transpose("row", "column", "channel").values
-            draw_image(row[0], image if image.shape[-1] == 3 else image[..., 0], "image, true edge", one["truth"].values)
+            draw_image(
+                row[0], image if image.shape[-1] == 3 else image[..., 0], "image, true edge", one["truth"].values
+            )
         draw_probability(row[-3], one["probability"].values, f"{study['case'].values[k]}")
         draw_spread(row[-2], one["std"].values, f"expects to lose {float(verified['expected_loss'][k, 0]):.2f}")
-        draw_error(row[-1], one["mean"].values <= float(one["threshold_px"]), one["truth"].values, f"F1 {100 * float(verified['f1'].sel(estimator='mmse')[k, 0]):.1f} %")
+        draw_error(
+            row[-1],
+            one["mean"].values <= float(one["threshold_px"]),
+            one["truth"].values,
+            f"F1 {100 * float(verified['f1'].sel(estimator='mmse')[k, 0]):.1f} %",
+        )
     names = ", ".join(str(study["case"].values[k]) for k in cases)
-    return Chart(heading, f"{method}: P(object), spread of the distance, and where the mask of the mean is right and wrong.", figure, f"Maps of {names}.")
+    return Chart(
+        heading,
+        f"{method}: P(object), spread of the distance, and where the mask of the mean is right and wrong.",
+        figure,
+        f"Maps of {names}.",
+    )
 
 # %% ../../nbs/5_study/6_report.ipynb #report-16
 def _cases(verified: xr.Dataset, k: int) -> str:
     "One row per case, for one method."
     v = verified.isel(method=k)
     patients = "group" in v.coords and (v["group"] != v["case"]).any()
-    columns = ({"group": ("patient", v["group"], "", 1)} if patients else {}) | {"px": ("rows x columns (px)", [f"{a} x {b}" for a, b in zip(v["rows"].values, v["columns"].values)], "", 1),
-               "f1": ("F1 (%)", v["f1"].sel(estimator="mmse"), ".1f", 100), "member": ("F1 of a member (%)", v["f1"].sel(estimator="member"), ".1f", 100),
-               "expected": ("expected loss (1)", v["expected_loss"], ".3f", 1), "wrong": ("wrong pixels (%)", v["wrong"], ".2f", 100), "auroc": ("AUROC, ratio (1)", v["auroc"].sel(map="ratio"), ".3f", 1),
-               "crps": ("CRPS (px)", v["crps"], ".2f", 1), "margin": ("margin to miss 5 % (px)", v["needed_margin"].sel(field="edge", may_miss=0.05), ".1f", 1)}
+    columns = ({"group": ("patient", v["group"], "", 1)} if patients else {}) | {
+        "px": ("rows x columns (px)", [f"{a} x {b}" for a, b in zip(v["rows"].values, v["columns"].values)], "", 1),
+        "f1": ("F1 (%)", v["f1"].sel(estimator="mmse"), ".1f", 100),
+        "member": ("F1 of a member (%)", v["f1"].sel(estimator="member"), ".1f", 100),
+        "expected": ("expected loss (1)", v["expected_loss"], ".3f", 1),
+        "wrong": ("wrong pixels (%)", v["wrong"], ".2f", 100),
+        "auroc": ("AUROC, ratio (1)", v["auroc"].sel(map="ratio"), ".3f", 1),
+        "crps": ("CRPS (px)", v["crps"], ".2f", 1),
+        "margin": ("margin to miss 5 % (px)", v["needed_margin"].sel(field="edge", may_miss=0.05), ".1f", 1),
+    }
     for top, bottom in (("false", "predicted"), ("missed", "true"), ("noticed", "missed")):
-        columns[top] = (f"{top} / {bottom}", [f"{int(a)} / {int(b)}" for a, b in zip(v[f"objects_{top}_objects"].values, v[f"objects_{bottom}_objects"].values)], "", 1)
+        columns[top] = (
+            f"{top} / {bottom}",
+            [
+                f"{int(a)} / {int(b)}"
+                for a, b in zip(v[f"objects_{top}_objects"].values, v[f"objects_{bottom}_objects"].values)
+            ],
+            "",
+            1,
+        )
     if "ged_u" in v:
         columns["ged"] = ("distance to raters (1)", v["ged_u"], ".3f", 1)
-    rows = [[case, *[_number(values[j], form, times) for _, values, form, times in columns.values()]] for j, case in enumerate(v["case"].values)]
-    return _table(f"{v['method'].item()}: every image (the last columns count objects: false / predicted and so on)", ["image", *[head for head, *_ in columns.values()]], rows, "cases")
+    rows = [
+        [case, *[_number(values[j], form, times) for _, values, form, times in columns.values()]]
+        for j, case in enumerate(v["case"].values)
+    ]
+    return _table(
+        f"{v['method'].item()}: every image (the last columns count objects: false / predicted and so on)",
+        ["image", *[head for head, *_ in columns.values()]],
+        rows,
+        "cases",
+    )
 
 
 def _number(value, form: str, times: float) -> str:
     if not form:
         return str(getattr(value, "values", value))
-    return format(times * float(value), form) if np.isfinite(float(value)) else "not defined" if np.isnan(float(value)) else "beyond reach"
+    return (
+        format(times * float(value), form)
+        if np.isfinite(float(value))
+        else "not defined"
+        if np.isnan(float(value))
+        else "beyond reach"
+    )
 
 # %% ../../nbs/5_study/6_report.ipynb #report-17
 def _range(first: xr.DataArray, second: xr.DataArray) -> str:
-    return " x ".join(f"{one.min():.0f}" if one.min() == one.max() else f"{one.min():.0f} to {one.max():.0f}" for one in (first.values, second.values))
+    return " x ".join(
+        f"{one.min():.0f}" if one.min() == one.max() else f"{one.min():.0f} to {one.max():.0f}"
+        for one in (first.values, second.values)
+    )
 
 
 def _pixels(verified: xr.Dataset) -> list[str]:
@@ -206,29 +350,77 @@ def _pixels(verified: xr.Dataset) -> list[str]:
     down, across = verified["source_rows"] / verified["rows"], verified["source_columns"] / verified["columns"]
     oblong = int((abs(np.log(down / across)) > 1 / verified["rows"] + 1 / verified["columns"]).sum())
     found = f"Distances are in pixels of the prepared image ({_range(verified['rows'], verified['columns'])} px, made of {_range(verified['source_rows'], verified['source_columns'])} px)"
-    return [found + (f"; in {_count(oblong, 'image')} these are not square in the source: one covers {float(down.mean()):.2f} rows and {float(across.mean()):.2f} columns of it on average." if oblong else ".")]
+    return [
+        found
+        + (
+            f"; in {_count(oblong, 'image')} these are not square in the source: one covers {float(down.mean()):.2f} rows and {float(across.mean()):.2f} columns of it on average."
+            if oblong
+            else "."
+        )
+    ]
 
 # %% ../../nbs/5_study/6_report.ipynb #report-18
 def _limits(verified: xr.Dataset, numbers: xr.DataArray | None, study: xr.Dataset | None) -> list[str]:
     "What the report does not show, in sentences."
     count, groups = verified.sizes["case"], _groups(verified)
     kind = "patients" if "of" in _images(verified).split() else "images"
-    found = _partial(verified, study) + ([f"{_images(verified)}: intervals say how much the numbers would change with other {kind} of the same kind, not with another scanner, stain or hospital."]
-                                         if numbers is not None else [f"{_images(verified)}: how much the numbers would change with others is not known."])
-    found += [f"With so few {kind} the intervals are themselves uncertain and tend to be too narrow."] if groups < 10 and numbers is not None else []
+    found = _partial(verified, study) + (
+        [
+            f"{_images(verified)}: intervals say how much the numbers would change with other {kind} of the same kind, not with another scanner, stain or hospital."
+        ]
+        if numbers is not None
+        else [f"{_images(verified)}: how much the numbers would change with others is not known."]
+    )
+    found += (
+        [f"With so few {kind} the intervals are themselves uncertain and tend to be too narrow."]
+        if groups < 10 and numbers is not None
+        else []
+    )
     empty = int((verified["fragments_truth"] == 0).sum())
-    found += [f"{_count(empty, 'image')} without any object: margin and missed share are not defined there and left out; F1 is 100 % for an empty mask and 0 % for any other."] if empty else []
+    found += (
+        [
+            f"{_count(empty, 'image')} without any object: margin and missed share are not defined there and left out; F1 is 100 % for an empty mask and 0 % for any other."
+        ]
+        if empty
+        else []
+    )
     names = [] if numbers is None else [str(one) for one in numbers["quantity"].values]
     holes = {name: defined(verified, name) for name in names}
-    found += [f"{WORDS.get(name, (name,))[0]}: defined in {', '.join(map(str, n))} of {count} images ({', '.join(verified['method'].values.astype(str))}), and averaged over these only."
-              for name, n in holes.items() if (n < count).any()]
-    found += [] if holes and min(n.min() for n in holes.values()) < count else ["Every headline number is defined in every image: nothing was left out of a mean."] * bool(holes)
-    found += [] if "posterior_gap" in verified else ["The true posterior is not known: calibration and detection are measured against one truth per image" + (
-        ", what at least half of the raters drew; squared energy distance and matched IoU are against each rater." if "ged_u" in verified else ".")]
-    found += [] if "ged_u" in verified else ["There is one rater per image: what other experts would have drawn is not known."]
+    found += [
+        f"{WORDS.get(name, (name,))[0]}: defined in {', '.join(map(str, n))} of {count} images ({', '.join(verified['method'].values.astype(str))}), and averaged over these only."
+        for name, n in holes.items()
+        if (n < count).any()
+    ]
+    found += (
+        []
+        if holes and min(n.min() for n in holes.values()) < count
+        else ["Every headline number is defined in every image: nothing was left out of a mean."] * bool(holes)
+    )
+    found += (
+        []
+        if "posterior_gap" in verified
+        else [
+            "The true posterior is not known: calibration and detection are measured against one truth per image"
+            + (
+                ", what at least half of the raters drew; squared energy distance and matched IoU are against each rater."
+                if "ged_u" in verified
+                else "."
+            )
+        ]
+    )
+    found += (
+        []
+        if "ged_u" in verified
+        else ["There is one rater per image: what other experts would have drawn is not known."]
+    )
     other = count - _held_out(verified)
-    found += [f"{other} of {_count(count, 'image')} {'is' if other == 1 else 'are'} not named as held out by the weights' header: the numbers may be too good if the weights were trained on them."
-              ] if other and verified.attrs.get("split") != "test" and verified.attrs.get("dataset") != "tissue" else []
+    found += (
+        [
+            f"{other} of {_count(count, 'image')} {'is' if other == 1 else 'are'} not named as held out by the weights' header: the numbers may be too good if the weights were trained on them."
+        ]
+        if other and verified.attrs.get("split") != "test" and verified.attrs.get("dataset") != "tissue"
+        else []
+    )
     found += _pixels(verified)
     found += [] if study is not None else ["The report was made from the numbers alone: it has no maps."]
     return [*found, "None of this is a medical device."]
@@ -246,7 +438,9 @@ th,td{text-align:left;vertical-align:top;padding:3px 12px 3px 0;border-bottom:1p
 def _results(verified: xr.Dataset, resamples: int) -> tuple[xr.DataArray | None, list[str]]:
     "Headline numbers (None: there are none) and the HTML of what came out."
     if _groups(verified) < 2:
-        return None, [f"<p>There is no summary and no interval: both need at least two patients (images where patients are not known), and here {'is' if _groups(verified) == 1 else 'are'} {_groups(verified)}.</p>"]
+        return None, [
+            f"<p>There is no summary and no interval: both need at least two patients (images where patients are not known), and here {'is' if _groups(verified) == 1 else 'are'} {_groups(verified)}.</p>"
+        ]
     try:
         numbers = headline(verified, resamples)
     except ValueError as error:
@@ -258,7 +452,9 @@ def _results(verified: xr.Dataset, resamples: int) -> tuple[xr.DataArray | None,
             charts.append(_picture(chart))
             found.append(chart.finding)
         except ValueError as error:
-            charts.append(f"<p>The {html.escape(draw.__name__.replace('_', ' '))} cannot be drawn: {html.escape(str(error))}</p>\n")
+            charts.append(
+                f"<p>The {html.escape(draw.__name__.replace('_', ' '))} cannot be drawn: {html.escape(str(error))}</p>\n"
+            )
     first = [f"<p>{html.escape('. '.join(found[:3]))}.</p>"] if found else []
     return numbers, [*first, _numbers(verified, numbers), '<h2>In pictures</h2><div class="charts">', *charts, "</div>"]
 
@@ -274,12 +470,29 @@ def report(
     name = html.escape(title or f"Study of {verified.attrs.get('dataset')}: {methods}")
     numbers, results = _results(verified, resamples)
     warning = "".join(f"<p><strong>{html.escape(one)}</strong></p>\n" for one in _partial(verified, study))
-    maps = [] if study is None else ["<h2>Some images</h2>", *[_picture(_maps(verified, study, *one), True) for one in chosen_cases(verified).items()]]
+    maps = (
+        []
+        if study is None
+        else [
+            "<h2>Some images</h2>",
+            *[_picture(_maps(verified, study, *one), True) for one in chosen_cases(verified).items()],
+        ]
+    )
     limits = "".join(f"<li>{html.escape(one)}</li>" for one in _limits(verified, numbers, study))
-    parts = ["<h2>What came out</h2>", *results, *maps, "<h2>Every image</h2>", *[_cases(verified, k) for k in range(verified.sizes["method"])], f"<h2>Limits</h2><ul>{limits}</ul>",
-             "<h2>What was done</h2>", _plan(verified)]
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>\n<style>{STYLE}</style></head>\n'
-            f"<body><main><h1>{name}</h1>\n{warning}" + "\n".join(parts) + "\n</main></body></html>\n")
+    parts = [
+        "<h2>What came out</h2>",
+        *results,
+        *maps,
+        "<h2>Every image</h2>",
+        *[_cases(verified, k) for k in range(verified.sizes["method"])],
+        f"<h2>Limits</h2><ul>{limits}</ul>",
+        "<h2>What was done</h2>",
+        _plan(verified),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>\n<style>{STYLE}</style></head>\n'
+        f"<body><main><h1>{name}</h1>\n{warning}" + "\n".join(parts) + "\n</main></body></html>\n"
+    )
 
 # %% ../../nbs/5_study/6_report.ipynb #report-23
 def _kind(path: Path) -> str:
@@ -297,7 +510,8 @@ def write_report(
     force: bool = False,  # Replace files that are there
     numbers: str | os.PathLike | None = None,  # Write what was measured to this .nc file, too
     partial: bool = False,  # Take the finished cases of a study that still runs
-    resamples: int = 1000, progress: bool = True,  # For the intervals; show a progress bar
+    resamples: int = 1000,
+    progress: bool = True,  # For the intervals; show a progress bar
 ) -> xr.Dataset:  # What was measured
     "Measure a study and write its report, each file whole or not at all. One sentence for anything that is no study."
     store, out = Path(store), Path(out)

@@ -17,14 +17,20 @@ from ..uncertainty.metrics import counts, scores_from_counts
 ESTIMATORS = ("member", "mmse", "majority", "prior")
 RANK_BINS = 11
 NUMBERS = {  # variable: (dimensions besides case and method, unit, meaning)
-    "f1": (("estimator",), "1", "F1 against the truth"), "iou": (("estimator",), "1", "IoU against the truth"),
-    "expected_loss": ((), "1", "1 - F1 of a member and the mask of the mean, mean over the members: the loss that the ensemble expects"),
+    "f1": (("estimator",), "1", "F1 against the truth"),
+    "iou": (("estimator",), "1", "IoU against the truth"),
+    "expected_loss": (
+        (),
+        "1",
+        "1 - F1 of a member and the mask of the mean, mean over the members: the loss that the ensemble expects",
+    ),
     "crps": ((), "px", "fair CRPS of the distance at pixels where members or truth differ"),
     "ranks": (("rank",), "px^2", "pixels whose true distance has this rank among the members, in bins of equal width"),
     "fragments": ((), "1", "connected parts of a member's mask, mean over the members"),
     "ged_v": ((), "1", "squared generalised energy distance to the raters, V-statistic"),
     "ged_u": ((), "1", "squared generalised energy distance to the raters, U-statistic"),
-    "hungarian_iou": ((), "1", "IoU of members and raters, matched one to one")}
+    "hungarian_iou": ((), "1", "IoU of members and raters, matched one to one"),
+}
 
 
 def _f1(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -48,19 +54,33 @@ def scored(
     mmse = drawn["mean"].values <= level
     singles = [mmse, drawn["probability"].values >= 0.5, drawn["prior"].values <= level]
     marks = [scores_from_counts(counts(masks, truth), "zero") for masks in (inside.values, np.stack(singles))]
-    distance = mask_distance(xr.DataArray(truth, dims=("row", "column")), drawn.attrs["reach_px"], boundary=drawn.attrs["boundary"])
+    distance = mask_distance(
+        xr.DataArray(truth, dims=("row", "column")), drawn.attrs["reach_px"], boundary=drawn.attrs["boundary"]
+    )
     cut = members.clip(-drawn.attrs["reach_px"], drawn.attrs["reach_px"]).drop_vars(("row", "column"))
     where = untied(cut, distance)
     found = {name: np.array([marks[0][name].mean(), *marks[1][name]]) for name in ("f1", "iou")}
-    found |= {"expected_loss": 1 - _f1(inside.values, mmse).mean(), "crps": float(crps(cut, distance, where=where)),
-              "ranks": _binned(rank_histogram(cut, distance, where=where).values),
-              "fragments": np.mean([ndimage.label(one)[1] for one in inside.values]), "ged_v": np.nan, "ged_u": np.nan, "hungarian_iou": np.nan}
+    found |= {
+        "expected_loss": 1 - _f1(inside.values, mmse).mean(),
+        "crps": float(crps(cut, distance, where=where)),
+        "ranks": _binned(rank_histogram(cut, distance, where=where).values),
+        "fragments": np.mean([ndimage.label(one)[1] for one in inside.values]),
+        "ged_v": np.nan,
+        "ged_u": np.nan,
+        "hungarian_iou": np.nan,
+    }
     if raters is not None:
         both = inside.drop_vars(("row", "column")), xr.DataArray(raters, dims=("rater", "row", "column"))
-        found |= {"ged_v": float(energy_distance(*both, estimator="v")), "ged_u": float(energy_distance(*both)), "hungarian_iou": _hungarian(*both)}
+        found |= {
+            "ged_v": float(energy_distance(*both, estimator="v")),
+            "ged_u": float(energy_distance(*both)),
+            "hungarian_iou": _hungarian(*both),
+        }
     return found
 
 
 def _hungarian(members: xr.DataArray, raters: xr.DataArray) -> float:
     "With as many members as make the least common multiple the number of members: a multiple of the raters."
-    return float(hungarian_iou(members[:max(1, min(1024, members.sizes["member"]) // len(raters)) * len(raters)], raters))
+    return float(
+        hungarian_iou(members[: max(1, min(1024, members.sizes["member"]) // len(raters)) * len(raters)], raters)
+    )

@@ -36,53 +36,123 @@ def _sizes(plan: StudyPlan, cases: list[Prepared], count: int) -> dict[str, int]
     "Lengths of all dimensions."
     shape = np.max([case.truth.shape for case in cases], axis=0)
     raters = [len(case.raters) for case in cases if case.raters is not None]
-    return {"case": count, "method": len(plan.methods), "row": int(shape[0]), "column": int(shape[1]), "channel": len(cases[0].image), "rater": max(raters, default=0),
-            "quantile": len(plan.quantiles), "member": plan.keep, "estimator": len(ESTIMATORS), "rank": RANK_BINS}
+    return {
+        "case": count,
+        "method": len(plan.methods),
+        "row": int(shape[0]),
+        "column": int(shape[1]),
+        "channel": len(cases[0].image),
+        "rater": max(raters, default=0),
+        "quantile": len(plan.quantiles),
+        "member": plan.keep,
+        "estimator": len(ESTIMATORS),
+        "rank": RANK_BINS,
+    }
 
 
 def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str, tuple]:
     "Dimensions, kind, unit and meaning of everything in the store."
     pixels, unit = ("row", "column"), ("case", "method")
-    found = {"truth": (("case", *pixels), bool, *FIELDS["truth"]), "inside": (("case", *pixels), bool, "1", "True on the image, False on padding")}
+    found = {
+        "truth": (("case", *pixels), bool, *FIELDS["truth"]),
+        "inside": (("case", *pixels), bool, "1", "True on the image, False on padding"),
+    }
     found |= {"image": (("case", "channel", *pixels), np.float32, *FIELDS["image"])} if plan.images else {}
     found |= {"raters": (("case", "rater", *pixels), np.float32, "1", "mask of each rater")} if sizes["rater"] else {}
     found |= {"posterior": (("case", *pixels), np.float32, "1", "exact P(object)")} if exact else {}
     found |= {name: ((*unit, *pixels), np.float32, *FIELDS[name]) for name in ("mean", "std", "probability", "prior")}
-    found |= {"quantiles": ((*unit, "quantile", *pixels), np.float32, "px", "quantiles of the members' signed distance")} if plan.quantiles else {}
+    found |= (
+        {"quantiles": ((*unit, "quantile", *pixels), np.float32, "px", "quantiles of the members' signed distance")}
+        if plan.quantiles
+        else {}
+    )
     found |= {"distance": ((*unit, "member", *pixels), np.float32, *FIELDS["distance"])} if plan.keep else {}
-    found |= {name: ((*unit, *more), np.float64, *about) for name, (more, *about) in NUMBERS.items() if sizes["rater"] or name[:3] not in ("ged", "hun")}
+    found |= {
+        name: ((*unit, *more), np.float64, *about)
+        for name, (more, *about) in NUMBERS.items()
+        if sizes["rater"] or name[:3] not in ("ged", "hun")
+    }
     return found | {"finished": (unit, bool, "1", "True once all of this case and method is written")}
 
 # %% ../../nbs/5_study/3_store.ipynb #store-06
-CONVENTIONS = ("Distances in pixels of the prepared image, negative inside the object. The mask is distance <= threshold_px. mean and std are over members cut at reach_px, "
-               "std with divisor members - 1. Distances are rounded up to 1/512 px, so that masks at 0 and at half a pixel stay what they were, images to 1/256. "
-               "Pixels of a prepared image need not be square in the source: source_rows / rows and source_columns / columns are their sides. Pixels outside an image are NaN; `inside` says which. A case and method counts once `finished` is True.")
-STEPS = dict.fromkeys(("mean", "std", "prior", "quantiles", "distance"), 512) | {"image": 256}  # Stored in this many steps per unit: a third of the size
+CONVENTIONS = (
+    "Distances in pixels of the prepared image, negative inside the object. The mask is distance <= threshold_px. mean and std are over members cut at reach_px, "
+    "std with divisor members - 1. Distances are rounded up to 1/512 px, so that masks at 0 and at half a pixel stay what they were, images to 1/256. "
+    "Pixels of a prepared image need not be square in the source: source_rows / rows and source_columns / columns are their sides. Pixels outside an image are NaN; `inside` says which. A case and method counts once `finished` is True."
+)
+STEPS = dict.fromkeys(("mean", "std", "prior", "quantiles", "distance"), 512) | {
+    "image": 256
+}  # Stored in this many steps per unit: a third of the size
 
 # %% ../../nbs/5_study/3_store.ipynb #store-07
-def _coordinates(plan: StudyPlan, paths: list, cases: list[Prepared], models: list[Model], sizes: dict[str, int]) -> dict:
+def _coordinates(
+    plan: StudyPlan, paths: list, cases: list[Prepared], models: list[Model], sizes: dict[str, int]
+) -> dict:
     "Labels along the dimensions, with units."
-    about, held_out = [described(model) for model in models], set.intersection(*(set(model.about.get("held_out", [])) for model in models))
-    per_case = {"rows": [len(case.truth) for case in cases], "columns": [case.truth.shape[1] for case in cases], "group": [path.group for path in paths],
-                "source_rows": [case.source_shape[0] for case in cases], "source_columns": [case.source_shape[1] for case in cases],
-                "held_out": [path.name in held_out for path in paths], "fragments_truth": [ndimage.label(case.truth)[1] for case in cases]}
-    per_method = {key: [one[key] for one in about] for key in ("weights", "weights_checksum", "boundary", "truncation_px", "reach_px")}
-    per_method |= {"members": [one.members for one in plan.methods], "seed": [one.seed for one in plan.methods], "calls": [one.sampling.calls for one in plan.methods],
-                   "threshold_px": [model.threshold(one.rule) for one, model in zip(plan.methods, models)], "sampling": [str(one.sampling) for one in plan.methods]}
+    about, held_out = (
+        [described(model) for model in models],
+        set.intersection(*(set(model.about.get("held_out", [])) for model in models)),
+    )
+    per_case = {
+        "rows": [len(case.truth) for case in cases],
+        "columns": [case.truth.shape[1] for case in cases],
+        "group": [path.group for path in paths],
+        "source_rows": [case.source_shape[0] for case in cases],
+        "source_columns": [case.source_shape[1] for case in cases],
+        "held_out": [path.name in held_out for path in paths],
+        "fragments_truth": [ndimage.label(case.truth)[1] for case in cases],
+    }
+    per_method = {
+        key: [one[key] for one in about]
+        for key in ("weights", "weights_checksum", "boundary", "truncation_px", "reach_px")
+    }
+    per_method |= {
+        "members": [one.members for one in plan.methods],
+        "seed": [one.seed for one in plan.methods],
+        "calls": [one.sampling.calls for one in plan.methods],
+        "threshold_px": [model.threshold(one.rule) for one, model in zip(plan.methods, models)],
+        "sampling": [str(one.sampling) for one in plan.methods],
+    }
     ticks = {name: np.arange(sizes[name]) for name in ("row", "column", "member", "rater") if sizes[name]}
-    ticks |= {"case": [path.name for path in paths], "method": [one.name for one in plan.methods], "estimator": list(ESTIMATORS),
-              "rank": (np.arange(RANK_BINS) + 0.5) / RANK_BINS} | ({"quantile": list(plan.quantiles)} if plan.quantiles else {})
-    units = {name: {"units": "px", "long_name": text} for name, text in {
-        "row": "row of the prepared image", "column": "column of the prepared image", "rows": "rows of the prepared image", "columns": "columns of the prepared image",
-        "source_rows": "rows of the image file", "source_columns": "columns of the image file", "truncation_px": "distances were learned up to here",
-        "reach_px": "distances are cut here before they are averaged", "threshold_px": "largest distance that is object"}.items()}
-    units |= {name: {"units": "1", "long_name": text} for name, text in {
-        "members": "members drawn", "calls": "network calls per member", "fragments_truth": "connected parts of the true mask", "quantile": "share of the members below",
-        "rank": "place of the truth among the members, 0 to 1"}.items()}
-    ticks |= {name: np.array(ticks[name], object) for name in ("case", "method", "estimator")}  # zarr stores texts of any length, but not of a fixed one
+    ticks |= {
+        "case": [path.name for path in paths],
+        "method": [one.name for one in plan.methods],
+        "estimator": list(ESTIMATORS),
+        "rank": (np.arange(RANK_BINS) + 0.5) / RANK_BINS,
+    } | ({"quantile": list(plan.quantiles)} if plan.quantiles else {})
+    units = {
+        name: {"units": "px", "long_name": text}
+        for name, text in {
+            "row": "row of the prepared image",
+            "column": "column of the prepared image",
+            "rows": "rows of the prepared image",
+            "columns": "columns of the prepared image",
+            "source_rows": "rows of the image file",
+            "source_columns": "columns of the image file",
+            "truncation_px": "distances were learned up to here",
+            "reach_px": "distances are cut here before they are averaged",
+            "threshold_px": "largest distance that is object",
+        }.items()
+    }
+    units |= {
+        name: {"units": "1", "long_name": text}
+        for name, text in {
+            "members": "members drawn",
+            "calls": "network calls per member",
+            "fragments_truth": "connected parts of the true mask",
+            "quantile": "share of the members below",
+            "rank": "place of the truth among the members, 0 to 1",
+        }.items()
+    }
+    ticks |= {
+        name: np.array(ticks[name], object) for name in ("case", "method", "estimator")
+    }  # zarr stores texts of any length, but not of a fixed one
     found = {name: (name, values, units.get(name, {})) for name, values in ticks.items()}
     for dim, values in (("case", per_case), ("method", per_method)):
-        found |= {name: (dim, np.array(value, object if isinstance(value[0], str) else None), units.get(name, {})) for name, value in values.items()}
+        found |= {
+            name: (dim, np.array(value, object if isinstance(value[0], str) else None), units.get(name, {}))
+            for name, value in values.items()
+        }
     return found
 
 # %% ../../nbs/5_study/3_store.ipynb #store-09
@@ -97,22 +167,48 @@ def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None
     models = [_model(one) for one in plan.methods]
     other = [one.name for one, model in zip(plan.methods, models) if model.preparation != models[0].preparation]
     if other:
-        raise ValueError(f"The methods {plan.methods[0].name!r} and {other[0]!r} prepare images in different ways: their results have no common pixels; make two studies.")
+        raise ValueError(
+            f"The methods {plan.methods[0].name!r} and {other[0]!r} prepare images in different ways: their results have no common pixels; make two studies."
+        )
     with tqdm(paths, desc="reading", unit="case", leave=False) as bar:
         cases = [read_prepared(path, models[0].preparation) for path in bar]
     sizes = _sizes(plan, cases, len(paths))
     variables = _variables(plan, sizes, cases[0].posterior is not None)
-    empty = {name: (dims, dask.array.full([sizes[dim] for dim in dims], False if kind is bool else np.nan, dtype=kind,
-                    chunks=[1 if dim in ("case", "method") else sizes[dim] for dim in dims]), {"units": unit, "long_name": meaning})
-             for name, (dims, kind, unit, meaning) in variables.items()}
-    about = {"title": "sdfdiff study", "conventions": CONVENTIONS, "plan": to_json(plan), "dataset": plan.dataset, "split": plan.split,
-             "sdfdiff_version": __version__, "torch_version": str(torch.__version__), "numpy_version": np.__version__}
+    empty = {
+        name: (
+            dims,
+            dask.array.full(
+                [sizes[dim] for dim in dims],
+                False if kind is bool else np.nan,
+                dtype=kind,
+                chunks=[1 if dim in ("case", "method") else sizes[dim] for dim in dims],
+            ),
+            {"units": unit, "long_name": meaning},
+        )
+        for name, (dims, kind, unit, meaning) in variables.items()
+    }
+    about = {
+        "title": "sdfdiff study",
+        "conventions": CONVENTIONS,
+        "plan": to_json(plan),
+        "dataset": plan.dataset,
+        "split": plan.split,
+        "sdfdiff_version": __version__,
+        "torch_version": str(torch.__version__),
+        "numpy_version": np.__version__,
+    }
     whole = xr.Dataset(empty, _coordinates(plan, paths, cases, models, sizes), about)
     fill = {name: {"fill_value": False if kind is bool else np.nan} for name, (_, kind, *_) in variables.items()}
     with writing(store, force=force) as temporary:
         whole.to_zarr(temporary, compute=False, consolidated=False, encoding=fill, zarr_format=3)
         for k, case in enumerate(cases):
-            _write(temporary, {name: values for name, values in _known(case).items() if name in variables}, sizes, variables, {"case": slice(k, k + 1)})
+            _write(
+                temporary,
+                {name: values for name, values in _known(case).items() if name in variables},
+                sizes,
+                variables,
+                {"case": slice(k, k + 1)},
+            )
 
 # %% ../../nbs/5_study/3_store.ipynb #store-10
 def _known(case: Prepared) -> dict[str, np.ndarray]:
@@ -147,27 +243,56 @@ def _model(method: Method) -> Model:
     return model if method.reach is None else replace(model, reach=method.reach)
 
 
-_prepared = lru_cache(maxsize=1)(lambda path, preparation, begun: read_prepared(path, preparation))  # anew in every run: files may change between two
+_prepared = lru_cache(maxsize=1)(
+    lambda path, preparation, begun: read_prepared(path, preparation)
+)  # anew in every run: files may change between two
 
 # %% ../../nbs/5_study/3_store.ipynb #store-13
-def _work(plan: StudyPlan, store: Path, path, k: int, j: int, checksum: str, batch: int | None = None, workers: int = 1, begun: int = 0) -> float:
+def _work(
+    plan: StudyPlan,
+    store: Path,
+    path,
+    k: int,
+    j: int,
+    checksum: str,
+    batch: int | None = None,
+    workers: int = 1,
+    begun: int = 0,
+) -> float:
     "Case k with method j: draw, measure, write, mark as finished. Returns seconds."
     start, method = time.perf_counter(), plan.methods[j]
     model = _model(method)
     if described(model)["weights_checksum"] != checksum:
-        raise ValueError(f"The weights {method.weights!r} are no longer those that {store} was begun with: put them back, or start a new study.")
+        raise ValueError(
+            f"The weights {method.weights!r} are no longer those that {store} was begun with: put them back, or start a new study."
+        )
     case = _prepared(path, model.preparation, begun)
     with xr.open_zarr(store, consolidated=False) as there:
         variables, sizes = {name: (there[name].dims, there[name].dtype) for name in there.data_vars}, dict(there.sizes)
-        known = there["truth"][k, :int(there["rows"][k]), :int(there["columns"][k])].values
+        known = there["truth"][k, : int(there["rows"][k]), : int(there["columns"][k])].values
     if not np.array_equal(known, case.truth):
-        raise ValueError(f"The mask of {path.name} is no longer the one that {store} was begun with: put it back, or start a new study.")
-    drawn = ensemble(model, case.image, method.members, method.sampling, method.seed, method.rule, keep=method.members, batch=batch, workers=workers, progress=False)
-    values = {name: drawn[name].values for name in ("mean", "std", "probability", "prior")} | scored(drawn, case.truth, case.raters)
+        raise ValueError(
+            f"The mask of {path.name} is no longer the one that {store} was begun with: put it back, or start a new study."
+        )
+    drawn = ensemble(
+        model,
+        case.image,
+        method.members,
+        method.sampling,
+        method.seed,
+        method.rule,
+        keep=method.members,
+        batch=batch,
+        workers=workers,
+        progress=False,
+    )
+    values = {name: drawn[name].values for name in ("mean", "std", "probability", "prior")} | scored(
+        drawn, case.truth, case.raters
+    )
     if plan.quantiles:
         values["quantiles"] = np.quantile(drawn["distance"].values, plan.quantiles, axis=0, overwrite_input=False)
     if plan.keep:
-        values["distance"] = drawn["distance"].values[:plan.keep]
+        values["distance"] = drawn["distance"].values[: plan.keep]
     region = {"case": slice(k, k + 1), "method": slice(j, j + 1)}
     _write(store, {name: value for name, value in values.items() if name in variables}, sizes, variables, region)
     _write(store, {"finished": True}, sizes, variables, region)
@@ -189,10 +314,18 @@ def _resumed(plan: StudyPlan, store: Path, paths: list) -> None:
     "ValueError unless the store is one of this plan, these cases and these weights."
     with _opened(store) as there:
         if from_json(there.attrs["plan"], str(store)) != plan:
-            other = [name for name in plan.__dataclass_fields__ if getattr(from_json(there.attrs["plan"]), name) != getattr(plan, name)]
-            raise ValueError(f"{store} is the store of another plan ({', '.join(other)} differ): use that plan, or another store.")
+            other = [
+                name
+                for name in plan.__dataclass_fields__
+                if getattr(from_json(there.attrs["plan"]), name) != getattr(plan, name)
+            ]
+            raise ValueError(
+                f"{store} is the store of another plan ({', '.join(other)} differ): use that plan, or another store."
+            )
         if there["case"].values.tolist() != [path.name for path in paths]:
-            raise ValueError(f"{store} was begun with other cases ({there.sizes['case']}, now {len(paths)}): the data set has changed; start a new study.")
+            raise ValueError(
+                f"{store} was begun with other cases ({there.sizes['case']}, now {len(paths)}): the data set has changed; start a new study."
+            )
 
 # %% ../../nbs/5_study/3_store.ipynb #store-16
 def run_study(
@@ -202,7 +335,8 @@ def run_study(
     resume: bool = False,  # Continue a store that is there
     force: bool = False,  # Replace a store that is there
     client=None,  # A dask.distributed Client whose workers see the same disk; None: this process does the work
-    batch: int | None = None, workers: int | None = 1,  # Members per batch, and batches at the same time; neither changes the result
+    batch: int | None = None,
+    workers: int | None = 1,  # Members per batch, and batches at the same time; neither changes the result
 ) -> Iterator[Progress]:  # The state at the start, then one item per finished piece
     "Draw every case with every method, write each piece down at once. Finished pieces are not done again."
     store, paths = Path(store).absolute(), study_cases(plan, root)
@@ -219,7 +353,9 @@ def run_study(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(error.errno, f"no space left for {store}: what is finished is kept; make room and continue with --resume") from None
+        raise OSError(
+            error.errno, f"no space left for {store}: what is finished is kept; make room and continue with --resume"
+        ) from None
 
 # %% ../../nbs/5_study/3_store.ipynb #store-17
 def _pieces(plan: StudyPlan, store: Path, paths: list, client, batch, workers) -> Iterator[Progress]:
@@ -228,7 +364,10 @@ def _pieces(plan: StudyPlan, store: Path, paths: list, client, batch, workers) -
         finished, checksums = there["finished"].values, there["weights_checksum"].values.tolist()
     done, begun = int(finished.sum()), time.time_ns()
     yield Progress(done, finished.size)
-    tasks = {(k, j): (plan, store, paths[k], k, j, checksums[j], batch, workers, begun) for k, j in np.argwhere(~finished).tolist()}
+    tasks = {
+        (k, j): (plan, store, paths[k], k, j, checksums[j], batch, workers, begun)
+        for k, j in np.argwhere(~finished).tolist()
+    }
     for (k, j), seconds in (_here if client is None else _spread)(tasks, client):
         done += 1
         yield Progress(done, finished.size, paths[k].name, plan.methods[j].name, seconds)
@@ -273,8 +412,16 @@ def _opened(store: Path) -> xr.Dataset:
         if found.attrs.get("title") != "sdfdiff study" or "finished" not in found or "plan" not in found.attrs:
             raise ValueError("it was made by something else")
     except (ValueError, KeyError, OSError, TypeError) as error:
-        raise ValueError(f"{store} is no store of a study ({' '.join(str(error).split())[:80]}): make one with run_study or `sdfdiff study`.") from None
-    return found.assign_coords({name: (one.dims, np.array(one.values.tolist()), one.attrs) for name, one in found.coords.items() if one.dtype.kind in "OT"})
+        raise ValueError(
+            f"{store} is no store of a study ({' '.join(str(error).split())[:80]}): make one with run_study or `sdfdiff study`."
+        ) from None
+    return found.assign_coords(
+        {
+            name: (one.dims, np.array(one.values.tolist()), one.attrs)
+            for name, one in found.coords.items()
+            if one.dtype.kind in "OT"
+        }
+    )
 
 
 def open_study(
@@ -289,9 +436,13 @@ def open_study(
     if finished.all():
         return found
     if not partial or not finished.any():
-        raise ValueError(f"{store} is half-written, {finished.sum()} of its {len(finished)} cases are finished: continue it with --resume"
-                         f"{', or look at these with partial=True' if finished.any() else ''}.")
-    return found.isel(case=np.flatnonzero(finished)).assign_attrs(cases_planned=len(finished), cases_finished=int(finished.sum()))
+        raise ValueError(
+            f"{store} is half-written, {finished.sum()} of its {len(finished)} cases are finished: continue it with --resume"
+            f"{', or look at these with partial=True' if finished.any() else ''}."
+        )
+    return found.isel(case=np.flatnonzero(finished)).assign_attrs(
+        cases_planned=len(finished), cases_finished=int(finished.sum())
+    )
 
 # %% ../../nbs/5_study/3_store.ipynb #store-21
 def _exported(path: Path) -> xr.Dataset:
@@ -320,8 +471,19 @@ def export_study(
     study = study if members else study.drop_dims("member", errors="ignore")
     free = shutil.disk_usage(next(folder for folder in Path(path).absolute().parents if folder.exists())).free
     if study.nbytes > free:  # HDF5 crashes the process when its disk is full
-        raise OSError(errno.ENOSPC, f"{path} may need {study.nbytes / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free on its disk")
-    encoding = {name: {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": tuple(1 if dim in ("case", "method") else study.sizes[dim] for dim in data.dims)}
-                for name, data in study.data_vars.items() if data.ndim > 2}
+        raise OSError(
+            errno.ENOSPC,
+            f"{path} may need {study.nbytes / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free on its disk",
+        )
+    encoding = {
+        name: {
+            "zlib": True,
+            "complevel": 4,
+            "shuffle": True,
+            "chunksizes": tuple(1 if dim in ("case", "method") else study.sizes[dim] for dim in data.dims),
+        }
+        for name, data in study.data_vars.items()
+        if data.ndim > 2
+    }
     with writing(path, force=force) as temporary:
         study.drop_encoding().to_netcdf(temporary, engine="h5netcdf", encoding=encoding)

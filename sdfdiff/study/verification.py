@@ -18,7 +18,19 @@ from ..uncertainty.forecasts import mask_distance, spread_skill, spread_skill_ra
 from ..uncertainty.margins import growing_fields, margin_curve, needed_margin
 from ..uncertainty.objects import object_scores, objects
 from ..uncertainty.calibration import cross_fitted
-from ..uncertainty.errors import auroc, augrc, aurc, ause, bootstrap, brier, calibration_error, mutual_information, reliability, sparsification, uncertainty_maps
+from sdfdiff.uncertainty.errors import (
+    auroc,
+    augrc,
+    aurc,
+    ause,
+    bootstrap,
+    brier,
+    calibration_error,
+    mutual_information,
+    reliability,
+    sparsification,
+    uncertainty_maps,
+)
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-05
 BINS = 64  # Of P(object): exact for 2, 4, 8, 16, 32 and 64 members
@@ -39,15 +51,23 @@ def _detection(maps: xr.Dataset, wrong: xr.DataArray, inside: xr.DataArray, perm
     "How well each map finds the errors."
     doubt = maps.to_dataarray("map")
     shared = {"where": inside}
-    found = {"auroc": auroc(doubt, wrong, **shared), "ause": ause(doubt, wrong, **shared), "aurc": aurc(doubt, wrong, **shared), "augrc": augrc(doubt, wrong, **shared),
-             "sparsification": sparsification(doubt, wrong, REMOVED, **shared)}
+    found = {
+        "auroc": auroc(doubt, wrong, **shared),
+        "ause": ause(doubt, wrong, **shared),
+        "aurc": aurc(doubt, wrong, **shared),
+        "augrc": augrc(doubt, wrong, **shared),
+        "sparsification": sparsification(doubt, wrong, REMOVED, **shared),
+    }
     told = mutual_information(doubt, wrong, BINS, permutations, **shared)
     return xr.Dataset(found | {f"information_{name}": told[name] for name in ("share", "null_95", "p_value")})
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-06
 def _distances(one: xr.Dataset) -> xr.Dataset:
     "Spread against error of the distance, and the margins that would have been needed."
-    sums, fields = [], growing_fields(one["mean"], one["std"], one["threshold_px"], inside=one["inside"]).to_dataarray("field")
+    sums, fields = (
+        [],
+        growing_fields(one["mean"], one["std"], one["threshold_px"], inside=one["inside"]).to_dataarray("field"),
+    )
     for k in range(one.sizes["method"]):
         each = one.isel(method=k)
         truth = mask_distance(each["truth"], float(each["reach_px"]), each["inside"], str(each["boundary"].values))
@@ -56,7 +76,9 @@ def _distances(one: xr.Dataset) -> xr.Dataset:
     found = xr.concat(sums, "method").rename(pixels="disputed")
     needed = [needed_margin(fields, one["truth"], missed, where=one["inside"]) for missed in MISSED]
     curve = margin_curve(fields, one["truth"], MARGINS, where=one["inside"])
-    return found.assign(needed_margin=xr.concat(needed, xr.DataArray(list(MISSED), dims="may_miss", name="may_miss"))).assign(curve)
+    return found.assign(
+        needed_margin=xr.concat(needed, xr.DataArray(list(MISSED), dims="may_miss", name="may_miss"))
+    ).assign(curve)
 
 
 def _exact(one: xr.Dataset, mask: xr.DataArray) -> xr.Dataset:
@@ -65,8 +87,15 @@ def _exact(one: xr.Dataset, mask: xr.DataArray) -> xr.Dataset:
         return xr.Dataset()
     gap = abs(one["probability"] - one["posterior"]).where(one["inside"])
     chance = xr.where(mask, 1 - one["posterior"], one["posterior"]).where(one["inside"])
-    return xr.Dataset({"posterior_gap": gap.mean(("row", "column")), "posterior_variance": (one["posterior"] * (1 - one["posterior"])).where(one["inside"]).mean(("row", "column")),
-                       "auroc_best": auroc(chance, mask != one["truth"], where=one["inside"])})
+    return xr.Dataset(
+        {
+            "posterior_gap": gap.mean(("row", "column")),
+            "posterior_variance": (one["posterior"] * (1 - one["posterior"]))
+            .where(one["inside"])
+            .mean(("row", "column")),
+            "auroc_best": auroc(chance, mask != one["truth"], where=one["inside"]),
+        }
+    )
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-08
 def _raters(one: xr.Dataset) -> xr.Dataset:
@@ -76,40 +105,81 @@ def _raters(one: xr.Dataset) -> xr.Dataset:
     drew = one["raters"].isel(rater=one["raters"].notnull().any(("row", "column")).values)
     count, share = drew.sizes["rater"], drew.mean("rater", skipna=False).where(one["inside"])
     members = one["members"].reset_coords(drop=True)
-    theirs, ours = share * (1 - share) * count / (count - 1), one["probability"] * (1 - one["probability"]) * members / (members - 1)
-    sums = [reliability(one["probability"], drew.isel(rater=k, drop=True) > 0, BINS, where=one["inside"]) for k in range(count)]
+    theirs, ours = (
+        share * (1 - share) * count / (count - 1),
+        one["probability"] * (1 - one["probability"]) * members / (members - 1),
+    )
+    sums = [
+        reliability(one["probability"], drew.isel(rater=k, drop=True) > 0, BINS, where=one["inside"])
+        for k in range(count)
+    ]
     table = sum(sums[1:], sums[0])
-    return xr.Dataset({"rater_variance": theirs.mean(("row", "column")), "member_variance": ours.mean(("row", "column")), "variance_correlation": xr.corr(ours, theirs, ("row", "column")),
-                       **{f"raters_{name}": table[name] for name in table}})
+    return xr.Dataset(
+        {
+            "rater_variance": theirs.mean(("row", "column")),
+            "member_variance": ours.mean(("row", "column")),
+            "variance_correlation": xr.corr(ours, theirs, ("row", "column")),
+            **{f"raters_{name}": table[name] for name in table},
+        }
+    )
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-10
 def believed_auroc(
     table: xr.Dataset,  # Of `reliability`, dims (..., bin)
 ) -> xr.DataArray:  # 0.5 to 1, without `bin`; NaN without a doubtful pixel
     "AUROC with which |P - 1/2| would find the errors of the mask P >= 1/2 if truths were drawn with exactly that P."
+
     def kernel(pixels, forecast):
         p = forecast / np.maximum(pixels, 1)
         chance = np.minimum(p, 1 - p)
         order = np.argsort(chance, kind="stable")
         wrong, right = (chance * pixels)[order], ((1 - chance) * pixels)[order]
         return ((np.cumsum(right) - right / 2) * wrong).sum() / (wrong.sum() * right.sum()) if wrong.sum() else np.nan
-    found = xr.apply_ufunc(kernel, table["pixels"], table["forecast"], input_core_dims=[["bin"]] * 2, vectorize=True, dask="parallelized", output_dtypes=[float])
+
+    found = xr.apply_ufunc(
+        kernel,
+        table["pixels"],
+        table["forecast"],
+        input_core_dims=[["bin"]] * 2,
+        vectorize=True,
+        dask="parallelized",
+        output_dtypes=[float],
+    )
     return found.assign_attrs(units="1", long_name="AUROC of |P - 1/2| if P were exact")
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-13
-KEPT = ("f1", "iou", "expected_loss", "crps", "ranks", "fragments", "ged_v", "ged_u", "hungarian_iou")  # Made while the members were there
+KEPT = (
+    "f1",
+    "iou",
+    "expected_loss",
+    "crps",
+    "ranks",
+    "fragments",
+    "ged_v",
+    "ged_u",
+    "hungarian_iou",
+)  # Made while the members were there
 
 
 def _whole(one: xr.Dataset) -> xr.Dataset:
     "The case in memory, without padding; ValueError for what a damaged store lacks and no NaN would tell."
     one = one.load()
     one = one.isel(row=one["inside"].any("column").values, column=one["inside"].any("row").values)
-    size, known = (one.sizes["row"], one.sizes["column"]), [int(one[name]) for name in ("rows", "columns") if name in one.coords]
+    size, known = (
+        (one.sizes["row"], one.sizes["column"]),
+        [int(one[name]) for name in ("rows", "columns") if name in one.coords],
+    )
     if not one["inside"].size or (known and list(size) != known):
-        raise ValueError(f"`inside` covers {size[0]} x {size[1]} pixels, the image has {' x '.join(map(str, known)) or 'more'}: a part of the store is missing.")
+        raise ValueError(
+            f"`inside` covers {size[0]} x {size[1]} pixels, the image has {' x '.join(map(str, known)) or 'more'}: a part of the store is missing."
+        )
     if "fragments_truth" in one.coords and one["fragments_truth"] > 0 and not one["truth"].any():
         raise ValueError("`truth` is empty although it had objects: a part of the store is missing.")
-    lacking = [name for name in KEPT if name in one and (one[name].isnull() & (True if name != "crps" else one["ranks"].sum("rank") > 0)).any()]
+    lacking = [
+        name
+        for name in KEPT
+        if name in one and (one[name].isnull() & (True if name != "crps" else one["ranks"].sum("rank") > 0)).any()
+    ]
     lacking += ["raters"] * ("raters" in one and not one["raters"].notnull().any())
     if lacking:  # no CRPS is right where members and truth agree at every pixel
         raise ValueError(f"`{lacking[0]}` is NaN: a part of the store is missing.")
@@ -117,14 +187,25 @@ def _whole(one: xr.Dataset) -> xr.Dataset:
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-14
 ABOUT = {  # variable or coordinate: (unit, meaning)
-    "wrong": ("1", "share of the pixels at which the mask of the mean is wrong"), "doubt": ("1", "spread of the mask, mean over the pixels"),
-    "rater_variance": ("1", "p (1 - p) of the raters, without bias, mean over the pixels"), "member_variance": ("1", "p (1 - p) of the members, without bias, mean over the pixels"),
-    "variance_correlation": ("1", "correlation of both over the pixels"), "posterior_gap": ("1", "|P - exact P|, mean over the pixels"),
-    "posterior_variance": ("1", "p (1 - p) of the exact posterior, mean over the pixels"), "disputed": ("px^2", "pixels at which members or truth differ"),
-    "needed_margin": ("px", "smallest margin with which at most `may_miss` of the object is missed"), "map": ("", "map of doubt, see sdfdiff.uncertainty.errors.uncertainty_maps"),
-    "removed": ("1", "share of the pixels taken away, most doubtful first"), "bin": ("1", "P(object) in the middle of the bin"), "region": ("", "pixels that count: the image, or the band around the predicted edge"),
-    "field": ("", "what grows with the margin, see sdfdiff.uncertainty.margins.growing_fields"), "may_miss": ("1", "share of the object that may be missed"), "margin": ("px", "margin"),
-    "estimator": ("", "a member (mean over all), the mask of the mean distance, the majority, the encoder's guess"), "rank": ("1", "rank of the truth among the members, as a share of the way")}
+    "wrong": ("1", "share of the pixels at which the mask of the mean is wrong"),
+    "doubt": ("1", "spread of the mask, mean over the pixels"),
+    "rater_variance": ("1", "p (1 - p) of the raters, without bias, mean over the pixels"),
+    "member_variance": ("1", "p (1 - p) of the members, without bias, mean over the pixels"),
+    "variance_correlation": ("1", "correlation of both over the pixels"),
+    "posterior_gap": ("1", "|P - exact P|, mean over the pixels"),
+    "posterior_variance": ("1", "p (1 - p) of the exact posterior, mean over the pixels"),
+    "disputed": ("px^2", "pixels at which members or truth differ"),
+    "needed_margin": ("px", "smallest margin with which at most `may_miss` of the object is missed"),
+    "map": ("", "map of doubt, see sdfdiff.uncertainty.errors.uncertainty_maps"),
+    "removed": ("1", "share of the pixels taken away, most doubtful first"),
+    "bin": ("1", "P(object) in the middle of the bin"),
+    "region": ("", "pixels that count: the image, or the band around the predicted edge"),
+    "field": ("", "what grows with the margin, see sdfdiff.uncertainty.margins.growing_fields"),
+    "may_miss": ("1", "share of the object that may be missed"),
+    "margin": ("px", "margin"),
+    "estimator": ("", "a member (mean over all), the mask of the mean distance, the majority, the encoder's guess"),
+    "rank": ("1", "rank of the truth among the members, as a share of the way"),
+}
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-15
 def verify_case(
@@ -139,12 +220,25 @@ def verify_case(
     if one.sizes["method"] and (one["members"] < 2).any():
         raise ValueError(f"{one['case'].item()} has a method with 1 member: a spread needs at least 2.")
     inside = one["inside"].sum(("row", "column"))
-    parts = [_detection(maps, wrong, one["inside"], permutations), _calibration(one, maps), _distances(one), _raters(one), _exact(one, mask), one[[name for name in KEPT if name in one]]]
+    parts = [
+        _detection(maps, wrong, one["inside"], permutations),
+        _calibration(one, maps),
+        _distances(one),
+        _raters(one),
+        _exact(one, mask),
+        one[[name for name in KEPT if name in one]],
+    ]
     found = xr.merge(parts, compat="no_conflicts", join="exact")
     found["wrong"] = (wrong & one["inside"]).sum(("row", "column")) / inside
     found["doubt"] = maps["mask_std"].where(one["inside"]).sum(("row", "column")) / inside
-    scores = object_scores(objects(one["probability"].reset_coords(drop=True), mask.reset_coords(drop=True), one["truth"].reset_coords(drop=True),
-                                   one["inside"].reset_coords(drop=True)))
+    scores = object_scores(
+        objects(
+            one["probability"].reset_coords(drop=True),
+            mask.reset_coords(drop=True),
+            one["truth"].reset_coords(drop=True),
+            one["inside"].reset_coords(drop=True),
+        )
+    )
     found = found.assign({f"objects_{name}": value for name, value in scores.items()})
     for name in set(ABOUT) & set(found.variables):
         found[name].attrs = {"units": ABOUT[name][0], "long_name": ABOUT[name][1]}
@@ -164,8 +258,23 @@ def verify(
         except (ValueError, RuntimeError, OSError) as error:  # also a chunk that cannot be unpacked
             raise ValueError(f"case {study['case'].values[k]}: {error}") from None
     found = xr.concat(rows, study["case"], coords="minimal", compat="override", join="outer")
-    found = found.assign_coords({name: value.compute() for name, value in study.coords.items() if value.dims in (("case",), ("method",))})
-    about = {name: study.attrs[name] for name in ("plan", "dataset", "split", "conventions", "sdfdiff_version", "torch_version", "cases_planned", "cases_finished") if name in study.attrs}
+    found = found.assign_coords(
+        {name: value.compute() for name, value in study.coords.items() if value.dims in (("case",), ("method",))}
+    )
+    about = {
+        name: study.attrs[name]
+        for name in (
+            "plan",
+            "dataset",
+            "split",
+            "conventions",
+            "sdfdiff_version",
+            "torch_version",
+            "cases_planned",
+            "cases_finished",
+        )
+        if name in study.attrs
+    }
     return found.assign_attrs(title="sdfdiff verification", permutations=permutations, **about)
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-18
@@ -196,13 +305,30 @@ def _one_method(v: xr.Dataset, groups, resamples: int, seed: int) -> dict[str, x
     table = v[["pixels", "forecast", "squares", "truths", "products"]]
     near = table.sel(region="band")
     found = {f"auroc_{name}": bootstrap(v["auroc"].sel(map=name), skipna=True, **how) for name in v["map"].values}
-    found |= {"auroc_gain": bootstrap(v["auroc"].sel(map="ratio") - v["auroc"].sel(map="nearness"), skipna=True, **how), "auroc_believed": bootstrap(table.sel(region="image"), believed_auroc, **how)}
-    found |= {"ece": bootstrap(near, calibration_error, **how), "ace": bootstrap(near, lambda sums: calibration_error(sums, equal="mass"), **how),
-              "ece_recalibrated": _honest_error(near, int(v["members"]), how), "ece_image": bootstrap(table.sel(region="image"), calibration_error, **how)}
+    found |= {
+        "auroc_gain": bootstrap(v["auroc"].sel(map="ratio") - v["auroc"].sel(map="nearness"), skipna=True, **how),
+        "auroc_believed": bootstrap(table.sel(region="image"), believed_auroc, **how),
+    }
+    found |= {
+        "ece": bootstrap(near, calibration_error, **how),
+        "ace": bootstrap(near, lambda sums: calibration_error(sums, equal="mass"), **how),
+        "ece_recalibrated": _honest_error(near, int(v["members"]), how),
+        "ece_image": bootstrap(table.sel(region="image"), calibration_error, **how),
+    }
     found |= {"brier": bootstrap(near, lambda sums: brier(sums)["score"], **how)}
-    found |= {"spread_skill": bootstrap(v[["disputed", "variance", "squared_error"]].rename(disputed="pixels"), lambda sums: spread_skill_ratio(sums)["ratio"], **how)}
+    found |= {
+        "spread_skill": bootstrap(
+            v[["disputed", "variance", "squared_error"]].rename(disputed="pixels"),
+            lambda sums: spread_skill_ratio(sums)["ratio"],
+            **how,
+        )
+    }
     found |= {f"f1_{name}": bootstrap(v["f1"].sel(estimator=name), **how) for name in v["estimator"].values}
-    found |= {name: bootstrap(v[name], skipna=True, **how) for name in ("expected_loss", "crps", "wrong", "ged_u", "hungarian_iou", "posterior_gap", "auroc_best") if name in v}
+    found |= {
+        name: bootstrap(v[name], skipna=True, **how)
+        for name in ("expected_loss", "crps", "wrong", "ged_u", "hungarian_iou", "posterior_gap", "auroc_best")
+        if name in v
+    }
     found |= {"information_ratio": bootstrap(v["information_share"].sel(map="ratio"), skipna=True, **how)}
     return found | {"doubt_f1": bootstrap(_moments(v), _correlation, **how)} if v.sizes["case"] > 3 else found
 
@@ -217,9 +343,22 @@ def headline(
     rows = []
     for k in range(verified.sizes["method"]):
         values = _one_method(verified.isel(method=k), groups, resamples, seed)
-        rows.append(xr.concat([one.reset_coords(drop=True) for one in values.values()], xr.DataArray(list(values), dims="quantity", name="quantity"), coords="minimal", compat="override"))
-    return xr.concat(rows, verified["method"]).transpose("quantity", "method", "bound").rename("headline").assign_attrs(
-        units="px for crps, 1 for all others", long_name="estimate, low and high end of the 95 % interval")
+        rows.append(
+            xr.concat(
+                [one.reset_coords(drop=True) for one in values.values()],
+                xr.DataArray(list(values), dims="quantity", name="quantity"),
+                coords="minimal",
+                compat="override",
+            )
+        )
+    return (
+        xr.concat(rows, verified["method"])
+        .transpose("quantity", "method", "bound")
+        .rename("headline")
+        .assign_attrs(
+            units="px for crps, 1 for all others", long_name="estimate, low and high end of the 95 % interval"
+        )
+    )
 
 
 def read_verified(

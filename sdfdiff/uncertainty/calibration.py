@@ -26,7 +26,9 @@ class Recalibration:
 
     def __post_init__(self):
         if self.members < 2 or not np.isfinite([self.slope, self.offset]).all():
-            raise ValueError(f"{self.members} members, slope {self.slope}, offset {self.offset}: at least 2 members and finite numbers are needed.")
+            raise ValueError(
+                f"{self.members} members, slope {self.slope}, offset {self.offset}: at least 2 members and finite numbers are needed."
+            )
 
     def __call__(
         self,
@@ -56,7 +58,10 @@ def fit_recalibration(
     def loss(parameters):
         q = expit(parameters[0] * odds + parameters[1])
         gap = q * pixels - truths
-        return -(xlogy(truths, q) + xlog1py(pixels - truths, -q)).sum() / pixels.sum(), np.array([(gap * odds).sum(), gap.sum()]) / pixels.sum()
+        return -(xlogy(truths, q) + xlog1py(pixels - truths, -q)).sum() / pixels.sum(), np.array(
+            [(gap * odds).sum(), gap.sum()]
+        ) / pixels.sum()
+
     found = minimize(loss, (1.0, 0.0), jac=True, method="BFGS")
     return Recalibration(members, *found.x.tolist())
 
@@ -71,12 +76,26 @@ def recalibrated(
     def kernel(pixels, forecast, truths):
         q = np.where(pixels > 0, how(forecast / np.maximum(pixels, 1)), 0.0)
         index = np.rint(q * bins).astype(int)
-        return np.stack([np.bincount(index, weight, bins + 1) for weight in (pixels, pixels * q, pixels * q * q, truths, truths * q)])
+        return np.stack(
+            [
+                np.bincount(index, weight, bins + 1)
+                for weight in (pixels, pixels * q, pixels * q * q, truths, truths * q)
+            ]
+        )
 
-    found = xr.apply_ufunc(kernel, table["pixels"], table["forecast"], table["truths"], input_core_dims=[["bin"]] * 3,
-                           output_core_dims=[["sum", "bin"]], vectorize=True)
+    found = xr.apply_ufunc(
+        kernel,
+        table["pixels"],
+        table["forecast"],
+        table["truths"],
+        input_core_dims=[["bin"]] * 3,
+        output_core_dims=[["sum", "bin"]],
+        vectorize=True,
+    )
     found = found.assign_coords(sum=list(SUMS), bin=table["bin"]).to_dataset("sum")
-    return xr.Dataset({name: found[name].assign_attrs(units="1", long_name=text) for name, text in SUMS.items()}, attrs=table.attrs)
+    return xr.Dataset(
+        {name: found[name].assign_attrs(units="1", long_name=text) for name, text in SUMS.items()}, attrs=table.attrs
+    )
 
 # %% ../../nbs/4_uncertainty/4_calibration.ipynb #calibration-14
 def cross_fitted(
@@ -88,7 +107,16 @@ def cross_fitted(
     "Recalibrate every case with the other groups' numbers (leave one group out). ValueError for fewer than two groups."
     labels = np.arange(table.sizes[dim]) if groups is None else np.asarray(groups)
     if len(labels) != table.sizes[dim] or len(set(labels.tolist())) < 2:
-        raise ValueError(f"{table.sizes[dim]} cases have {len(labels)} labels of {len(set(labels.tolist()))} groups: one label for each case, and two groups, are needed.")
-    used = {label: fit_recalibration(table.isel({dim: labels != label}).sum(dim), members) for label in set(labels.tolist())}
+        raise ValueError(
+            f"{table.sizes[dim]} cases have {len(labels)} labels of {len(set(labels.tolist()))} groups: one label for each case, and two groups, are needed."
+        )
+    used = {
+        label: fit_recalibration(table.isel({dim: labels != label}).sum(dim), members) for label in set(labels.tolist())
+    }
     ways = [used[label] for label in labels.tolist()]
-    return xr.concat([recalibrated(table.isel({dim: k}), how) for k, how in enumerate(ways)], table[dim] if dim in table.coords else dim, coords="minimal", compat="override"), ways
+    return xr.concat(
+        [recalibrated(table.isel({dim: k}), how) for k, how in enumerate(ways)],
+        table[dim] if dim in table.coords else dim,
+        coords="minimal",
+        compat="override",
+    ), ways

@@ -25,7 +25,9 @@ def _per(kernel: Callable, fields: dict, dim, where, made: dict | None = None) -
     fields = fields | ({} if where is None else {"where": where})
     for name, field in fields.items():
         if not isinstance(field, xr.DataArray) or not set(dim) <= set(field.dims):
-            raise ValueError(f"{name} needs the dimensions {', '.join(dim)}, and it has {getattr(field, 'dims', 'none at all')}.")
+            raise ValueError(
+                f"{name} needs the dimensions {', '.join(dim)}, and it has {getattr(field, 'dims', 'none at all')}."
+            )
         if name in ("wrong", "truth", "where") and field.dtype != bool:
             raise ValueError(f"{name} holds {field.dtype}: it must be boolean, for example {name} > 0.")
     try:
@@ -39,12 +41,25 @@ def _per(kernel: Callable, fields: dict, dim, where, made: dict | None = None) -
         arrays = arrays if where is None else [array[arrays[-1]] for array in arrays[:-1]]
         for name, array in zip(fields, arrays):
             if array.dtype.kind == "f" and (holes := int(np.isnan(array).sum())):
-                raise ValueError(f"{name} is NaN at {holes} of {array.size} pixels that count: say with `where` which pixels do.")
+                raise ValueError(
+                    f"{name} is NaN at {holes} of {array.size} pixels that count: say with `where` which pixels do."
+                )
         return kernel(*arrays)
 
-    result = xr.apply_ufunc(flat, *fields.values(), input_core_dims=[dim] * len(fields), output_core_dims=[list(made)], vectorize=True,
-                            dask="parallelized", output_dtypes=[float], keep_attrs=False, dask_gufunc_kwargs={
-                                "allow_rechunk": True, "output_sizes": {name: len(labels) for name, labels in made.items()}})
+    result = xr.apply_ufunc(
+        flat,
+        *fields.values(),
+        input_core_dims=[dim] * len(fields),
+        output_core_dims=[list(made)],
+        vectorize=True,
+        dask="parallelized",
+        output_dtypes=[float],
+        keep_attrs=False,
+        dask_gufunc_kwargs={
+            "allow_rechunk": True,
+            "output_sizes": {name: len(labels) for name, labels in made.items()},
+        },
+    )
     return result.assign_coords(made)
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-08
@@ -56,7 +71,10 @@ def _about(data, units: str, meaning: str):
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-10
 def _nearness(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     "Minus the distance to the mask's edge, px, within the box around `inside`: padding makes no edge."
-    box = tuple(slice(found[0], found[-1] + 1) if len(found) else slice(0, 0) for found in map(np.flatnonzero, (inside.any(1), inside.any(0))))
+    box = tuple(
+        slice(found[0], found[-1] + 1) if len(found) else slice(0, 0)
+        for found in map(np.flatnonzero, (inside.any(1), inside.any(0)))
+    )
     result = np.full(mask.shape, np.nan, np.float32)
     if inside.any():
         edge = -np.abs(signed_distance(mask[box], boundary="half_pixel"))
@@ -66,26 +84,51 @@ def _nearness(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-11
 def uncertainty_maps(
     dataset: xr.Dataset,  # An ensemble, or a study of many: mean, std (px), probability; threshold_px as attribute or variable
-) -> xr.Dataset:  # ratio, entropy, mask_std, sdf_std, prior (if there is one), nearness: each larger where in more doubt
+) -> (
+    xr.Dataset
+):  # ratio, entropy, mask_std, sdf_std, prior (if there is one), nearness: each larger where in more doubt
     "Answers to *where may the mask be wrong*: from the spread of an ensemble, and, to compare with, from the mask's edge alone."
     missing = [name for name in ("mean", "std", "probability") if name not in dataset]
     if missing or "threshold_px" not in {*dataset.variables, *dataset.attrs}:
-        raise ValueError(f"The dataset has no {', '.join(missing) or 'threshold_px'}: needed is an ensemble or a study of ensembles.")
+        raise ValueError(
+            f"The dataset has no {', '.join(missing) or 'threshold_px'}: needed is an ensemble or a study of ensembles."
+        )
     threshold = dataset["threshold_px"] if "threshold_px" in dataset.variables else dataset.attrs["threshold_px"]
     mean, std, p = (dataset[name].astype(float) for name in ("mean", "std", "probability"))
     shift, inside = abs(mean - threshold), dataset.get("inside", mean.notnull())
     whole = std + shift
-    edge = xr.apply_ufunc(_nearness, mean <= threshold, inside, input_core_dims=[PIXELS] * 2, output_core_dims=[PIXELS], vectorize=True,
-                          dask="parallelized", output_dtypes=[np.float32], dask_gufunc_kwargs={"allow_rechunk": True})
+    edge = xr.apply_ufunc(
+        _nearness,
+        mean <= threshold,
+        inside,
+        input_core_dims=[PIXELS] * 2,
+        output_core_dims=[PIXELS],
+        vectorize=True,
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"allow_rechunk": True},
+    )
     fields = {
         "ratio": ((std / whole.where(whole != 0)).where(whole != 0, 1.0), "1", "std / (std + |mean - threshold|)"),
-        "entropy": (xr.apply_ufunc(lambda p: (entr(p) + entr(1 - p)) / np.log(2), p, dask="parallelized", output_dtypes=[float]),
-                    "bit", "entropy of the mask"),
+        "entropy": (
+            xr.apply_ufunc(
+                lambda p: (entr(p) + entr(1 - p)) / np.log(2), p, dask="parallelized", output_dtypes=[float]
+            ),
+            "bit",
+            "entropy of the mask",
+        ),
         "mask_std": (np.sqrt(p * (1 - p)), "1", "spread of the mask"),
         "sdf_std": (std, "px", "spread of the distance"),
-        "prior": (-abs(dataset["prior"] - threshold) if "prior" in dataset else None, "px", "nearness to the encoder's own edge"),
-        "nearness": (edge, "px", "nearness to the edge")}
-    return xr.Dataset({name: _about(field.where(inside), *words) for name, (field, *words) in fields.items() if field is not None})
+        "prior": (
+            -abs(dataset["prior"] - threshold) if "prior" in dataset else None,
+            "px",
+            "nearness to the encoder's own edge",
+        ),
+        "nearness": (edge, "px", "nearness to the edge"),
+    }
+    return xr.Dataset(
+        {name: _about(field.where(inside), *words) for name, (field, *words) in fields.items() if field is not None}
+    )
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-14
 def _ordered(uncertainty: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,12 +153,16 @@ def auroc(
     where: xr.DataArray | None = None,  # Boolean: only these pixels count
 ) -> xr.DataArray:  # 0 to 1, without `dim`; 1/2: knows nothing. NaN where all pixels are right, or all wrong
     "Chance that of a wrong and a right pixel the wrong one is in more doubt (area under the ROC curve); exact with ties."
-    return _about(_per(_auroc, {"uncertainty": uncertainty, "wrong": wrong}, dim, where), "1", "AUROC of finding wrong pixels")
+    return _about(
+        _per(_auroc, {"uncertainty": uncertainty, "wrong": wrong}, dim, where), "1", "AUROC of finding wrong pixels"
+    )
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-19
 def tied_shares(
     uncertainty: np.ndarray,  # Any field, larger where in doubt
-) -> tuple[np.ndarray, np.ndarray]:  # float32, same shape: share of pixels more certain than this one; at most as uncertain
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # float32, same shape: share of pixels more certain than this one; at most as uncertain
     "Where each pixel stands in the order of certainty; for pixels without an equal the two differ by one pixel."
     flat = np.asarray(uncertainty).ravel()
     order = np.sort(flat)
@@ -143,13 +190,22 @@ def sparsification(
 ) -> xr.DataArray:  # Mean error of the pixels kept, with the dimension `removed` in place of `dim`
     "The error that remains when the most doubtful pixels are taken away; equals leave in random order, and this is the mean over all orders."
     removed = np.linspace(0, 1, 51) if removed is None else np.asarray(removed, float)
-    curve = _per(lambda doubt, error: retained_error(error, doubt, 1 - removed), {"uncertainty": uncertainty, "error": error},
-                 dim, where, {"removed": removed})
+    curve = _per(
+        lambda doubt, error: retained_error(error, doubt, 1 - removed),
+        {"uncertainty": uncertainty, "error": error},
+        dim,
+        where,
+        {"removed": removed},
+    )
     return _about(curve, error.attrs.get("units", "1"), "mean error of the pixels kept")
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-23
 def _aurc(uncertainty: np.ndarray, error: np.ndarray) -> float:
-    return retained_error(error, uncertainty, np.arange(1, error.size + 1) / max(error.size, 1)).mean() if error.size else np.nan
+    return (
+        retained_error(error, uncertainty, np.arange(1, error.size + 1) / max(error.size, 1)).mean()
+        if error.size
+        else np.nan
+    )
 
 
 def _ause(uncertainty: np.ndarray, error: np.ndarray) -> float:
@@ -168,21 +224,32 @@ def aurc(
     where: xr.DataArray | None = None,  # Boolean: only these pixels count
 ) -> xr.DataArray:  # In the unit of the error, without `dim`; NaN without pixels
     "Area under the risk-coverage curve: the mean of the error kept, over all numbers of pixels kept (Geifman and El-Yaniv 2017)."
-    return _about(_per(_aurc, {"uncertainty": uncertainty, "error": error}, dim, where), error.attrs.get("units", "1"), "AURC")
+    return _about(
+        _per(_aurc, {"uncertainty": uncertainty, "error": error}, dim, where), error.attrs.get("units", "1"), "AURC"
+    )
 
 
 def ause(uncertainty, error, dim=PIXELS, where=None):
     "Area under the sparsification error (Ilg et al. 2018, not divided by the error): AURC less that of the order of the errors themselves."
-    return _about(_per(_ause, {"uncertainty": uncertainty, "error": error}, dim, where), error.attrs.get("units", "1"), "AUSE")
+    return _about(
+        _per(_ause, {"uncertainty": uncertainty, "error": error}, dim, where), error.attrs.get("units", "1"), "AUSE"
+    )
 
 
 def augrc(uncertainty, error, dim=PIXELS, where=None):
     "Area under the generalised risk, errors kept over *all* pixels (Traub et al. 2024): the mean number of errors that pass unseen."
-    return _about(_per(_augrc, {"uncertainty": uncertainty, "error": error}, dim, where), error.attrs.get("units", "1"), "AUGRC")
+    return _about(
+        _per(_augrc, {"uncertainty": uncertainty, "error": error}, dim, where), error.attrs.get("units", "1"), "AUGRC"
+    )
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-27
-SUMS = {"pixels": "number of pixels", "forecast": "sum of P", "squares": "sum of P^2", "truths": "number of true object pixels",
-        "products": "sum of P over the true object pixels"}
+SUMS = {
+    "pixels": "number of pixels",
+    "forecast": "sum of P",
+    "squares": "sum of P^2",
+    "truths": "number of true object pixels",
+    "products": "sum of P over the true object pixels",
+}
 
 
 def reliability(
@@ -193,6 +260,7 @@ def reliability(
     where: xr.DataArray | None = None,  # Boolean: only these pixels count, for example a `band`
 ) -> xr.Dataset:  # SUMS with the dimension `bin` (its coordinate is the P in its middle): to be added over cases
     "What was promised and what happened, as sums that add up over cases: all there is to know about calibration and Brier score."
+
     def kernel(p, truth):
         if p.size and not (p.min() >= 0 and p.max() <= 1):
             raise ValueError(f"probability lies between {p.min():g} and {p.max():g}: it must lie between 0 and 1.")
@@ -212,16 +280,29 @@ def calibration_error(
 ) -> xr.DataArray:  # 0 to 1, without `bin`; NaN without pixels
     "Mean |promised - happened| over the pixels' bins; never quite 0 for a finite number of pixels."
     if equal not in ("width", "mass"):
-        raise ValueError(f"equal is {equal!r}: bins can have equal \"width\" or equal \"mass\".")
+        raise ValueError(f'equal is {equal!r}: bins can have equal "width" or equal "mass".')
 
     def kernel(pixels, forecast, truths):
         total, k = max(pixels.sum(), 1e-300), np.arange(len(pixels))
-        group = k * bins // (len(k) - 1) if equal == "width" else ((np.cumsum(pixels) - pixels / 2) / total * bins).astype(int)
+        group = (
+            k * bins // (len(k) - 1)
+            if equal == "width"
+            else ((np.cumsum(pixels) - pixels / 2) / total * bins).astype(int)
+        )
         gap = np.bincount(np.minimum(group, bins - 1), forecast - truths)
         return np.abs(gap).sum() / total if pixels.sum() else np.nan
 
-    found = xr.apply_ufunc(kernel, table["pixels"], table["forecast"], table["truths"], input_core_dims=[["bin"]] * 3, vectorize=True,
-                           dask="parallelized", output_dtypes=[float], keep_attrs=False)
+    found = xr.apply_ufunc(
+        kernel,
+        table["pixels"],
+        table["forecast"],
+        table["truths"],
+        input_core_dims=[["bin"]] * 3,
+        vectorize=True,
+        dask="parallelized",
+        output_dtypes=[float],
+        keep_attrs=False,
+    )
     return _about(found, "1", f"calibration error, {bins} bins of equal {equal}")
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-30
@@ -246,14 +327,21 @@ def brier(
     def mean(sums):
         return sums.sum("bin") / total
 
-    parts = {"score": mean(squares - 2 * products + o), "reliability": mean((p - o) ** 2 / some), "resolution": mean(o**2 / some) - base**2,
-             "uncertainty": base * (1 - base), "within_variance": mean(squares - p**2 / some),
-             "within_covariance": 2 * mean(products - p * o / some)}
+    parts = {
+        "score": mean(squares - 2 * products + o),
+        "reliability": mean((p - o) ** 2 / some),
+        "resolution": mean(o**2 / some) - base**2,
+        "uncertainty": base * (1 - base),
+        "within_variance": mean(squares - p**2 / some),
+        "within_covariance": 2 * mean(products - p * o / some),
+    }
     if members is not None:
         if members < 2:
             raise ValueError(f"members is {members}: what more of them would change can be told from 2 members on.")
         parts["fair"] = parts["score"] - mean(p - squares) / (members - 1)
-    return xr.Dataset({name: _about(part, "1", f"Brier score: {name}".replace("_", " ")) for name, part in parts.items()})
+    return xr.Dataset(
+        {name: _about(part, "1", f"Brier score: {name}".replace("_", " ")) for name, part in parts.items()}
+    )
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-37
 def _entropy(counts: np.ndarray, axes) -> np.ndarray:
@@ -268,10 +356,15 @@ def _information(sizes: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return _entropy(joint.sum(-1), -1) + _entropy(joint.sum(-2), -1) - _entropy(joint, (-2, -1))
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-38
-INFORMATION = {"information": ("bit", "mutual information of error and uncertainty"), "entropy": ("bit", "entropy of the error"),
-               "share": ("1", "share of the error's entropy that the uncertainty tells"), "null_mean": ("1", "share by chance: mean"),
-               "null_95": ("1", "share by chance: exceeded in 5 %"), "p_value": ("1", "chance of such a share by chance"),
-               "bins": ("1", "bins in use")}
+INFORMATION = {
+    "information": ("bit", "mutual information of error and uncertainty"),
+    "entropy": ("bit", "entropy of the error"),
+    "share": ("1", "share of the error's entropy that the uncertainty tells"),
+    "null_mean": ("1", "share by chance: mean"),
+    "null_95": ("1", "share by chance: exceeded in 5 %"),
+    "p_value": ("1", "chance of such a share by chance"),
+    "bins": ("1", "bins in use"),
+}
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-39
 def mutual_information(
@@ -284,6 +377,7 @@ def mutual_information(
     where: xr.DataArray | None = None,  # Boolean: only these pixels count
 ) -> xr.Dataset:  # INFORMATION, without `dim`; NaN where all pixels are right, or all wrong
     "How many bits the uncertainty tells about the error, corrected for bias (Miller-Madow), beside what chance alone tells."
+
     def kernel(uncertainty, wrong):
         pixels, errors = _ordered(uncertainty, wrong)
         if not 0 < errors[-1] < pixels[-1]:
@@ -294,9 +388,19 @@ def mutual_information(
         bits, entropy = _information(sizes, found), _entropy(np.array([found.sum(), (sizes - found).sum()]), -1)
         chance = _information(sizes, null)
         p_value = (1 + (chance >= bits - 1e-12).sum()) / (1 + permutations)
-        return np.array([bits, entropy, *np.array([bits, chance.mean(), np.quantile(chance, 0.95)]) / entropy, p_value, (sizes > 0).sum()])
+        return np.array(
+            [
+                bits,
+                entropy,
+                *np.array([bits, chance.mean(), np.quantile(chance, 0.95)]) / entropy,
+                p_value,
+                (sizes > 0).sum(),
+            ]
+        )
 
-    found = _per(kernel, {"uncertainty": uncertainty, "wrong": wrong}, dim, where, {"quantity": list(INFORMATION)}).to_dataset("quantity")
+    found = _per(
+        kernel, {"uncertainty": uncertainty, "wrong": wrong}, dim, where, {"quantity": list(INFORMATION)}
+    ).to_dataset("quantity")
     return found.map(lambda one: _about(one, *INFORMATION[one.name]))
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-43
@@ -314,19 +418,26 @@ def _resampled(data, statistic: Callable | None, dim: str, weights: xr.DataArray
 
 def _interval(values, level: float, skipna: bool):
     "Estimate (first resample), low and high (of the others)."
-    bounds = values.isel(resample=slice(1, None)).quantile([(1 - level) / 2, (1 + level) / 2], "resample", skipna=skipna, keep_attrs=True)
+    bounds = values.isel(resample=slice(1, None)).quantile(
+        [(1 - level) / 2, (1 + level) / 2], "resample", skipna=skipna, keep_attrs=True
+    )
     parts = [values.isel(resample=0), *(bounds.isel(quantile=k, drop=True) for k in (0, 1))]
-    return xr.concat(parts, "bound", coords="minimal", compat="override").assign_coords(bound=["estimate", "low", "high"])
+    return xr.concat(parts, "bound", coords="minimal", compat="override").assign_coords(
+        bound=["estimate", "low", "high"]
+    )
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-44
 def bootstrap(
     data: xr.DataArray | xr.Dataset,  # One value (or one table) per case
-    statistic: Callable | None = None,  # None: the mean over the cases. Or a function of the *sum* over the cases; see `additive`
+    statistic: Callable
+    | None = None,  # None: the mean over the cases. Or a function of the *sum* over the cases; see `additive`
     dim: str = "case",  # What is resampled whole
     resamples: int = 2000,  # How often
     seed: int = 0,  # Of the resampling
     level: float = 0.95,  # Share of the resamples within the interval
-    groups: np.ndarray | xr.DataArray | None = None,  # A label per case, for example its patient: whole groups are resampled
+    groups: np.ndarray
+    | xr.DataArray
+    | None = None,  # A label per case, for example its patient: whole groups are resampled
     additive: bool = True,  # False: `statistic` is given the resampled cases themselves (slower)
     skipna: bool = False,  # True: the mean leaves out cases that are NaN
 ) -> xr.DataArray | xr.Dataset:  # With a dimension `bound`: estimate, low, high
@@ -341,7 +452,9 @@ def bootstrap(
     labels = np.unique(np.arange(data.sizes[dim]) if groups is None else np.asarray(groups), return_inverse=True)[1]
     count = labels.max(initial=-1) + 1
     if labels.size != data.sizes[dim] or count < 2:
-        raise ValueError(f"{data.sizes[dim]} cases have {labels.size} labels in {count} groups: a label for each case and two groups are needed.")
+        raise ValueError(
+            f"{data.sizes[dim]} cases have {labels.size} labels in {count} groups: a label for each case and two groups are needed."
+        )
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
     weights = xr.DataArray(np.vstack([np.ones_like(labels), drawn[:, labels]]), dims=("resample", dim))
     return _interval(_resampled(data, statistic, dim, weights, additive or statistic is None), level, skipna)

@@ -29,6 +29,7 @@ def mask_distance(
     boundary: str = "half_pixel",  # "inner" or "half_pixel"; as the members (attribute `boundary`)
 ) -> xr.DataArray:  # float32, px; NaN on padding
     "Signed distance of each mask. Padding is unknown, not background: it makes no edge."
+
     def one(mask, inside):
         found = np.full(mask.shape, np.nan, np.float32)
         window = ndimage.find_objects(inside.astype(np.int8))
@@ -37,12 +38,26 @@ def mask_distance(
                 raise ValueError("`inside` is no rectangle: an image is one, and padding lies around it.")
             found[window[0]] = signed_distance(mask[window[0]], limit, boundary)
         return found
+
     if mask.dtype != bool:
         raise ValueError(f"The masks hold {mask.dtype}: booleans are needed; threshold a distance with `<=` first.")
     plane = ["row", "column"]
-    inside = xr.ones_like(mask.isel({name: 0 for name in mask.dims if name not in plane}), bool) if inside is None else inside
-    found = xr.apply_ufunc(one, mask, inside.reset_coords(drop=True), input_core_dims=[plane, plane], output_core_dims=[plane], vectorize=True,
-                           dask="parallelized", output_dtypes=[np.float32], dask_gufunc_kwargs={"allow_rechunk": True})
+    inside = (
+        xr.ones_like(mask.isel({name: 0 for name in mask.dims if name not in plane}), bool)
+        if inside is None
+        else inside
+    )
+    found = xr.apply_ufunc(
+        one,
+        mask,
+        inside.reset_coords(drop=True),
+        input_core_dims=[plane, plane],
+        output_core_dims=[plane],
+        vectorize=True,
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"allow_rechunk": True},
+    )
     return labelled(found, "px", "signed distance to the boundary of the mask")
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-11
@@ -58,7 +73,11 @@ def checked(
 ) -> list[xr.DataArray]:  # `where`, and each field with 0 at the pixels that do not count; as lazy as the input
     "Fields that may be added up. ValueError if they do not belong together, or hold NaN at a pixel that counts."
     first = next(iter(fields.values()))
-    where = xr.ones_like(first, bool).isel({name: 0 for name in ("member", "rater") if name in first.dims}) if where is None else where
+    where = (
+        xr.ones_like(first, bool).isel({name: 0 for name in ("member", "rater") if name in first.dims})
+        if where is None
+        else where
+    )
     if where.dtype != bool:
         raise ValueError(f"`where` holds {where.dtype}: it must be boolean, True at the pixels that count.")
     where = where.reset_coords(drop=True)
@@ -67,15 +86,27 @@ def checked(
         xr.align(where, *fields.values(), join="exact", copy=False)
     except ValueError:
         sizes = "; ".join(f"{name} {dict(field.sizes)}" for name, field in [("where", where), *fields.items()])
-        raise ValueError(f"The fields differ in size or coordinates ({sizes}): they must describe the same pixels.") from None
+        raise ValueError(
+            f"The fields differ in size or coordinates ({sizes}): they must describe the same pixels."
+        ) from None
 
     def clean(values, counts, name):
-        wrong = counts & (~np.isfinite(values) if finite else np.isnan(values)) if values.dtype.kind == "f" else np.False_
+        wrong = (
+            counts & (~np.isfinite(values) if finite else np.isnan(values)) if values.dtype.kind == "f" else np.False_
+        )
         if np.any(wrong):
-            raise ValueError(f"`{name}` is NaN{' or infinite' * finite} at {int(wrong.sum())} values that count: leave such pixels out by `where`.")
+            raise ValueError(
+                f"`{name}` is NaN{' or infinite' * finite} at {int(wrong.sum())} values that count: leave such pixels out by `where`."
+            )
         return np.where(counts, values, np.zeros((), values.dtype))
-    return [where, *(xr.apply_ufunc(clean, field, where, kwargs={"name": name}, dask="parallelized", output_dtypes=[field.dtype])
-                     for name, field in fields.items())]
+
+    return [
+        where,
+        *(
+            xr.apply_ufunc(clean, field, where, kwargs={"name": name}, dask="parallelized", output_dtypes=[field.dtype])
+            for name, field in fields.items()
+        ),
+    ]
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-13
 def reduced(
@@ -95,9 +126,19 @@ def reduced(
 
     def one(counts, *values):
         return kernel(*(value[..., counts] for value in values))
+
     gufunc = {"allow_rechunk": True} | ({"output_sizes": {out[0]: out[1]}} if out else {})
-    return xr.apply_ufunc(one, where, *fields, input_core_dims=[dim, *(more + dim for more in extra)], vectorize=True,
-                          output_core_dims=[[out[0]] if out else []], dask="parallelized", output_dtypes=[np.float64], dask_gufunc_kwargs=gufunc)
+    return xr.apply_ufunc(
+        one,
+        where,
+        *fields,
+        input_core_dims=[dim, *(more + dim for more in extra)],
+        vectorize=True,
+        output_core_dims=[[out[0]] if out else []],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs=gufunc,
+    )
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-16
 def spread_skill(
@@ -121,22 +162,43 @@ def spread_skill(
         edges = np.asarray(edges, float)
         if edges.ndim != 1 or edges[:1] != [0] or not (np.diff(edges) > 0).all():
             raise ValueError(f"The edges are {edges}: rising numbers of pixels are needed, the first of them 0.")
-        number = xr.apply_ufunc(lambda values: np.searchsorted(edges, values, "right") - 1, std, dask="parallelized", output_dtypes=[np.int64])
-        sums = [xr.concat([one.where(number == k, 0).sum(_names(dim)) for k in range(len(edges))], "bin") for one in sums]
+        number = xr.apply_ufunc(
+            lambda values: np.searchsorted(edges, values, "right") - 1,
+            std,
+            dask="parallelized",
+            output_dtypes=[np.int64],
+        )
+        sums = [
+            xr.concat([one.where(number == k, 0).sum(_names(dim)) for k in range(len(edges))], "bin") for one in sums
+        ]
     names = ("pixels", "variance", "squared_error")
-    about = (("1", "pixels"), ("px²", "variance predicted for truth minus mean, summed"), ("px²", "squared error of the mean, summed"))
+    about = (
+        ("1", "pixels"),
+        ("px²", "variance predicted for truth minus mean, summed"),
+        ("px²", "squared error of the mean, summed"),
+    )
     found = xr.Dataset({name: labelled(one, *text) for name, one, text in zip(names, sums, about)})
-    return found if edges is None else found.assign_coords(low=("bin", edges, {"units": "px", "long_name": "lower end of the bin"}))
+    return (
+        found
+        if edges is None
+        else found.assign_coords(low=("bin", edges, {"units": "px", "long_name": "lower end of the bin"}))
+    )
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-17
 def spread_skill_ratio(
     sums: xr.Dataset,  # From `spread_skill`, perhaps summed over cases
 ) -> xr.Dataset:  # spread, error (px) and their ratio; NaN without a pixel (ratio: without an error)
     "Root mean square of the spread over that of the error: below 1 is overconfident."
-    spread, error = (np.sqrt(sums[name] / sums["pixels"].where(sums["pixels"] > 0)) for name in ("variance", "squared_error"))
-    return xr.Dataset({"spread": labelled(spread, "px", "spread, corrected for the number of members"),
-                       "error": labelled(error, "px", "root mean square error of the mean"),
-                       "ratio": labelled(spread / error.where(error > 0), "1", "spread over error")})
+    spread, error = (
+        np.sqrt(sums[name] / sums["pixels"].where(sums["pixels"] > 0)) for name in ("variance", "squared_error")
+    )
+    return xr.Dataset(
+        {
+            "spread": labelled(spread, "px", "spread, corrected for the number of members"),
+            "error": labelled(error, "px", "root mean square error of the mean"),
+            "ratio": labelled(spread / error.where(error > 0), "1", "spread over error"),
+        }
+    )
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-23
 def rank_histogram(
@@ -153,9 +215,12 @@ def rank_histogram(
         share = 1 / (tied + 1)
         steps = np.bincount(below, share, count + 2) - np.bincount(below + tied + 1, share, count + 2)
         return np.cumsum(steps)[:-1].clip(0)
+
     below, tied = (members < truth).sum("member"), (members == truth).sum("member")
     found = reduced(histogram, dim, where, below, tied, out=("rank", count + 1))
-    return labelled(found.assign_coords(rank=np.arange(count + 1)), "1", "pixels by rank of the truth among the members")
+    return labelled(
+        found.assign_coords(rank=np.arange(count + 1)), "1", "pixels by rank of the truth among the members"
+    )
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-26
 def untied(
@@ -175,9 +240,17 @@ def rank_shape(
     place = histogram["rank"] / last * 2 - 1
     centre = (share * place).sum("rank", skipna=False)
     wide = (share * (place - centre) ** 2).sum("rank", skipna=False) / (place**2).mean("rank")
-    return xr.Dataset({"unevenness": labelled(abs(share - 1 / (last + 1)).sum("rank", skipna=False) / 2, "1", "share of pixels in a wrong rank"),
-                       "bias": labelled(centre, "1", "mean rank from -1 to 1; positive: truth is larger than the members"),
-                       "dispersion": labelled(wide, "1", "variance of the rank over that of a flat histogram; above 1: overconfident")})
+    return xr.Dataset(
+        {
+            "unevenness": labelled(
+                abs(share - 1 / (last + 1)).sum("rank", skipna=False) / 2, "1", "share of pixels in a wrong rank"
+            ),
+            "bias": labelled(centre, "1", "mean rank from -1 to 1; positive: truth is larger than the members"),
+            "dispersion": labelled(
+                wide, "1", "variance of the rank over that of a flat histogram; above 1: overconfident"
+            ),
+        }
+    )
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-30
 def crps_kernel(
@@ -194,9 +267,9 @@ def crps_kernel(
     shape, members, truth = members.shape[:-1], members.reshape(-1, count), truth[..., 0].reshape(-1)
     found, few = np.empty(len(members)), max(1, 2**20 // count)
     for start in range(0, len(found), few):
-        away = members[start:start + few].astype(np.float64) - truth[start:start + few, None]
+        away = members[start : start + few].astype(np.float64) - truth[start : start + few, None]
         away.sort(axis=1)
-        found[start:start + few] = np.abs(away).mean(1) - away @ weights
+        found[start : start + few] = np.abs(away).mean(1) - away @ weights
     return found.reshape(shape)
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-31
@@ -211,10 +284,19 @@ def crps(
     where, members, truth = checked(where, members=members, truth=truth)
     if members.chunks:
         members = members.chunk(member=-1)
-    found = xr.apply_ufunc(crps_kernel, members, truth, input_core_dims=[["member"], []], kwargs={"fair": fair},
-                           dask="parallelized", output_dtypes=[np.float64])
+    found = xr.apply_ufunc(
+        crps_kernel,
+        members,
+        truth,
+        input_core_dims=[["member"], []],
+        kwargs={"fair": fair},
+        dask="parallelized",
+        output_dtypes=[np.float64],
+    )
     found, pixels = found.where(where, 0).sum(_names(dim)), where.sum(_names(dim))
-    return labelled(found / pixels.where(pixels > 0), "px", "fair CRPS of the distance" if fair else "CRPS of the distance")
+    return labelled(
+        found / pixels.where(pixels > 0), "px", "fair CRPS of the distance" if fair else "CRPS of the distance"
+    )
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-35
 def iou_matrix(
@@ -232,7 +314,9 @@ def _masks(members: xr.DataArray, raters: xr.DataArray, where: xr.DataArray | No
     "`where` and both sets of masks, checked."
     for name, masks in (("members", members), ("raters", raters)):
         if masks.dtype != bool:
-            raise ValueError(f"`{name}` holds {masks.dtype}: boolean masks are needed; threshold a distance with `<=` first.")
+            raise ValueError(
+                f"`{name}` holds {masks.dtype}: boolean masks are needed; threshold a distance with `<=` first."
+            )
     return checked(where, members=members, raters=raters)
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-36
@@ -248,7 +332,9 @@ def energy_distance(
         raise ValueError(f'The estimator "{estimator}" is unknown: use "u" or "v".')
     least = min(members.sizes["member"], raters.sizes["rater"])
     if estimator == "u" and least < 2:
-        raise ValueError('The estimator "u" compares different masks of one set: it needs 2 members and 2 raters, or pass "v".')
+        raise ValueError(
+            'The estimator "u" compares different masks of one set: it needs 2 members and 2 raters, or pass "v".'
+        )
 
     def within(masks):
         count = len(masks)
@@ -256,6 +342,7 @@ def energy_distance(
 
     def kernel(members, raters):
         return 2 * (1 - iou_matrix(members, raters)).mean() - within(members) - within(raters)
+
     found = reduced(kernel, dim, *_masks(members, raters, where), extra=("member", "rater"))
     return labelled(found, "1", f"squared energy distance, {estimator.upper()}-statistic")
 
@@ -269,10 +356,13 @@ def hungarian_iou(
     "IoU when each member is paired with one rater as well as can be; both are repeated to their least common multiple."
     sizes = members.sizes["member"], raters.sizes["rater"]
     if (common := math.lcm(*sizes)) > 4096:
-        raise ValueError(f"{sizes[0]} members and {sizes[1]} raters would make {common} pairs: choose numbers with a common multiple up to 4096.")
+        raise ValueError(
+            f"{sizes[0]} members and {sizes[1]} raters would make {common} pairs: choose numbers with a common multiple up to 4096."
+        )
 
     def kernel(members, raters):
         iou = iou_matrix(members, raters).repeat(common // sizes[0], 0).repeat(common // sizes[1], 1)
         return iou[linear_sum_assignment(iou, maximize=True)].mean()
+
     found = reduced(kernel, dim, *_masks(members, raters, where), extra=("member", "rater"))
     return labelled(found, "1", "IoU of members and raters, matched")

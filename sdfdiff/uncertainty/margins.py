@@ -46,8 +46,11 @@ def growing_fields(
     "Three fields that grow a mask: pixels at most `margin` px. At margin 0, `edge` and `mean` are the predicted mask itself."
     edge = mask_distance(mean <= threshold, inside=inside)
     own = mean - threshold if inside is None else (mean - threshold).where(inside)
-    fields = {"edge": (edge, "distance to the predicted mask"), "mean": (own, "mean distance above the threshold"),
-              "doubt": (own - weight * std, f"mean distance above the threshold, less {weight:g} standard deviations")}
+    fields = {
+        "edge": (edge, "distance to the predicted mask"),
+        "mean": (own, "mean distance above the threshold"),
+        "doubt": (own - weight * std, f"mean distance above the threshold, less {weight:g} standard deviations"),
+    }
     return xr.Dataset({name: labelled(field, "px", text) for name, (field, text) in fields.items()})
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-12
@@ -75,8 +78,11 @@ def needed_margin(
             return np.nan
         last = own.size - 1 - math.floor(missed * own.size + 1e-9)
         return float(np.partition(own, last)[last])
+
     where, field, truth = checked(where, finite=False, field=field, truth=_truth(truth))
-    return labelled(reduced(kernel, dim, where, field, truth), "px", f"margin that misses at most {missed:.3g} of the object")
+    return labelled(
+        reduced(kernel, dim, where, field, truth), "px", f"margin that misses at most {missed:.3g} of the object"
+    )
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-15
 def _share(name: str, value: float) -> None:
@@ -88,8 +94,10 @@ def _allowed(count: int, alpha: float) -> int:
     "How many of `count` + 1 exchangeable images may fail; ValueError if not even one may."
     _share("alpha", alpha)
     if (allowed := math.floor((count + 1) * alpha + 1e-9)) < 1:
-        raise ValueError(f"{count} images cannot support alpha = {alpha:g}, which is less than 1/{count + 1}: "
-                         f"at least {math.ceil(1 / alpha - 1e-9) - 1} images are needed, or a larger alpha.")
+        raise ValueError(
+            f"{count} images cannot support alpha = {alpha:g}, which is less than 1/{count + 1}: "
+            f"at least {math.ceil(1 / alpha - 1e-9) - 1} images are needed, or a larger alpha."
+        )
     return allowed
 
 
@@ -97,7 +105,9 @@ def _cases(values: np.ndarray, skipna: bool) -> np.ndarray:
     "Rows that are not NaN; ValueError if some are and that was not said."
     wrong = np.isnan(values).reshape(len(values), -1).any(1)
     if wrong.any() and not skipna:
-        raise ValueError(f"{wrong.sum()} of {len(values)} images have no object and so no margin: pass skipna=True to calibrate without them.")
+        raise ValueError(
+            f"{wrong.sum()} of {len(values)} images have no object and so no margin: pass skipna=True to calibrate without them."
+        )
     return values[~wrong]
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-16
@@ -108,10 +118,14 @@ def conformal_margin(
     skipna: bool = False,  # Leave images without object out; the promise then holds for images with one
 ) -> xr.DataArray:  # px
     "A margin that suffices for a new image with probability >= 1 - alpha: of n sorted values, number n + 1 - floor((n + 1) alpha)."
+
     def kernel(values):
         ordered = np.sort(_cases(values, skipna))
         return ordered[len(ordered) - _allowed(len(ordered), alpha)]
-    found = xr.apply_ufunc(kernel, needed.compute(), input_core_dims=[[dim]], vectorize=True, output_dtypes=[np.float64])
+
+    found = xr.apply_ufunc(
+        kernel, needed.compute(), input_core_dims=[[dim]], vectorize=True, output_dtypes=[np.float64]
+    )
     return labelled(found, "px", f"margin that suffices for {1 - alpha:.3g} of new images")
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-19
@@ -145,11 +159,20 @@ def margin_curve(
     def shares(field, own, truth):
         area = truth.sum()
         return np.searchsorted(np.sort(field[own]), margins, "right") / area if area else np.full(len(margins), np.nan)
+
     where, field, truth = checked(where, finite=False, field=field, truth=_truth(truth))
-    missed = 1 - reduced(lambda field, truth: shares(field, truth, truth), dim, where, field, truth, out=("margin", len(margins)))
-    outside = reduced(lambda field, truth: shares(field, ~truth, truth), dim, where, field, truth, out=("margin", len(margins)))
-    found = xr.Dataset({"missed": labelled(missed, "1", "share of the object missed"),
-                        "outside": labelled(outside, "1", "area outside the object over the object's area")})
+    missed = 1 - reduced(
+        lambda field, truth: shares(field, truth, truth), dim, where, field, truth, out=("margin", len(margins))
+    )
+    outside = reduced(
+        lambda field, truth: shares(field, ~truth, truth), dim, where, field, truth, out=("margin", len(margins))
+    )
+    found = xr.Dataset(
+        {
+            "missed": labelled(missed, "1", "share of the object missed"),
+            "outside": labelled(outside, "1", "area outside the object over the object's area"),
+        }
+    )
     return found.assign_coords(margin=("margin", margins, {"units": "px", "long_name": "margin"}))
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-28
@@ -160,6 +183,7 @@ def risk_controlled_margin(
     skipna: bool = False,  # Leave images without object out
 ) -> xr.DataArray:  # px; inf: no margin on the list is enough, so the whole image must be taken
     "The smallest listed margin with E[share missed on a new image] <= alpha: mean over n images and one that misses all (Angelopoulos et al. 2022)."
+
     def kernel(values):
         values = _cases(values, skipna)
         _allowed(len(values), alpha)
@@ -167,6 +191,9 @@ def risk_controlled_margin(
             raise ValueError("The share missed rises with the margin: conformal risk control needs sets that grow.")
         enough = np.flatnonzero(values.sum(0) + 1 <= alpha * (len(values) + 1) + 1e-9)
         return margins[enough[0]] if enough.size else math.inf
+
     margins = missed["margin"].values
-    found = xr.apply_ufunc(kernel, missed.compute(), input_core_dims=[[dim, "margin"]], vectorize=True, output_dtypes=[np.float64])
+    found = xr.apply_ufunc(
+        kernel, missed.compute(), input_core_dims=[[dim, "margin"]], vectorize=True, output_dtypes=[np.float64]
+    )
     return labelled(found, "px", f"margin that misses {alpha:.3g} of the object on average")

@@ -34,13 +34,17 @@ def counts(
     "Pixel counts from which F1, IoU, precision and recall all follow."
     prediction, truth = _mask(prediction, "prediction"), _mask(truth, "truth")
     if prediction.shape[-2:] != truth.shape[-2:]:
-        raise ValueError(f"prediction has {prediction.shape[-2:]} pixels and truth {truth.shape[-2:]}: "
-                         "they must cover the same image.")
+        raise ValueError(
+            f"prediction has {prediction.shape[-2:]} pixels and truth {truth.shape[-2:]}: "
+            "they must cover the same image."
+        )
     try:
         hit = (prediction & truth).sum(axis=(-2, -1))
     except ValueError:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} do not broadcast: "
-                         "their leading axes must agree or have length 1.") from None
+        raise ValueError(
+            f"prediction {prediction.shape} and truth {truth.shape} do not broadcast: "
+            "their leading axes must agree or have length 1."
+        ) from None
     predicted, true = prediction.sum(axis=(-2, -1)), truth.sum(axis=(-2, -1))
     return np.stack(np.broadcast_arrays(hit, predicted - hit, true - hit), axis=-1)
 
@@ -54,14 +58,19 @@ def scores_from_counts(
         raise ValueError(f"zero_hit is {zero_hit!r}: choose one of {', '.join(ZERO_HIT_RULES)}.")
     counts = np.asarray(counts, dtype=np.float64)
     if counts.shape[-1:] != (3,) or not (counts >= 0).all():
-        raise ValueError(f"counts of shape {counts.shape} are no pixel counts: give non-negative numbers of "
-                         "shape (..., 3).")
+        raise ValueError(
+            f"counts of shape {counts.shape} are no pixel counts: give non-negative numbers of shape (..., 3)."
+        )
     hit, extra, missed = np.moveaxis(counts, -1, 0)
     none = hit == 0
     worth = np.ones_like(hit) if zero_hit == "one" else (extra + missed == 0).astype(float)
     safe = np.where(none, 1.0, hit)  # avoids 0 / 0; those entries are replaced below
-    ratios = {"f1": 2 * safe / (2 * safe + extra + missed), "iou": safe / (safe + extra + missed),
-              "precision": safe / (safe + extra), "recall": safe / (safe + missed)}
+    ratios = {
+        "f1": 2 * safe / (2 * safe + extra + missed),
+        "iou": safe / (safe + extra + missed),
+        "precision": safe / (safe + extra),
+        "recall": safe / (safe + missed),
+    }
     return {name: np.where(none, worth, ratio)[()] for name, ratio in ratios.items()}
 
 # %% ../../nbs/4_uncertainty/1_metrics.ipynb #metrics-12
@@ -82,8 +91,11 @@ def patches(
     if size < 1:
         raise ValueError(f"size is {size}: a patch has at least one pixel.")
     rows, columns = np.shape(mask)[-2:]
-    return [mask[..., row:row + size, column:column + size]
-            for row in range(0, rows, size) for column in range(0, columns, size)]
+    return [
+        mask[..., row : row + size, column : column + size]
+        for row in range(0, rows, size)
+        for column in range(0, columns, size)
+    ]
 
 
 def patch_counts(
@@ -93,8 +105,10 @@ def patch_counts(
 ) -> np.ndarray:  # int64, shape (..., patch, 3)
     "Pixel counts of every patch; their sum over patches is the count of the image."
     if np.shape(prediction)[-2:] != np.shape(truth)[-2:]:
-        raise ValueError(f"prediction has {np.shape(prediction)[-2:]} pixels and truth {np.shape(truth)[-2:]}: "
-                         "they must cover the same image.")
+        raise ValueError(
+            f"prediction has {np.shape(prediction)[-2:]} pixels and truth {np.shape(truth)[-2:]}: "
+            "they must cover the same image."
+        )
     pairs = zip(patches(prediction, size), patches(truth, size), strict=True)
     return np.stack([counts(one, other) for one, other in pairs], axis=-2)
 
@@ -115,8 +129,11 @@ def average(
     if convention == "per_patch" and cases[0].ndim != 2:
         raise ValueError("per_patch needs the counts of every patch, shape (case, patch, 3): see patch_counts.")
     images = np.stack([case if case.ndim == 1 else case.sum(axis=0) for case in cases])
-    units = {"per_image": lambda: images, "pooled": lambda: images.sum(axis=0, keepdims=True),
-             "per_patch": lambda: np.concatenate(cases)}[convention]()
+    units = {
+        "per_image": lambda: images,
+        "pooled": lambda: images.sum(axis=0, keepdims=True),
+        "per_patch": lambda: np.concatenate(cases),
+    }[convention]()
     return {name: float(value.mean()) for name, value in scores_from_counts(units, zero_hit).items()}
 
 # %% ../../nbs/4_uncertainty/1_metrics.ipynb #metrics-26
@@ -142,8 +159,9 @@ def boundary_distances(
     "Average symmetric surface distance, Hausdorff distance and its 95 % form, between boundary pixels."
     prediction, truth = _mask(prediction, "prediction"), _mask(truth, "truth")
     if prediction.shape != truth.shape or truth.ndim != 2:
-        raise ValueError(f"prediction has shape {prediction.shape} and truth {truth.shape}: "
-                         "give two masks of one image.")
+        raise ValueError(
+            f"prediction has shape {prediction.shape} and truth {truth.shape}: give two masks of one image."
+        )
     size = np.ravel(spacing).astype(float)
     if size.size not in (1, 2) or not (np.isfinite(size) & (size > 0)).all():
         raise ValueError(f"spacing is {spacing}: give the size of a pixel, one number or (row, column), positive.")

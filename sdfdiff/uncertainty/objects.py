@@ -16,8 +16,14 @@ from .errors import auroc
 def _pieces(mask: np.ndarray, inside: np.ndarray, connectivity: int, least: int) -> np.ndarray:
     "Labels 1, 2, ... of the instances, or of the connected pieces of a boolean mask; those with fewer pixels are left out."
     if mask.dtype.kind not in "biu":
-        raise ValueError(f"A mask or labels of integers are needed, not {mask.dtype}: threshold a distance with `<=` first.")
-    labels = mask if mask.dtype != bool else ndimage.label(mask & inside, ndimage.generate_binary_structure(2, connectivity))[0]
+        raise ValueError(
+            f"A mask or labels of integers are needed, not {mask.dtype}: threshold a distance with `<=` first."
+        )
+    labels = (
+        mask
+        if mask.dtype != bool
+        else ndimage.label(mask & inside, ndimage.generate_binary_structure(2, connectivity))[0]
+    )
     names, labels, areas = np.unique(np.where(inside, labels, 0), return_inverse=True, return_counts=True)
     kept = (areas >= least) & (names > 0)
     return np.where(kept, np.cumsum(kept), 0)[labels].reshape(mask.shape)
@@ -30,27 +36,41 @@ def match(
     inside: np.ndarray | None = None,  # True on the image; None: everywhere
     connectivity: int = 1,  # Of the pieces of a mask: 1 by sides, 2 by corners too
     least: int = 1,  # Pixels an object must have
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:  # Of the predicted objects, of the true ones: area, iou, mean, largest
+) -> tuple[
+    dict[str, np.ndarray], dict[str, np.ndarray]
+]:  # Of the predicted objects, of the true ones: area, iou, mean, largest
     "Each object's area (px²), its best IoU with one of the other side, and mean and largest P inside it."
     inside = np.ones(np.shape(truth), bool) if inside is None else np.asarray(inside)
     if np.isnan(values := np.asarray(probability)[inside]).any():
-        raise ValueError(f"`probability` is NaN at {int(np.isnan(values).sum())} values that count: leave such pixels out by `where`.")
+        raise ValueError(
+            f"`probability` is NaN at {int(np.isnan(values).sum())} values that count: leave such pixels out by `where`."
+        )
     probability = np.where(inside, probability, 0)
     sides = [_pieces(np.asarray(mask), inside, connectivity, least) for mask in (predicted, truth)]
     sizes = [int(side.max(initial=0)) + 1 for side in sides]
-    both = np.bincount((sides[0].astype(np.int64) * sizes[1] + sides[1]).ravel(), minlength=sizes[0] * sizes[1]).reshape(sizes)[1:, 1:]
+    both = np.bincount(
+        (sides[0].astype(np.int64) * sizes[1] + sides[1]).ravel(), minlength=sizes[0] * sizes[1]
+    ).reshape(sizes)[1:, 1:]
     areas = [np.bincount(side.ravel(), minlength=size)[1:] for side, size in zip(sides, sizes)]
     iou, found = both / (areas[0][:, None] + areas[1] - both), []
     for axis, (side, area) in enumerate(zip(sides, areas)):
         number = np.arange(1, len(area) + 1)
-        inner = [np.asarray(function(probability, side, number), float).reshape(-1) if len(area) else np.empty(0)
-                 for function in (ndimage.mean, ndimage.maximum)]
-        found.append({"area": area.astype(float), "iou": iou.max(1 - axis, initial=0.0), "mean": inner[0], "largest": inner[1]})
+        inner = [
+            np.asarray(function(probability, side, number), float).reshape(-1) if len(area) else np.empty(0)
+            for function in (ndimage.mean, ndimage.maximum)
+        ]
+        found.append(
+            {"area": area.astype(float), "iou": iou.max(1 - axis, initial=0.0), "mean": inner[0], "largest": inner[1]}
+        )
     return tuple(found)
 
 # %% ../../nbs/4_uncertainty/6_objects.ipynb #objects-09
-OBJECT = {"area": ("px²", "area of the object"), "iou": ("1", "best IoU with one object of the other side"),
-          "mean": ("1", "mean P(object) inside"), "largest": ("1", "largest P(object) inside")}
+OBJECT = {
+    "area": ("px²", "area of the object"),
+    "iou": ("1", "best IoU with one object of the other side"),
+    "mean": ("1", "mean P(object) inside"),
+    "largest": ("1", "largest P(object) inside"),
+}
 
 # %% ../../nbs/4_uncertainty/6_objects.ipynb #objects-10
 def objects(
@@ -63,11 +83,15 @@ def objects(
 ) -> xr.Dataset:  # predicted_* (..., predicted) and true_* (..., true) with * = area, iou, mean, largest; all 0 fills up where a case has fewer objects
     "One row per object. The images are read one after another, so those of a store need not fit into memory."
     where = xr.ones_like(truth, bool) if where is None else where
-    fields = xr.broadcast(*(field.reset_coords(drop=True) for field in (probability, predicted, truth, where)), exclude=("row", "column"))
+    fields = xr.broadcast(
+        *(field.reset_coords(drop=True) for field in (probability, predicted, truth, where)), exclude=("row", "column")
+    )
     others = [name for name in fields[0].dims if name not in ("row", "column")]
     shape = tuple(fields[0].sizes[name] for name in others)
     if len({tuple(field.sizes[name] for name in ("row", "column")) for field in fields}) > 1:
-        raise ValueError("probability, predicted, truth and where differ in rows or columns: they must describe the same pixels.")
+        raise ValueError(
+            "probability, predicted, truth and where differ in rows or columns: they must describe the same pixels."
+        )
     rows = []
     for index in np.ndindex(shape):
         here = [field.isel(dict(zip(others, index))).transpose("row", "column").values for field in fields]
@@ -77,7 +101,11 @@ def objects(
         most = max((len(row[side]["area"]) for row in rows), default=0)
         for name, text in OBJECT.items():
             whole = [np.pad(row[side][name], (0, most - len(row[side]["area"]))) for row in rows]
-            data[f"{dimension}_{name}"] = ((*others, dimension), np.reshape(whole, (*shape, most)), dict(zip(("units", "long_name"), text)))
+            data[f"{dimension}_{name}"] = (
+                (*others, dimension),
+                np.reshape(whole, (*shape, most)),
+                dict(zip(("units", "long_name"), text)),
+            )
     return xr.Dataset(data, {name: fields[0][name] for name in others if name in fields[0].coords})
 
 # %% ../../nbs/4_uncertainty/6_objects.ipynb #objects-15
@@ -98,16 +126,45 @@ def object_scores(
 
     def alone(side):
         return (table[f"{side}_iou"] < least_iou) | (table[f"{side}_iou"] == 0)
-    dim, exists = [dim] if isinstance(dim, str) else list(dim), {side: table[f"{side}_area"] > 0 for side in ("predicted", "true")}
-    false, missed, doubt = exists["predicted"] & alone("predicted"), exists["true"] & alone("true"), 1 - table["predicted_mean"]
-    sums = {"predicted": exists["predicted"], "false": false, "true": exists["true"], "missed": missed,
-            "noticed": missed & (table["true_largest"] > noticed)}
-    about = ("predicted objects", "predicted objects that are false", "true objects", "true objects that were missed", "missed objects that were noticed")
+
+    dim, exists = (
+        [dim] if isinstance(dim, str) else list(dim),
+        {side: table[f"{side}_area"] > 0 for side in ("predicted", "true")},
+    )
+    false, missed, doubt = (
+        exists["predicted"] & alone("predicted"),
+        exists["true"] & alone("true"),
+        1 - table["predicted_mean"],
+    )
+    sums = {
+        "predicted": exists["predicted"],
+        "false": false,
+        "true": exists["true"],
+        "missed": missed,
+        "noticed": missed & (table["true_largest"] > noticed),
+    }
+    about = (
+        "predicted objects",
+        "predicted objects that are false",
+        "true objects",
+        "true objects that were missed",
+        "missed objects that were noticed",
+    )
     result = {}
     for (name, one), text in zip(sums.items(), about):
-        result[f"{name}_objects"] = _labelled(one.sum([*dim, "predicted" if name in ("predicted", "false") else "true"]), "1", text)
-    result["auroc"] = _labelled(auroc(doubt, false, [*dim, "predicted"], exists["predicted"]), "1", "AUROC of 1 - mean P for finding false objects")
-    for name, top, bottom in (("false_share", "false", "predicted"), ("missed_share", "missed", "true"), ("noticed_share", "noticed", "missed")):
+        result[f"{name}_objects"] = _labelled(
+            one.sum([*dim, "predicted" if name in ("predicted", "false") else "true"]), "1", text
+        )
+    result["auroc"] = _labelled(
+        auroc(doubt, false, [*dim, "predicted"], exists["predicted"]),
+        "1",
+        "AUROC of 1 - mean P for finding false objects",
+    )
+    for name, top, bottom in (
+        ("false_share", "false", "predicted"),
+        ("missed_share", "missed", "true"),
+        ("noticed_share", "noticed", "missed"),
+    ):
         below = result[f"{bottom}_objects"]
         result[name] = _labelled(result[f"{top}_objects"] / below.where(below > 0), "1", f"{top} over {bottom} objects")
     return xr.Dataset(result)

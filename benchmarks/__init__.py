@@ -1,0 +1,1 @@
+"Measures sdfdiff against other libraries and its samplers against each other; no part of the package."
