@@ -28,7 +28,7 @@ def bench(arguments: argparse.Namespace) -> None:
     "Measure speed and memory of everything side by side, ratios first; prints them and, with --out, writes the numbers."
     from benchmarks.benchmark import benchmark
     from benchmarks.table import benchmark_table
-    from sdfdiff.ensembles.segmentation import write_dataset
+    from sdfdiff.files import write_dataset
     from sdfdiff.files import check_writable
 
     check_writable([] if arguments.out is None else [arguments.out], arguments.force)
@@ -64,7 +64,7 @@ def _add_frontier(commands):
 def frontier(arguments: argparse.Namespace) -> None:
     "Draw masks in every way and compare them with the truth and with a long reference run; prints a table, writes the numbers."
     from benchmarks.frontier import examples, measure, ways
-    from sdfdiff.ensembles.segmentation import read_dataset
+    from sdfdiff.files import read_dataset
     from sdfdiff.files import check_writable
 
     weights, paper = {
@@ -76,7 +76,7 @@ def frontier(arguments: argparse.Namespace) -> None:
         raise ValueError(f"frontier {arguments.dataset} needs --root, the folder of the data set.")
     if arguments.members == 1:
         raise ValueError("frontier needs --members of at least 2: one mask has no spread.")
-    check_writable([arguments.out], arguments.force or arguments.resume, ", or --resume to continue it")
+    check_writable([arguments.out], arguments.force or arguments.resume, resume="to continue it")
     prepare_process()
     model = chosen_model(arguments.weights or weights)
     cases = examples(
@@ -107,7 +107,7 @@ def frontier_table(
     about, mean = result.attrs, result.mean("case").sortby("calls")
     lines = [
         f"{result.sizes['case']} images, {about['members']} members, weights {about['weights']}; F1 in per cent; "
-        f"spread and correlation: of the doubt, against {about['reference_members']} members of the reference",
+        f"spread and correlation: of the uncertainty, against {about['reference_members']} members of the reference",
         "",
         f"{'way':<22}{'calls':>6}{'F1 one':>9}{'F1 mean':>9}{'spread':>9}{'correlation':>13}",
     ]
@@ -117,7 +117,9 @@ def frontier_table(
         lines.append(
             f"{way:<22}{int(one['calls']):6}{f1}{float(one['spread_ratio']):9.3f}{float(one['spread_correlation']):13.3f}"
         )
-    return "\n".join([*lines, "", f"encoder's guess, no diffusion: F1 {100 * float(result['f1_prior'].mean()):.2f}"])
+    return "\n".join(
+        [*lines, "", f"encoder's guess, no diffusion: F1 {100 * float(result['f1_initial_estimate'].mean()):.2f}"]
+    )
 
 
 def main() -> int:

@@ -141,7 +141,7 @@ class Plain:
         self.canvas, self.image = self.shape, torch.from_numpy(image)[None]
         with torch.inference_mode():
             self.features = self.network.encode(self.image)
-        self.prior = self.features.prior
+        self.initial_estimate = self.features.initial_estimate
 
     def __call__(self, noisy: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
         features = self.network.encode(self.image) if self.again else self.features

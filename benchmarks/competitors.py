@@ -211,7 +211,9 @@ def drivers(
 
     def start(denoiser, model, members, seed, levels):
         generators = member_generators(seed, members)
-        return denoiser.prior + levels[0] * gaussian((len(members), 1, *denoiser.canvas), generators), generators
+        return denoiser.initial_estimate + levels[0] * gaussian(
+            (len(members), 1, *denoiser.canvas), generators
+        ), generators
 
     def flow(denoiser, model, members, seed):
         levels = flow_levels(model.schedule.sigma_max, 3)

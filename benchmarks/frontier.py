@@ -1,4 +1,4 @@
-"""Every sampler at every price: what does a network call buy, in masks and in doubt?"""
+"""Every sampler at every price: what does a network call buy, in masks and uncertain?"""
 
 import math
 import os
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from sdfdiff.diffusion.network import Model
 from sdfdiff.ensembles.collection import described, ensemble, plain
 from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
-from sdfdiff.ensembles.segmentation import read_dataset, write_dataset
+from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.files import check_writable
 from sdfdiff.images.cases import read_case
 from sdfdiff.images.layouts import prepare_image, prepare_labels
@@ -112,7 +112,7 @@ def _disagreement(inside: np.ndarray) -> float:
 
 
 def _ratio(part: float, whole: float) -> float:
-    "NaN where nothing is in doubt."
+    "NaN where nothing is uncertain."
     return float(part) / float(whole) if whole else np.nan
 
 
@@ -178,7 +178,9 @@ def measure(
         for name, one in sorted(missing.items(), key=lambda item: item[1].calls):
             drawn = [ensemble(model, case.image, members, one, seed, keep=members, **draw) for case in cases]
             rows = [judge(*both, case) for *both, case in zip(drawn, references, cases)]
-            new = _table(name, one, rows, cases, [case["prior"] for case in drawn], drawn[0].attrs["threshold_px"])
+            new = _table(
+                name, one, rows, cases, [case["initial_estimate"] for case in drawn], drawn[0].attrs["threshold_px"]
+            )
             result = (
                 new.assign_attrs(about) if result is None else xr.concat([result, new], "way", combine_attrs="override")
             )
@@ -189,7 +191,7 @@ def measure(
 
 
 def _table(
-    name: str, one: Sampling, rows: list[dict], cases: list[Example], priors: list, threshold: float
+    name: str, one: Sampling, rows: list[dict], cases: list[Example], initial_estimates: list, threshold: float
 ) -> xr.Dataset:
     "One way as a dataset."
     data = {
@@ -197,14 +199,18 @@ def _table(
         for key, (unit, meaning) in UNITS.items()
     }
     guess = [
-        float(scores_from_counts(counts(prior.values[None] <= threshold, case.truth), "zero")["f1"][0])
-        for prior, case in zip(priors, cases)
+        float(scores_from_counts(counts(initial_estimate.values[None] <= threshold, case.truth), "zero")["f1"][0])
+        for initial_estimate, case in zip(initial_estimates, cases)
     ]
     coordinates = {
         "way": [name],
         "calls": ("way", [one.calls]),
         "case": [case.name for case in cases],
-        "f1_prior": ("case", guess, {"units": "1", "long_name": "F1 of the encoder's guess, without diffusion"}),
+        "f1_initial_estimate": (
+            "case",
+            guess,
+            {"units": "1", "long_name": "F1 of the encoder's guess, without diffusion"},
+        ),
     }
     coordinates |= {key: ("way", [str(value)]) for key, value in asdict(one).items()}
     return xr.Dataset(data, coordinates)

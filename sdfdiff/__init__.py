@@ -9,8 +9,16 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:  # never true: for editors, type checkers and `_serve`
-    from . import diffusion, ensembles, images, panels, study, uncertainty
-    from . import distance, drawing, files, shapes
+    from . import diffusion as diffusion
+    from . import distance as distance
+    from . import drawing as drawing
+    from . import ensembles as ensembles
+    from . import files as files
+    from . import images as images
+    from . import panels as panels
+    from . import shapes as shapes
+    from . import study as study
+    from . import uncertainty as uncertainty
     from .diffusion.network import load_weights as load_weights
     from .distance import signed_distance as signed_distance, to_mask as to_mask
     from .ensembles.collection import ensemble as ensemble

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     "All commands and their options."
     top = argparse.ArgumentParser(
         prog="sdfdiff",
-        description="Image in, masks and a map of doubt out: score-based segmentation with signed distance functions.",
+        description="Image in, masks and a map of uncertainty out: score-based segmentation with signed distance functions.",
     )
     top.add_argument("--version", action="store_true", help="print the version")
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 def _images(arguments: argparse.Namespace) -> list[Path]:
     "The images to segment; every mistake that can be seen beforehand is reported before any work."
     from sdfdiff.files import IMAGE_SUFFIXES, check_writable
-    from sdfdiff.ensembles.segmentation import KEPT, OUTPUTS, output_paths
+    from sdfdiff.ensembles.segmentation import OUTPUTS, output_paths
 
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(
@@ -106,7 +106,9 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
         if not ((arguments.resume or arguments.add) and all(output.exists() for output in outputs)):
-            check_writable(outputs, arguments.force, KEPT)
+            check_writable(
+                outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
+            )
     return images
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-08
@@ -139,12 +141,12 @@ def segment(arguments: argparse.Namespace) -> None:
 def explore(arguments: argparse.Namespace) -> None:
     "Write one HTML page to explore a result in any browser, offline: members, mean, spread, the distances at a pixel, a margin."
     from sdfdiff.ensembles.figures import busiest
-    from sdfdiff.files import check_writable
-    from sdfdiff.panels.widgets import EnsemblePanel, read_ensemble
+    from sdfdiff.files import check_writable, read_dataset
+    from sdfdiff.panels.widgets import EnsemblePanel
 
     out = arguments.out or arguments.dataset.with_suffix(".html")
     check_writable([out], arguments.force)
-    dataset = read_ensemble(arguments.dataset)
+    dataset = read_dataset(arguments.dataset)
     if "mask_std" in dataset and max(dataset["mask_std"].shape) > 1024:
         rows, columns = busiest(dataset["mask_std"].values, 1024)
         print(
@@ -164,9 +166,8 @@ def demo(arguments: argparse.Namespace) -> None:
     from skimage.data import immunohistochemistry
 
     from sdfdiff.ensembles.figures import summary_figure
-    from sdfdiff.files import check_writable, writing
+    from sdfdiff.files import check_writable, write_dataset, writing
     from sdfdiff.ensembles.segmentation import segment as segment_image
-    from sdfdiff.ensembles.segmentation import write_dataset
 
     picture, numbers = arguments.out / "demo.png", arguments.out / "demo.nc"
     check_writable([picture, numbers], arguments.force)
@@ -179,7 +180,7 @@ def demo(arguments: argparse.Namespace) -> None:
     with writing(numbers, arguments.force) as other, writing(picture, arguments.force) as temporary:  # both or none
         write_dataset(dataset, other)
         summary_figure(
-            dataset, title="Nuclei found in a slide the network never saw, and where it is in doubt"
+            dataset, title="Nuclei found in a slide the network never saw, and where it is uncertain"
         ).savefig(temporary, dpi=110)
     print(_demo_table(dataset, seconds, picture, numbers))
 
@@ -203,7 +204,7 @@ def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
             f"{100 * area.mean() / pixels:.1f} % of the image; single members {100 * area.min() / pixels:.1f} to {100 * area.max() / pixels:.1f} %",
         ),
         (
-            "doubt",
+            "uncertainty",
             "one member has no spread"
             if about["members"] == 1
             else f"{float(dataset['std'].mean()):.2f} px on average; {100 * disputed:.1f} % of the pixels are nearly even odds",
@@ -253,7 +254,9 @@ def _listen() -> list:
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-14
 def _sentence(error: Exception) -> str:
-    "What went wrong; the system's own errors name their file."
+    "What went wrong, and what helps as it is written here; the system's own errors name their file."
+    if hasattr(error, "ways"):
+        return error.said("--{}")
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the disk'}: {error.strerror}."
     return " ".join(str(error).split())

@@ -244,7 +244,7 @@ def draw_distance(axes, distance, title="", limit=None, bar=True, unit=None):
 
 
 def draw_spread(axes, spread, title="", limit=None, bar=True, unit=None):
-    "A standard deviation, from black (certain) to light (in doubt)."
+    "A standard deviation, from black (certain) to light (uncertain)."
     return draw(axes, spread, SPREAD, title, limit, bar, unit)
 
 

@@ -19,7 +19,7 @@ from chapters import CHAPTERS, label, notebooks, number  # noqa: E402, F401
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = notebooks()
 BESIDE = notebooks(ROOT / "benchmarks", "*.ipynb")  # read like the course, but no part of it
-CHECK = re.compile(r"^check\(answer\b", re.MULTILINE)
+CHECK = re.compile(r"^check\(\s*answer\b", re.MULTILINE)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -49,7 +49,7 @@ def content(store):
     return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
 
 
-def drawn_from(masks, prior=None, threshold=0.0):
+def drawn_from(masks, initial_estimate=None, threshold=0.0):
     "The ensemble whose members are these masks, shape (member, row, column)."
     distance = np.stack([signed_distance(mask, REACH, "half_pixel") for mask in masks]).astype(np.float32)
     fields = {
@@ -58,7 +58,7 @@ def drawn_from(masks, prior=None, threshold=0.0):
         "mean": distance.mean(0),
         "std": distance.std(0, ddof=1),
         "probability": masks.mean(0).astype(np.float32),
-        "prior": distance[0] if prior is None else prior,
+        "initial_estimate": distance[0] if initial_estimate is None else initial_estimate,
     }
     return label(
         fields,
@@ -71,7 +71,7 @@ def case_of(name, ensembles, truth, raters=None, posterior=None, group=None):
     "One case of a study, of ensembles by method."
     rows = []
     for drawn in ensembles.values():
-        one = drawn[["mean", "std", "probability", "prior"]].drop_vars(
+        one = drawn[["mean", "std", "probability", "initial_estimate"]].drop_vars(
             ["row", "column", "member", "every_member"], errors="ignore"
         )
         marks = {

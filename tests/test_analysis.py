@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from small_studies import case_of, drawn_from, padded, study_of
 
-from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.files import write_dataset
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study.verification import (
     BINS,
@@ -131,9 +131,9 @@ def test_every_number_is_that_of_its_notebook():
         scores = object_scores(objects(p, mask, truth))
         for number in scores:
             np.testing.assert_array_equal(ours[f"objects_{number}"], scores[number])
-        assert float(ours["wrong"]) == pytest.approx(wrong.values.mean()) and float(ours["doubt"]) == pytest.approx(
-            np.sqrt(p * (1 - p)).values.mean()
-        )
+        assert float(ours["wrong"]) == pytest.approx(wrong.values.mean()) and float(
+            ours["uncertainty"]
+        ) == pytest.approx(np.sqrt(p * (1 - p)).values.mean())
         assert float(ours["posterior_gap"]) == pytest.approx(abs(p - one["posterior"]).values.mean())
         chance = np.where(mask, 1 - one["posterior"], one["posterior"])
         assert float(ours["auroc_best"]) == float(
@@ -200,7 +200,7 @@ def test_chunks_change_nothing():
 
 
 def test_perfect_members():
-    "Members and truth from one posterior: honest spread, honest probabilities, and doubt nearly as good as it can be."
+    "Members and truth from one posterior: honest spread, honest probabilities, and uncertainty nearly as good as it can be."
     found = verified_many()
     sums = found[["disputed", "variance", "squared_error"]].sum("case").rename(disputed="pixels")
     assert float(spread_skill_ratio(sums)["ratio"].item()) == pytest.approx(1, abs=0.25)
@@ -235,7 +235,9 @@ def test_believed_auroc():
     table = reliability(p, truth, 8)
     found = auroc(-abs(p - 0.5), (p >= 0.5) != truth)
     assert float(believed_auroc(table)) == pytest.approx(float(found), abs=0.005)
-    assert np.isnan(believed_auroc(reliability(p.round(), p.round() > 0, 8))), "without doubt, no error is expected"
+    assert np.isnan(believed_auroc(reliability(p.round(), p.round() > 0, 8))), (
+        "without uncertainty, no error is expected"
+    )
     half = reliability(xr.full_like(p, 0.5), truth, 8)
     assert float(believed_auroc(half)) == 0.5
     two = xr.Dataset({"pixels": ("bin", [3.0, 0, 5.0]), "forecast": ("bin", [0.3, 0, 2.0])})
@@ -285,7 +287,7 @@ def test_cases_in_which_something_is_missing():
     )
 
 
-HOLES = ["mean", "std", "probability", "prior", "posterior"]
+HOLES = ["mean", "std", "probability", "initial_estimate", "posterior"]
 
 
 @pytest.mark.parametrize("name", HOLES)
@@ -354,7 +356,7 @@ def test_two_groups():
         "spread_skill": np.sqrt(one["variance"].sum() / one["squared_error"].sum()),
         "wrong": one["wrong"].mean(),
         "crps": one["crps"].mean(),
-        "doubt_f1": np.corrcoef(one["expected_loss"], 1 - one["f1"].sel(estimator="mmse"))[0, 1],
+        "loss_correlation": np.corrcoef(one["expected_loss"], 1 - one["f1"].sel(estimator="mmse"))[0, 1],
         "auroc_gain": (one["auroc"].sel(map="ratio") - one["auroc"].sel(map="nearness")).mean(),
     }
     for name, value in expected.items():

@@ -27,7 +27,7 @@ from sdfdiff.diffusion.network import Model, load_weights, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.figures import benchmark_table
 from sdfdiff.ensembles.members import PAPER_NUCLEI, Denoiser, Sampling
-from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.files import write_dataset
 
 IMAGE = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
 

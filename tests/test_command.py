@@ -733,7 +733,7 @@ def test_demo(run, place):
     code, out, lines = run("demo", "--out", "new/out", *QUICK)
     assert (code, lines) == (0, []) and files("new") == ["out/demo.nc", "out/demo.png"]
     table = dict(line.split(None, 1) for line in out.splitlines())
-    assert {"image", "members", "time", "doubt", "picture", "numbers"} <= set(table) and "object area" in out
+    assert {"image", "members", "time", "uncertainty", "picture", "numbers"} <= set(table) and "object area" in out
     assert "512 x 512" in table["image"] and "3 network calls" in table["members"]
     assert table["picture"].endswith("new/out/demo.png") and table["numbers"].endswith("new/out/demo.nc")
     with Image.open("new/out/demo.png") as drawn:

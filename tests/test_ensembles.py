@@ -51,7 +51,7 @@ from sdfdiff.ensembles.members import (
     sampling_for,
     tile_windows,
 )
-from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.files import write_dataset
 from sdfdiff.ensembles.streaming import ROUND, STEP
 from sdfdiff.shapes import box, disc
 
@@ -83,13 +83,13 @@ def threads():
 class Known:
     "Stands in for a network: any function of the noisy map, the noise level and the image."
 
-    def __init__(self, denoise, prior=0.0, multiple=16):
-        self.denoise, self.prior, self.largest = denoise, prior, 0
+    def __init__(self, denoise, initial_estimate=0.0, multiple=16):
+        self.denoise, self.initial_estimate, self.largest = denoise, initial_estimate, 0
         self.architecture = SimpleNamespace(multiple=multiple)
         self.read = SimpleNamespace(weight=torch.zeros(1))
 
     def encode(self, image):
-        return Features(image, self.prior * image)
+        return Features(image, self.initial_estimate * image)
 
     def __call__(self, noisy, noise_level, features):
         self.largest = max(self.largest, len(noisy))
@@ -149,12 +149,12 @@ def test_one_tile_is_used_whole():
 def test_tiles_change_nothing_where_pixels_are_independent(shape, tile, overlap):
     "For a denoiser that works pixel by pixel, blending must be invisible: positions, features and weights are right."
     image = np.random.default_rng(1).random((1, *shape), dtype=np.float32)
-    model = known(prior=0.3)
+    model = known(initial_estimate=0.3)
     denoiser, level = Denoiser(model, image, tile, overlap), torch.tensor(0.7)
     noisy = torch.randn(2, 1, *denoiser.canvas, generator=torch.Generator().manual_seed(0))
     padded = np.pad(image, [(0, 0), *((0, c - n) for c, n in zip(denoiser.canvas, shape))], mode="symmetric")
     torch.testing.assert_close(denoiser(noisy, level), pointwise(noisy, level, torch.from_numpy(padded)[None]))
-    torch.testing.assert_close(denoiser.prior, 0.3 * torch.from_numpy(padded)[None])
+    torch.testing.assert_close(denoiser.initial_estimate, 0.3 * torch.from_numpy(padded)[None])
     assert denoiser.canvas == tuple(max(64, math.ceil(n / 16) * 16) for n in shape)
     assert (len(denoiser.tiles) > 1) == (max(denoiser.canvas) > tile)
 
@@ -324,7 +324,7 @@ def test_a_member_is_its_number_and_the_seed():
 def test_calls_are_counted_right(name, final):
     model, sampling = known(), Sampling(name, 5, final=final, corrections=2)
     counted = Counted(Denoiser(model, IMAGE))
-    counted.prior, counted.canvas = counted.denoise.prior, counted.denoise.canvas
+    counted.initial_estimate, counted.canvas = counted.denoise.initial_estimate, counted.denoise.canvas
     last(draw_members(counted, model, sampling, range(2)))
     assert counted.calls == sampling.calls
 
@@ -350,16 +350,16 @@ def test_a_quality_is_its_sampling(name):
 @pytest.mark.parametrize("stochasticity", [0.0, 0.25])
 def test_a_quality_is_the_sampler_with_its_settings(stochasticity):
     "By hand: noise of each member, levels, the solver."
-    model, sampling = known(prior=0.3), replace(QUALITY["default"], stochasticity=stochasticity)
+    model, sampling = known(initial_estimate=0.3), replace(QUALITY["default"], stochasticity=stochasticity)
     denoiser, levels = Denoiser(model, IMAGE), geometric_levels(0.002, 5.0, 9, first=0.3, growth=0.9)
     generators = member_generators(7, [2, 5])
-    start = denoiser.prior + 5.0 * gaussian((2, 1, *denoiser.canvas), generators)
+    start = denoiser.initial_estimate + 5.0 * gaussian((2, 1, *denoiser.canvas), generators)
     expected = last(dpm_solver(denoiser, start, levels, generators, final=True, stochasticity=stochasticity))
     assert torch.equal(last(draw_members(denoiser, model, sampling, [2, 5], 7)), expected)
 
 
 def test_one_call_is_the_posterior_mean():
-    "At the highest level, from noise around the prior."
+    "At the highest level, from noise around the initial estimate."
     model = oracle(lambda noisy, level: 0.01 * level + 0 * noisy)
     one = drawn(model, members=2, sampling=Sampling(steps=0, highest=3.0))
     assert one.attrs["calls_per_member"] == 1
@@ -378,15 +378,16 @@ def test_noise_levels_start_and_spacing_are_used():
         seen.append(float(level))
         return torch.zeros_like(noisy)
 
-    model = known(denoise, prior=100.0)
+    model = known(denoise, initial_estimate=100.0)
     drawn(model, members=1, sampling=Sampling("dpm", 4, "geometric", highest=8.0, lowest=0.5, final=False))
     assert seen == pytest.approx([8, 4, 2, 1])
     denoiser = Denoiser(model, np.ones_like(IMAGE))
-    zero, prior = (
-        next(draw_members(denoiser, model, Sampling("dpm", 1, start=start), [0])) for start in ("zero", "prior")
+    zero, initial_estimate = (
+        next(draw_members(denoiser, model, Sampling("dpm", 1, start=start), [0]))
+        for start in ("zero", "initial_estimate")
     )
     ratio = model.schedule.sigma_min / model.schedule.sigma_max  # of the start, this much is left after one step
-    torch.testing.assert_close(prior - zero, torch.full_like(zero, 100 * ratio), rtol=1e-3, atol=0)
+    torch.testing.assert_close(initial_estimate - zero, torch.full_like(zero, 100 * ratio), rtol=1e-3, atol=0)
 
 
 # ---- batches
@@ -816,7 +817,7 @@ def dataset():
 
 def test_every_variable_has_dimensions_unit_and_meaning(dataset):
     plane = ("row", "column")
-    expected = dict.fromkeys(("mean", "std", "probability", "mask_std", "prior", "truth"), plane)
+    expected = dict.fromkeys(("mean", "std", "probability", "mask_std", "initial_estimate", "truth"), plane)
     expected |= {"image": ("channel", *plane), "distance": ("member", *plane), "area": ("every_member",)}
     expected |= dict.fromkeys(("distance_sum", "distance_squares"), plane)
     assert {name: field.dims for name, field in dataset.data_vars.items()} == expected
@@ -852,7 +853,7 @@ def test_statistics_are_of_all_members_also_those_not_kept(dataset):
 
 
 def test_distances_stay_within_the_truncation(dataset):
-    for name in ("distance", "mean", "prior"):
+    for name in ("distance", "mean", "initial_estimate"):
         assert np.abs(dataset[name]).max() <= dataset.attrs["truncation_px"]
 
 
@@ -860,7 +861,7 @@ def test_members_stay_whole_when_they_are_averaged_cut():
     "`reach` cuts what is averaged; members, P(object) and areas know nothing of it."
     whole, cut = drawn(tiny(), members=5), drawn(replace(tiny(), reach=1.0), members=5)
     assert (cut.attrs["truncation_px"], cut.attrs["reach_px"], whole.attrs["reach_px"]) == (10.0, 1.0, 10.0)
-    for name in ("distance", "probability", "mask_std", "area", "prior"):
+    for name in ("distance", "probability", "mask_std", "area", "initial_estimate"):
         np.testing.assert_array_equal(whole[name], cut[name])
     near = whole["distance"].values.clip(-1, 1)
     assert np.abs(whole["distance"]).max() > 2, "there is something to cut"
@@ -926,7 +927,7 @@ def test_one_member_has_no_spread():
 def test_threshold_rules(rule, pixels):
     ruled, zero = drawn(tiny(), rule=rule), drawn(tiny(), rule="zero")
     assert ruled.attrs["threshold_px"] == pytest.approx(pixels) and ruled.attrs["threshold_rule"] == rule
-    for name in ("distance", "mean", "std", "prior"):
+    for name in ("distance", "mean", "std", "initial_estimate"):
         xr.testing.assert_identical(ruled[name], zero[name])
     np.testing.assert_allclose(ruled["probability"], (ruled["distance"] <= pixels).mean("member"), atol=1e-6)
     assert (ruled["probability"] >= zero["probability"]).all()
@@ -950,7 +951,7 @@ def test_mean_and_majority_are_different_questions():
         (lambda: drawn(tiny(), sampling=Sampling(highest=1e-4)), "sigma"),
         (lambda: Sampling("unipc"), "dpm_sde"),
         (lambda: Sampling(spacing="linear"), "karras"),
-        (lambda: Sampling(start="truth"), "prior"),
+        (lambda: Sampling(start="truth"), "initial_estimate"),
         (lambda: drawn(known(lambda noisy, level, image: noisy * math.inf)), "not finite"),
         (lambda: drawn(known(), tile=32, overlap=32), "overlap"),
         (lambda: drawn(known(), members=2, keep=-1), "keep"),

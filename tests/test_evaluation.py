@@ -15,7 +15,7 @@ from sdfdiff.diffusion.fitting import training_split
 from sdfdiff.diffusion.network import Model, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.members import Sampling
-from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.files import write_dataset
 from sdfdiff.images.layouts import find_cases, read_case
 from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.images.synthetic import tissue
@@ -80,7 +80,7 @@ def designed(monkeypatch, tables):
 
     def evaluate_case(*arguments):
         table = np.broadcast_to(next(left), (len(ESTIMATORS), len(THRESHOLDS), 3))
-        return table, {"seconds": 0.0, "doubt": 0.1, "object_fraction": 0.2}
+        return table, {"seconds": 0.0, "uncertainty": 0.1, "object_fraction": 0.2}
 
     monkeypatch.setattr(evaluation, "evaluate_case", evaluate_case)
 
@@ -89,18 +89,23 @@ def designed(monkeypatch, tables):
 
 
 def test_four_estimates_by_hand():
-    "Three members of three pixels: one sample, mean, majority and prior all differ."
+    "Three members of three pixels: one sample, mean, majority and initial estimate all differ."
     distance = np.array([[[-1.0, 3.0, -1.0]], [[-1.0, -2.0, -1.0]], [[5.0, -2.0, 0.4]]], np.float32)
     dataset = xr.Dataset(
         {
             "distance": (("member", "row", "column"), distance),
             "mean": (("row", "column"), distance.mean(axis=0)),
-            "prior": (("row", "column"), np.array([[9.0, 9.0, 0.3]], np.float32)),
+            "initial_estimate": (("row", "column"), np.array([[9.0, 9.0, 0.3]], np.float32)),
         }
     )
     masks = dict(zip(ESTIMATORS, estimates(dataset, 0.0).astype(int).tolist()))
-    assert masks == {"one_sample": [[1, 0, 1]], "mmse": [[0, 1, 1]], "majority": [[1, 1, 1]], "prior": [[0, 0, 0]]}
-    assert estimates(dataset, 0.5)[ESTIMATORS.index("prior")].tolist() == [[False, False, True]]
+    assert masks == {
+        "one_sample": [[1, 0, 1]],
+        "mmse": [[0, 1, 1]],
+        "majority": [[1, 1, 1]],
+        "initial_estimate": [[0, 0, 0]],
+    }
+    assert estimates(dataset, 0.5)[ESTIMATORS.index("initial_estimate")].tolist() == [[False, False, True]]
     two = dataset.isel(member=slice(0, 2))
     assert estimates(two, 0.0)[ESTIMATORS.index("majority")].all(), "an even vote counts as object"
 
@@ -115,18 +120,25 @@ def test_counts_by_other_means(root, model):
     if model.preparation.scale == 0.5:
         truth = truth[1::2, 1::2]  # the pixel at, or right below, the centre of each new one
     fields = ensemble(model, image, 3, QUICK["quality"], 4, progress=False)
-    members, mean, prior = (fields[name].values.tolist() for name in ("distance", "mean", "prior"))
+    members, mean, initial_estimate = (
+        fields[name].values.tolist() for name in ("distance", "mean", "initial_estimate")
+    )
     assert table.shape == (len(ESTIMATORS), len(THRESHOLDS), len(COUNTS)) and truth.shape == fields["mean"].shape
     for t, limit in enumerate((0.15, 0.5)):
         found = np.zeros((len(ESTIMATORS), 3), int)
         for row, column in np.ndindex(truth.shape):
             inside = [member[row][column] <= limit for member in members]
-            answers = (inside[0], mean[row][column] <= limit, 2 * sum(inside) >= 3, prior[row][column] <= limit)
+            answers = (
+                inside[0],
+                mean[row][column] <= limit,
+                2 * sum(inside) >= 3,
+                initial_estimate[row][column] <= limit,
+            )
             for e, answer in enumerate(answers):
                 found[e, 0 if answer and truth[row, column] else 1 if answer else 2] += answer or truth[row, column]
         assert table[:, t].tolist() == found.tolist()
     assert about["object_fraction"] == pytest.approx(truth.mean()) and about["seconds"] > 0
-    assert about["doubt"] == pytest.approx(float(fields["mask_std"].mean()))
+    assert about["uncertainty"] == pytest.approx(float(fields["mask_std"].mean()))
 
 
 def test_scores_follow_from_counts(whole):

@@ -81,7 +81,7 @@ def test_settings_fit_together(name):
     assert 0 < one.recipe.truncation <= 10 and one.recipe.data_scale == 0.2  # VE's 0.001 to 5 are made for that scale
     network = ScoreNetwork(one.architecture)
     image = torch.zeros(1, one.architecture.image_channels, one.architecture.multiple, 2 * one.architecture.multiple)
-    assert network.encode(image).prior.shape[2:] == image.shape[2:]
+    assert network.encode(image).initial_estimate.shape[2:] == image.shape[2:]
 
 
 def test_data_that_may_not_be_sold_says_so():
@@ -231,7 +231,7 @@ def test_a_grey_network_becomes_a_colour_network_that_does_the_same():
     noisy = torch.randn(2, 1, 8, 12, generator=torch.Generator().manual_seed(1))
     expected = grey(noisy, 0.3, grey.encode(luminance))
     assert torch.allclose(colour(noisy, 0.3, colour.encode(image)), expected, atol=1e-5)
-    assert torch.allclose(colour.encode(image).prior, grey.encode(luminance).prior, atol=1e-5)
+    assert torch.allclose(colour.encode(image).initial_estimate, grey.encode(luminance).initial_estimate, atol=1e-5)
     assert torch.equal(numbers(grey), before)
 
 

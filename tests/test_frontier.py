@@ -141,7 +141,7 @@ def test_ways_cost_what_their_names_say():
         family, _, number = name.rpartition(" ")
         if number.isdecimal():
             assert one.calls == int(number) and family in (one.sampler, "tuned")
-            assert one.final and one.start == "prior" and one.highest is None
+            assert one.final and one.start == "initial_estimate" and one.highest is None
     families = {re.sub(r" \d+$", "", name) for name in found if re.search(r" \d+$", name)}
     assert families == {
         "ancestral",
@@ -297,8 +297,10 @@ def test_measure_is_judge_of_every_way_and_case(whole):
         for key, value in judge(own, reference, case).items():
             assert whole[key].sel(way="own", case=case.name).item() == pytest.approx(value, nan_ok=True), key
             assert (whole[key].attrs["units"], whole[key].attrs["long_name"]) == UNITS[key]
-        hit, extra, missed = counts(own["prior"].values <= own.attrs["threshold_px"], case.truth)
-        assert whole["f1_prior"].sel(case=case.name).item() == pytest.approx(2 * hit / max(1, 2 * hit + extra + missed))
+        hit, extra, missed = counts(own["initial_estimate"].values <= own.attrs["threshold_px"], case.truth)
+        assert whole["f1_initial_estimate"].sel(case=case.name).item() == pytest.approx(
+            2 * hit / max(1, 2 * hit + extra + missed)
+        )
     expected = {
         "members": 3,
         "reference_members": 4,

@@ -73,7 +73,7 @@ def test_bfloat16_rounds_no_worse(fuse):
     noisy, features = inputs(exact, side=32)
     expected = exact(noisy, 0.3, features)
     rough = randomised(Architecture(3, 32, (1, 2)), dtype=torch.bfloat16)
-    features = type(features)(features.maps.bfloat16(), features.prior)
+    features = type(features)(features.maps.bfloat16(), features.initial_estimate)
     plain, fused = (
         (rough(noisy, 0.3, features) - expected).std(),
         (Fused(rough, fuse)(noisy, 0.3, features) - expected).std(),

@@ -58,7 +58,7 @@ def test_growing_fields():
     found = growing_fields(mean, std, 0.2, 1.5, inside)
     for name in ("edge", "mean"):
         assert np.array_equal(found[name] <= 0, (mean <= 0.2) & inside)
-    assert np.allclose(found["doubt"], (mean - 1.5 * std - 0.2).where(inside), equal_nan=True)
+    assert np.allclose(found["uncertainty"], (mean - 1.5 * std - 0.2).where(inside), equal_nan=True)
     assert (found.isnull() == ~inside).to_array().all() and all(one.attrs["units"] == "px" for one in found.values())
     threshold = xr.DataArray([0.0, 0.5], dims="method")
     assert growing_fields(mean, std, threshold)["edge"].sizes["method"] == 2

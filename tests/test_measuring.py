@@ -284,7 +284,7 @@ def test_frontier(run, quick_ways):
         assert [float(n) for n in numbers] == pytest.approx(
             [scale * float(row[name]) for name, scale in names.items()], abs=0.01
         )
-    assert "new/f.nc" in out and "2 images" in out and f"{100 * float(result['f1_prior'].mean()):.2f}" in out
+    assert "new/f.nc" in out and "2 images" in out and f"{100 * float(result['f1_initial_estimate'].mean()):.2f}" in out
 
 
 def test_frontier_stop_resume(run, quick_ways, monkeypatch):

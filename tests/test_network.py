@@ -138,7 +138,7 @@ def test_the_network_depends_on_image_noise_level_and_map():
     reference = answer(noisy, 0.2, features)[1]
     others = answer(noisy, 0.2, network.encode(1 - image)), answer(noisy, 0.3, features), answer(-noisy, 0.2, features)
     assert all((other[1] - reference).abs().max() > 1e-3 for other in others)
-    assert (network.encode(1 - image).prior - features.prior).abs().max() > 1e-4
+    assert (network.encode(1 - image).initial_estimate - features.initial_estimate).abs().max() > 1e-4
 
 
 def test_each_level_on_the_way_up_sees_what_came_down():
@@ -175,7 +175,7 @@ def test_one_encoded_image_serves_many_members(parametrisation):
     together = network(noisy, LEVELS, features)
     alone = torch.cat([network(noisy[k : k + 1], LEVELS[k], features) for k in range(5)])
     assert torch.allclose(together, alone, atol=1e-5)
-    repeated = type(features)(features.maps.repeat(5, 1, 1, 1), features.prior.repeat(5, 1, 1, 1))
+    repeated = type(features)(features.maps.repeat(5, 1, 1, 1), features.initial_estimate.repeat(5, 1, 1, 1))
     assert torch.allclose(together, network(noisy, LEVELS, repeated), atol=1e-6)
 
 
@@ -206,10 +206,10 @@ def test_the_encoder_s_own_guess_is_in_model_units_and_full_size():
     network = stirred()
     image = torch.rand(2, 1, 8, 12, generator=seeded())
     features = network.encode(image)
-    assert features.prior.shape == (2, 1, 8, 12) and features.maps.shape == (2, 8, 4, 6)
-    wider = network.encode(image).prior - 0.05
+    assert features.initial_estimate.shape == (2, 1, 8, 12) and features.maps.shape == (2, 8, 4, 6)
+    wider = network.encode(image).initial_estimate - 0.05
     network.architecture = replace(TINY, mean=-1.0, deviation=0.3)
-    assert torch.allclose(network.encode(image).prior, -1 + 2 * wider, atol=1e-5)
+    assert torch.allclose(network.encode(image).initial_estimate, -1 + 2 * wider, atol=1e-5)
 
 
 def test_noise_embedding_tells_levels_apart_over_four_decades():
@@ -235,7 +235,7 @@ def test_bfloat16_answers_in_float32_and_nearly_the_same():
     network.to(torch.bfloat16)
     features = network.encode(image)
     coarse = network(noisy, 0.2, features)
-    assert coarse.dtype == features.prior.dtype == torch.float32 and features.maps.dtype == torch.bfloat16
+    assert coarse.dtype == features.initial_estimate.dtype == torch.float32 and features.maps.dtype == torch.bfloat16
     assert (coarse - exact).abs().mean() < 0.05 * exact.std() and not torch.equal(coarse, exact)
 
 

@@ -89,8 +89,8 @@ def test_scores_count_and_pool(world):
     assert int(pooled["true_objects"]) == sum(label(one, connectivity=1).max() for one in truth.values)
     sklearn = pytest.importorskip("sklearn.metrics")
     there = (table["predicted_area"] > 0).values
-    doubt, false = 1 - table["predicted_mean"].values[there], table["predicted_iou"].values[there] < 0.5
-    assert np.isclose(pooled["auroc"], sklearn.roc_auc_score(false, doubt)) and pooled["auroc"] > 0.7
+    uncertainty, false = 1 - table["predicted_mean"].values[there], table["predicted_iou"].values[there] < 0.5
+    assert np.isclose(pooled["auroc"], sklearn.roc_auc_score(false, uncertainty)) and pooled["auroc"] > 0.7
     loose, strict = object_scores(table, "case", 0), object_scores(table, "case", 1)
     assert loose["false_objects"] < pooled["false_objects"] < strict["false_objects"]
     assert all(one.attrs["units"] and one.attrs["long_name"] for one in [*pooled.values(), *table.values()])
@@ -99,7 +99,7 @@ def test_scores_count_and_pool(world):
 
 
 def test_perfect_posterior_knows_the_false_area(world):
-    "The expected number of false pixels in the predicted objects is area times doubt; each image is one draw."
+    "The expected number of false pixels in the predicted objects is area times uncertainty; each image is one draw."
     posterior, truth = world
     predicted = posterior >= 0.5
     table = objects(posterior, predicted, truth)

@@ -262,7 +262,7 @@ def test_error(opened):
     for number, name in enumerate(opened.python("list(_maps)")):
         box.choose("uncertainty", name) if number else None
         box.drag("keep the most certain", 0.5 + 0.1 * number)
-        keep = opened.python("doubt.keep.value")
+        keep = opened.python("uncertainty.keep.value")
         field = np.array(opened.python(f"_maps[{name!r}][0].tolist()"), np.float32)
         left_out = dropped(field, keep)
         plain = coloured(field, drawing.SPREAD, float(field.min()), float(field.max())).astype(int)
@@ -274,9 +274,9 @@ def test_error(opened):
     np.testing.assert_array_equal(pixels(box.panel, "truth"), masked(truth))
     for view, row, column in (("truth", 10, 100), ("spread", 90, 20)):
         settled(box.page, box.panel, lambda at=box.point(view, row, column, truth.shape): box.page.mouse.move(*at))
-        assert opened.python("doubt.pixel") == [row, column], "the crosshair is linked"
+        assert opened.python("uncertainty.pixel") == [row, column], "the crosshair is linked"
     box.press("ArrowUp")
-    assert opened.python("doubt.pixel") == [89, 20] and "Pixel (89,20)" in says(box.panel)
+    assert opened.python("uncertainty.pixel") == [89, 20] and "Pixel (89,20)" in says(box.panel)
     box.press(" ")
     np.testing.assert_array_equal(pixels(box.panel, "error"), ink, err_msg="the space bar undims")
 

@@ -38,7 +38,7 @@ samplings = st.builds(
     ratio=st.floats(0, 1),
     final=st.booleans(),
     corrections=st.integers(0, 3),
-    start=st.sampled_from(["prior", "zero"]),
+    start=st.sampled_from(["initial_estimate", "zero"]),
 )
 texts = st.text(min_size=1, max_size=9)
 methods = st.builds(

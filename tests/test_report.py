@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from sdfdiff.ensembles.segmentation import write_dataset
+from sdfdiff.files import write_dataset
 from sdfdiff.study.charts import CHARTS, MAP_WORDS, interval, object_shares, sparsification_chart
 from sdfdiff.study.plan import Method, StudyPlan
 from sdfdiff.study.report import WORDS, chosen_cases, defined, report, write_report
@@ -304,7 +304,7 @@ def test_one_method_two_cases_no_posterior_no_raters(tmp_path):
     assert (
         "There is one rater per image" in text and "The true posterior is not known" in text and "All 2 images" in text
     )
-    assert WORDS["doubt_f1"][0] not in text, "a correlation over two images says nothing"
+    assert WORDS["loss_correlation"][0] not in text, "a correlation over two images says nothing"
 
 
 def test_images_without_object(tmp_path):

@@ -60,7 +60,7 @@ def test_by_hand():
 def test_by_direct_definitions(seed):
     "Loops over members, raters and pixels."
     masks, raters = rated(seed)
-    drawn, truth = drawn_from(masks, prior=signed_distance(raters[1], REACH, "half_pixel")), raters[0]
+    drawn, truth = drawn_from(masks, initial_estimate=signed_distance(raters[1], REACH, "half_pixel")), raters[0]
     found = scored(drawn, truth, raters)
     singles = [drawn["mean"].values <= 0, 2 * masks.sum(0) >= len(masks), raters[1]]
     for name, function in (("f1", f1), ("iou", iou)):

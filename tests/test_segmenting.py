@@ -160,9 +160,9 @@ def test_names_with_dots_and_spaces(photo):
 
 def test_uncertainty_picture_is_dark_where_members_agree(photo):
     dataset = segmented(photo, members=5)
-    doubt = at_source(dataset, dataset["mask_std"].values)
+    uncertainty = at_source(dataset, dataset["mask_std"].values)
     light = np.asarray(Image.open(photo.parent / "out-photo.png" / "photo_uncertainty.png").convert("L")).astype(float)
-    assert light[doubt < 0.01].max() < light[doubt > 0.45].min()
+    assert light[uncertainty < 0.01].max() < light[uncertainty > 0.45].min()
 
 
 def test_overlay_marks_the_outline_only():

@@ -95,7 +95,7 @@ def test_the_numbers_are_those_of_the_ensembles(whole):
         np.testing.assert_array_equal(here["raters"], case.raters)
         np.testing.assert_array_equal(here["probability"], drawn["probability"])
         np.testing.assert_allclose(here["posterior"], case.posterior, atol=1e-6)
-        for name in ("mean", "std", "prior"):
+        for name in ("mean", "std", "initial_estimate"):
             gap = here[name].values.astype(float) - drawn[name].values
             assert (gap >= 0).all() and gap.max() <= 1 / 512, name
         np.testing.assert_array_equal(
@@ -125,7 +125,17 @@ def test_a_store_describes_itself(whole):
     kinds = {name: data.dtype for name, data in found.data_vars.items()}
     assert {
         str(kinds[name])
-        for name in ("mean", "std", "probability", "prior", "quantiles", "distance", "image", "posterior", "raters")
+        for name in (
+            "mean",
+            "std",
+            "probability",
+            "initial_estimate",
+            "quantiles",
+            "distance",
+            "image",
+            "posterior",
+            "raters",
+        )
     } == {"float32"}
     assert {str(kinds[name]) for name in ("truth", "inside", "finished")} == {"bool"} and all(
         kinds[name].kind == "f" for name in NUMBERS
@@ -164,7 +174,7 @@ def test_images_of_different_sizes(ragged):
         expected[:rows, :columns] = True
         np.testing.assert_array_equal(one["inside"], expected)
         assert (int(one["rows"]), int(one["columns"])) == (rows, columns)
-        for name in ("mean", "std", "probability", "prior", "quantiles", "distance", "image"):
+        for name in ("mean", "std", "probability", "initial_estimate", "quantiles", "distance", "image"):
             known = np.isfinite(one[name].values)
             assert (known == expected).all(), name
         assert not one["truth"].values[~expected].any()
@@ -632,7 +642,20 @@ def test_a_store_of_another_version(whole, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["mean", "std", "probability", "prior", "f1", "ranks", "crps", "ged_u", "raters", "posterior", "inside", "truth"],
+    [
+        "mean",
+        "std",
+        "probability",
+        "initial_estimate",
+        "f1",
+        "ranks",
+        "crps",
+        "ged_u",
+        "raters",
+        "posterior",
+        "inside",
+        "truth",
+    ],
 )
 def test_a_missing_chunk_of_a_finished_piece(whole, tmp_path, name):
     "Nothing is averaged over it: the case is named."

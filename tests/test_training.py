@@ -134,7 +134,7 @@ def test_the_loss_of_a_fresh_network_by_hand(parametrisation):
     "F = 0, so D is known in closed form; the noise is drawn again from the same seed."
     network, (images, clean) = fresh(replace(TINY, parametrisation=parametrisation)), example()
     levels = torch.tensor([0.01, 0.15, 3.0, 0.4, 0.002, 1.0])  # two levels per image: images in order, once per level
-    loss, prior_loss = denoising_loss(network, images, clean, levels, seeded(7))
+    loss, estimate_loss = denoising_loss(network, images, clean, levels, seeded(7))
     z = torch.randn(6, 1, 8, 12, generator=seeded(7)).double().numpy()
     m = np.concatenate([clean.double().numpy()] * 2)
     if parametrisation == "score":
@@ -145,8 +145,8 @@ def test_the_loss_of_a_fresh_network_by_hand(parametrisation):
         error = middle + s**2 / total * (m + sigma * z - middle) - m
         expected = (error**2 * total / (sigma * s) ** 2).mean()
     assert loss.item() == pytest.approx(expected, rel=1e-4)
-    guess = network.encode(images).prior.detach().double()
-    assert prior_loss.item() == pytest.approx((((guess - clean) / 0.15) ** 2).mean().item(), rel=1e-4)
+    guess = network.encode(images).initial_estimate.detach().double()
+    assert estimate_loss.item() == pytest.approx((((guess - clean) / 0.15) ** 2).mean().item(), rel=1e-4)
 
 
 def test_knowing_nothing_costs_one_at_every_level():
@@ -173,10 +173,10 @@ def test_the_loss_is_the_squared_error_in_units_of_c_out():
             assert torch.equal(noise_level, levels) and torch.equal(features.maps, images)
             return clean + off
 
-    loss, prior_loss = denoising_loss(Known(), images, clean, levels, seeded())
+    loss, estimate_loss = denoising_loss(Known(), images, clean, levels, seeded())
     out = levels * 0.15 / (levels**2 + 0.15**2).sqrt()
     assert loss.item() == pytest.approx(((off.flatten() / out) ** 2).mean().item(), rel=1e-5)
-    assert prior_loss.item() == pytest.approx(4, rel=1e-5)  # 0.3 is two deviations
+    assert estimate_loss.item() == pytest.approx(4, rel=1e-5)  # 0.3 is two deviations
     off *= 0
     assert denoising_loss(Known(), images, clean, levels, seeded())[0] == 0
 
@@ -209,7 +209,7 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
 
 def test_the_loop_equals_an_independent_one():
     "Crops, levels, noise, loss, clipping, AdamW with its schedule, and the average, written out from the description."
-    recipe, pairs = replace(RECIPE, steps=6, average=0.6, weight_decay=0.1, prior_weight=0.7, seed=11), disc_pairs()
+    recipe, pairs = replace(RECIPE, steps=6, average=0.6, weight_decay=0.1, estimate_weight=0.7, seed=11), disc_pairs()
     wide = replace(TINY, width=16)  # at 8, a bias before the last normalisation has no gradient but rounding errors,
     trained = stirred(wide)  # and so it is behind a zero; Adam would make steps of them
     reported = list(train(trained, pairs, recipe, dtype=torch.float32))
@@ -220,10 +220,10 @@ def test_the_loop_equals_an_independent_one():
         images, distances = pairs.draw(2, generator)
         clean = distances.clamp(-10, 10) * 0.02
         levels = draw_noise_levels(4, recipe, VE(), 0.15, generator)
-        loss, prior_loss = denoising_loss(network, images, clean, levels, generator)
+        loss, estimate_loss = denoising_loss(network, images, clean, levels, generator)
         assert reported[k].loss == pytest.approx(loss.item(), rel=1e-3)
-        assert reported[k].prior_loss == pytest.approx(prior_loss.item(), rel=1e-3)
-        gradients = torch.autograd.grad(loss + 0.7 * prior_loss, parameters)
+        assert reported[k].estimate_loss == pytest.approx(estimate_loss.item(), rel=1e-3)
+        gradients = torch.autograd.grad(loss + 0.7 * estimate_loss, parameters)
         length = math.sqrt(sum(g.square().sum().item() for g in gradients))
         rate = 2e-3 * min(1, (k + 1) / 20) * 0.5 * (1 + math.cos(math.pi * k / 6))
         decay = min(0.6, (2 + k) / (11 + k))
@@ -266,12 +266,12 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_prior_weight_zero_leaves_the_guess_untrained():
-    network, recipe = fresh(), replace(RECIPE, steps=3, prior_weight=0.0, weight_decay=0.0)
+def test_estimate_weight_zero_leaves_the_guess_untrained():
+    network, recipe = fresh(), replace(RECIPE, steps=3, estimate_weight=0.0, weight_decay=0.0)
     run(network, recipe)
     assert torch.equal(network.guess.weight, fresh().guess.weight)
     assert not torch.equal(network.condition.bias, fresh().condition.bias) or network.leave.weight.abs().max() > 0
-    run(network, replace(recipe, prior_weight=1.0))
+    run(network, replace(recipe, estimate_weight=1.0))
     assert not torch.equal(network.guess.weight, fresh().guess.weight)
 
 
@@ -308,7 +308,7 @@ def test_a_tiny_network_learns_one_pair():
         for level in (0.3, 1.0, 3.0):
             denoised = network(clean + level * torch.randn(clean.shape, generator=seeded(4)), level, features)
             assert (denoised - clean).square().mean() < 0.12 * clean.var()  # 1: knows nothing
-    assert (features.prior - clean).square().mean() < 0.05 * clean.var()
+    assert (features.initial_estimate - clean).square().mean() < 0.05 * clean.var()
 
 
 def test_bfloat16_arithmetic_trains_float32_weights():
@@ -433,7 +433,7 @@ def test_the_stored_recipe_is_the_whole_recipe(tmp_path):
         noise="uniform_time",
         noise_centre=0.7,
         noise_spread=1.1,
-        prior_weight=0.25,
+        estimate_weight=0.25,
         truncation=7.0,
         data_scale=0.5,
         seed=42,

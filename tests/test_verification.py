@@ -44,10 +44,12 @@ def line(values):
 pairs = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
 
 
-def orders(doubt):
-    "Every order from certain to doubtful in which equals may come."
-    places = range(len(doubt))
-    return [order for order in itertools.permutations(places) if (np.diff(np.asarray(doubt)[list(order)]) >= 0).all()]
+def orders(uncertainty):
+    "Every order from certain to uncertain in which equals may come."
+    places = range(len(uncertainty))
+    return [
+        order for order in itertools.permutations(places) if (np.diff(np.asarray(uncertainty)[list(order)]) >= 0).all()
+    ]
 
 
 # ---- finding errors
@@ -55,27 +57,27 @@ def orders(doubt):
 
 @given(pairs)
 def test_auroc_counts_pairs(pixels):
-    doubt, wrong = (np.array(values) for values in zip(*pixels))
-    difference = doubt[wrong][:, None] - doubt[~wrong][None]
+    uncertainty, wrong = (np.array(values) for values in zip(*pixels))
+    difference = uncertainty[wrong][:, None] - uncertainty[~wrong][None]
     expected = np.mean((difference > 0) + 0.5 * (difference == 0)) if difference.size else np.nan
-    np.testing.assert_allclose(auroc(line(doubt.astype(np.float32)), line(wrong)), expected)
+    np.testing.assert_allclose(auroc(line(uncertainty.astype(np.float32)), line(wrong)), expected)
 
 
 def test_auroc_of_two_normal_distributions():
     "Doubt N(d, 1) where wrong and N(0, 1) where right: AUROC = Phi(d / sqrt 2); here at the exact quantiles of both."
     quantiles = ndtri((np.arange(2000) + 0.5) / 2000)
     for distance in (0.0, 0.7, 2.0):
-        doubt, wrong = np.concatenate([quantiles, quantiles + distance]), np.arange(4000) >= 2000
-        assert float(auroc(line(doubt), line(wrong))) == pytest.approx(ndtr(distance / 2**0.5), abs=1e-4)
+        uncertainty, wrong = np.concatenate([quantiles, quantiles + distance]), np.arange(4000) >= 2000
+        assert float(auroc(line(uncertainty), line(wrong))) == pytest.approx(ndtr(distance / 2**0.5), abs=1e-4)
 
 
 def test_auroc_agrees_with_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(0)
     for levels in (3, 17, 10**6):
-        doubt, wrong = generator.integers(0, levels, 5000) / levels, generator.random(5000) < 0.1
-        ours = float(auroc(line(doubt), line(wrong)))
-        assert ours == pytest.approx(metrics.roc_auc_score(wrong, doubt), abs=1e-12)
+        uncertainty, wrong = generator.integers(0, levels, 5000) / levels, generator.random(5000) < 0.1
+        ours = float(auroc(line(uncertainty), line(wrong)))
+        assert ours == pytest.approx(metrics.roc_auc_score(wrong, uncertainty), abs=1e-12)
 
 
 def test_auroc_is_not_defined_without_both_kinds():
@@ -87,29 +89,31 @@ def test_auroc_is_not_defined_without_both_kinds():
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
 def test_curves_are_means_over_the_orders_of_ties(pixels):
-    doubt, wrong = (np.array(values) for values in zip(*pixels))
-    size = len(doubt)
-    curves = np.array([np.cumsum(wrong[list(order)]) for order in orders(doubt)]).mean(
+    uncertainty, wrong = (np.array(values) for values in zip(*pixels))
+    size = len(uncertainty)
+    curves = np.array([np.cumsum(wrong[list(order)]) for order in orders(uncertainty)]).mean(
         axis=0
     )  # errors among the first n
     kept = np.arange(1, size + 1)
-    np.testing.assert_allclose(retained_error(wrong, doubt, kept / size), curves / kept, atol=1e-9)
-    shown = sparsification(line(doubt), line(wrong), removed=1 - kept / size)
+    np.testing.assert_allclose(retained_error(wrong, uncertainty, kept / size), curves / kept, atol=1e-9)
+    shown = sparsification(line(uncertainty), line(wrong), removed=1 - kept / size)
     np.testing.assert_allclose(shown, curves / kept, atol=1e-9)
-    assert float(aurc(line(doubt), line(wrong))) == pytest.approx((curves / kept).mean())
+    assert float(aurc(line(uncertainty), line(wrong))) == pytest.approx((curves / kept).mean())
     best = np.cumsum(np.sort(wrong)) / kept
-    assert float(ause(line(doubt), line(wrong))) == pytest.approx((curves / kept - best).mean(), abs=1e-12)
+    assert float(ause(line(uncertainty), line(wrong))) == pytest.approx((curves / kept - best).mean(), abs=1e-12)
     area = np.trapezoid([0, *curves], dx=1 / size) / size
-    assert float(augrc(line(doubt), line(wrong))) == pytest.approx(area, abs=1e-12)
+    assert float(augrc(line(uncertainty), line(wrong))) == pytest.approx(area, abs=1e-12)
 
 
 @given(pairs)
 def test_augrc_is_auroc_and_accuracy(pixels):
     "Traub et al. 2024: AUGRC = (1 - AUROC) a (1 - a) + (1 - a)^2 / 2 with the accuracy a, ties included."
-    doubt, wrong = (line(values) for values in zip(*pixels))
+    uncertainty, wrong = (line(values) for values in zip(*pixels))
     right = 1 - float(wrong.mean())
-    found = auroc(doubt, wrong).fillna(0.5)
-    assert float(augrc(doubt, wrong)) == pytest.approx(float((1 - found) * right * (1 - right) + (1 - right) ** 2 / 2))
+    found = auroc(uncertainty, wrong).fillna(0.5)
+    assert float(augrc(uncertainty, wrong)) == pytest.approx(
+        float((1 - found) * right * (1 - right) + (1 - right) ** 2 / 2)
+    )
 
 
 def test_the_order_of_the_errors_is_the_best_and_a_constant_keeps_the_error():
@@ -228,8 +232,8 @@ def test_the_posterior_of_the_tissue_is_calibrated_and_a_sharper_one_is_not():
         truth.append(scene.rate(np.random.default_rng(seed)) > 0)
     p, truth = (field(values, ("case", *DIMS)) for values in (p, truth))
     sharp = p**3 / (p**3 + (1 - p) ** 3)
-    doubtful = (p > 0.05) & (p < 0.95)
-    exact, sharper = (reliability(one, truth, where=doubtful) for one in (p, sharp))
+    uncertain = (p > 0.05) & (p < 0.95)
+    exact, sharper = (reliability(one, truth, where=uncertain) for one in (p, sharp))
     low, high = bootstrap(exact, calibration_error, resamples=300).sel(bound=["low", "high"]).values
     assert float(calibration_error(exact.sum("case"))) < 0.05 and low < 0.05
     assert float(calibration_error(sharper.sum("case"))) > 0.08
@@ -257,11 +261,11 @@ def test_band():
 def test_information_of_a_channel():
     "A symmetric channel: error with chance f in one half of the pixels, 1 - f in the other: 1 - H(f) bits, H(error) = 1 bit."
     size, flipped = 4000, 440
-    doubt = np.repeat([0.0, 1.0], size)
+    uncertainty = np.repeat([0.0, 1.0], size)
     wrong = np.concatenate([np.arange(size) < flipped, np.arange(size) >= flipped])
     f = flipped / size
     exact = 1 + f * np.log2(f) + (1 - f) * np.log2(1 - f)
-    result = mutual_information(line(doubt), line(wrong))
+    result = mutual_information(line(uncertainty), line(wrong))
     correction = (2 + 2 - 4 - 1) / (2 * 2 * size) / np.log(2)
     assert float(result["information"]) == pytest.approx(exact + correction, abs=1e-12)
     assert float(result["entropy"]) == pytest.approx(1 + 1 / (2 * 2 * size * np.log(2)), abs=1e-12)
@@ -270,20 +274,20 @@ def test_information_of_a_channel():
 
 
 def test_equal_values_lie_in_the_bin_of_their_middle():
-    doubt, wrong = np.repeat([0.0, 1.0], [40, 60]), np.arange(100) >= 40
-    assert float(mutual_information(line(doubt), line(wrong), bins=2)["share"]) == pytest.approx(1)
-    assert float(mutual_information(line(doubt), line(wrong), bins=1)["share"]) == pytest.approx(0)
+    uncertainty, wrong = np.repeat([0.0, 1.0], [40, 60]), np.arange(100) >= 40
+    assert float(mutual_information(line(uncertainty), line(wrong), bins=2)["share"]) == pytest.approx(1)
+    assert float(mutual_information(line(uncertainty), line(wrong), bins=1)["share"]) == pytest.approx(0)
 
 
 def test_information_of_a_gaussian_channel():
     "Error where a hidden normal exceeds 0, uncertainty correlated with it by rho: known by integration, bins lose a little."
     generator, rho, size = np.random.default_rng(3), 0.8, 200_000
-    doubt = generator.standard_normal(size)
-    wrong = rho * doubt + np.sqrt(1 - rho**2) * generator.standard_normal(size) > 0
+    uncertainty = generator.standard_normal(size)
+    wrong = rho * uncertainty + np.sqrt(1 - rho**2) * generator.standard_normal(size) > 0
     grid = ndtri((np.arange(100_000) + 0.5) / 100_000)
     chance = ndtr(rho * grid / np.sqrt(1 - rho**2))
     exact = 1 + np.mean(chance * np.log2(chance) + (1 - chance) * np.log2(1 - chance))
-    found = [float(mutual_information(line(doubt), line(wrong), bins, 5)["information"]) for bins in (16, 64)]
+    found = [float(mutual_information(line(uncertainty), line(wrong), bins, 5)["information"]) for bins in (16, 64)]
     assert found[1] == pytest.approx(exact, abs=0.004) and found[0] == pytest.approx(exact, abs=0.006)
     whole = mutual_information(line(wrong.astype(float)), line(wrong))
     assert float(whole["share"]) == pytest.approx(1)
@@ -292,15 +296,15 @@ def test_information_of_a_gaussian_channel():
 def test_information_of_chance():
     "Independent: unbiased around 0, p-values uniform, and the null drawn from bins is that of shuffled pixels."
     generator = np.random.default_rng(4)
-    doubt = field(generator.random((400, 20, 20)), ("case", *DIMS))
+    uncertainty = field(generator.random((400, 20, 20)), ("case", *DIMS))
     wrong = field(generator.random((400, 20, 20)) < 0.3, ("case", *DIMS))
-    result = mutual_information(doubt, wrong, bins=8, permutations=99)
+    result = mutual_information(uncertainty, wrong, bins=8, permutations=99)
     bits = result["information"].values
     assert abs(bits.mean()) < 4 * bits.std() / 20, "Miller and Madow take the bias away"
     assert 7 / (2 * 400 * np.log(2)) > 3 * abs(bits.mean()), "which would be this much"
     deciles = np.histogram(result["p_value"], np.linspace(0, 1.0001, 11))[0]
     assert deciles.min() > 20 and deciles.max() < 62
-    one, labels = doubt[0], wrong[0].values.ravel()
+    one, labels = uncertainty[0], wrong[0].values.ravel()
     shuffled = [
         float(mutual_information(one, field(generator.permutation(labels).reshape(20, 20)), 8, 1)["share"])
         for _ in range(200)
@@ -360,12 +364,12 @@ def test_uncertainty_maps(study):
 
 def test_maps_where_nothing_is_in_doubt():
     mean, none = field([[-3.0, 0.0, 4.0]]), field(np.zeros((1, 3)))
-    fields = {"mean": mean, "std": none, "probability": none + [1, 1, 0], "prior": mean + 1}
+    fields = {"mean": mean, "std": none, "probability": none + [1, 1, 0], "initial_estimate": mean + 1}
     alone = xr.Dataset(fields, attrs={"threshold_px": 0.0})
     maps = uncertainty_maps(alone)
     assert maps["ratio"].values.tolist() == [[0, 1, 0]], "without any spread: none, or all at the threshold"
     assert maps["entropy"].values.tolist() == maps["mask_std"].values.tolist() == [[0, 0, 0]]
-    assert maps["prior"].values.tolist() == [[-2, -1, -5]]
+    assert maps["initial_estimate"].values.tolist() == [[-2, -1, -5]]
     empty = uncertainty_maps(alone.assign(mean=mean * 0 + 9))
     assert np.isfinite(empty["nearness"]).all(), "no object, no edge anywhere"
     for name in ("std", "probability"):
@@ -382,12 +386,12 @@ def measures(study):
     "Everything, per case and method."
     maps, inside = uncertainty_maps(study), study["inside"]
     wrong = (study["mean"] <= study["threshold_px"]) != study["truth"]
-    doubt, p = maps["ratio"], study["probability"]
-    found = {function.__name__: function(doubt, wrong, where=inside) for function in (auroc, aurc, ause, augrc)}
-    found["curve"] = sparsification(doubt, wrong, np.array([0.0, 0.5]), where=inside)
+    uncertainty, p = maps["ratio"], study["probability"]
+    found = {function.__name__: function(uncertainty, wrong, where=inside) for function in (auroc, aurc, ause, augrc)}
+    found["curve"] = sparsification(uncertainty, wrong, np.array([0.0, 0.5]), where=inside)
     table = reliability(p, study["truth"], 16, where=inside & band(study["mean"], 4.0))
     found |= dict(table) | {"ece": calibration_error(table)} | dict(brier(table, 16))
-    return xr.Dataset(found | dict(mutual_information(doubt, wrong, permutations=20, where=inside)))
+    return xr.Dataset(found | dict(mutual_information(uncertainty, wrong, permutations=20, where=inside)))
 
 
 def test_dask_gives_the_same_numbers_and_computes_late(study):
@@ -405,8 +409,8 @@ def test_labels_say_what_was_measured(study):
     np.testing.assert_allclose(result["auroc"].sel({"method": "sharp"}), ranks, atol=2e-5, err_msg="the same order")
     by_hand = study.isel(case=2, method=1)
     wrong = ((by_hand["mean"] <= 0) != by_hand["truth"]).values[by_hand["inside"].values]
-    doubt = uncertainty_maps(by_hand)["ratio"].values[by_hand["inside"].values]
-    assert float(result["auroc"][2, 1]) == float(auroc(line(doubt), line(wrong)))
+    uncertainty = uncertainty_maps(by_hand)["ratio"].values[by_hand["inside"].values]
+    assert float(result["auroc"][2, 1]) == float(auroc(line(uncertainty), line(wrong)))
 
 
 def test_tables_add_up(study):
@@ -420,36 +424,36 @@ def test_tables_add_up(study):
 
 
 def test_bad_fields_are_refused(study):
-    doubt, inside, truth = study["mean"], study["inside"], study["truth"]
+    uncertainty, inside, truth = study["mean"], study["inside"], study["truth"]
     holes = int((~inside).isel(case=0).sum())
     with pytest.raises(ValueError, match=f"uncertainty is NaN at {holes} of 3584 pixels"):
-        auroc(doubt, truth)
+        auroc(uncertainty, truth)
     with pytest.raises(ValueError, match="NaN"):
-        auroc(doubt.chunk(case=1), truth).compute()
+        auroc(uncertainty.chunk(case=1), truth).compute()
     with pytest.raises(ValueError, match="wrong holds float64: it must be boolean"):
-        auroc(doubt, truth.astype(float), where=inside)
+        auroc(uncertainty, truth.astype(float), where=inside)
     with pytest.raises(ValueError, match="needs the dimensions row, column, and it has .'case', 'row'."):
-        auroc(doubt, truth.isel(column=0))
+        auroc(uncertainty, truth.isel(column=0))
     with pytest.raises(ValueError, match="none at all"):
-        auroc(doubt.values, truth)
+        auroc(uncertainty.values, truth)
     with pytest.raises(ValueError, match="do not cover the same pixels"):
-        aurc(doubt, truth.isel(row=slice(8)))
+        aurc(uncertainty, truth.isel(row=slice(8)))
     with pytest.raises(ValueError, match="do not cover the same pixels"):
-        aurc(doubt.assign_coords(case=range(6)), truth.assign_coords(case=range(1, 7)))
+        aurc(uncertainty.assign_coords(case=range(6)), truth.assign_coords(case=range(1, 7)))
     with pytest.raises(ValueError, match="between 0 and 1"):
-        reliability(abs(doubt), truth, where=inside)
+        reliability(abs(uncertainty), truth, where=inside)
     with pytest.raises(ValueError, match="2 members on"):
         brier(reliability(study["probability"], truth, where=inside), 1)
 
 
 def test_without_any_pixel_nothing_is_defined(study):
     nothing = xr.zeros_like(study["inside"])
-    wrong, doubt = study["truth"], study["std"].isel(method=0)
+    wrong, uncertainty = study["truth"], study["std"].isel(method=0)
     for function in (auroc, aurc, ause, augrc):
-        assert function(doubt, wrong, where=nothing).isnull().all()
-    table = reliability(doubt, wrong, where=nothing)
+        assert function(uncertainty, wrong, where=nothing).isnull().all()
+    table = reliability(uncertainty, wrong, where=nothing)
     assert calibration_error(table).isnull().all() and brier(table)["score"].isnull().all()
-    assert sparsification(doubt, wrong, where=nothing).isnull().all()
+    assert sparsification(uncertainty, wrong, where=nothing).isnull().all()
 
 
 # ---- intervals

@@ -89,7 +89,7 @@ def test_too_few_calls_are_named():
         sampling_with("heun", 2)
 
 
-# ---- maps of doubt
+# ---- maps of uncertainty
 
 
 def test_shown_maps(material):
@@ -112,7 +112,7 @@ def test_shown_maps(material):
         assert all(np.isfinite(field).all() for field, _ in shown_maps(other).values()), "no object, no spread"
 
 
-def test_the_pixel_shown_first_is_the_most_doubtful_inside_the_border(material):
+def test_the_pixel_shown_first_is_the_most_most_uncertain_inside_the_border(material):
     dataset = material[3]
     inside = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
     row, column = EnsemblePanel(dataset).pixel

@@ -30,4 +30,8 @@ def notebooks(folder: Path = ROOT / "nbs", pattern: str = "*/*.ipynb") -> list[P
 def label(path: Path) -> str:
     "What a link to a notebook says: `4.3 errors`."
     name = path.stem.replace("_", " ").split(" ", 1)
-    return f"{number(path.parent.name)}.{name[0]} {name[1]}" if path.parent.parent.name == "nbs" else f"benchmarks {' '.join(name)}"
+    return (
+        f"{number(path.parent.name)}.{name[0]} {name[1]}"
+        if path.parent.parent.name == "nbs"
+        else f"benchmarks {' '.join(name)}"
+    )

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from .corruption import VE
+from ..files import Exists, Refused
 from ..images.layouts import GLANDS, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels, split_cases
 from .network import Architecture, Model, ScoreNetwork, load_weights, save_weights
 from ..images.training_data import STRONG, Augmentation, Pairs, Scenes, moments
@@ -96,7 +97,9 @@ def raw_score(
     helped: bool = False,  # Let the encoder learn its own guess at the distances, as otherwise in this package
 ) -> Setting:
     "The same setting in the paper's form (eq. 4): no preconditioning, noise levels even in time."
-    recipe = replace(setting.recipe, noise="uniform_time", prior_weight=setting.recipe.prior_weight if helped else 0.0)
+    recipe = replace(
+        setting.recipe, noise="uniform_time", estimate_weight=setting.recipe.estimate_weight if helped else 0.0
+    )
     return replace(setting, architecture=replace(setting.architecture, parametrisation="score"), recipe=recipe)
 
 # %% ../../nbs/2_diffusion/7_fitting.ipynb #fitting-14
@@ -236,9 +239,8 @@ def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
     "The recipe of an interrupted training; ValueError when something else was asked for."
     begun = stored_recipe(checkpoint)
     if replace(recipe, steps=steps or begun.steps) != begun:
-        raise ValueError(
-            f"{checkpoint} was begun with other settings (seed {begun.seed}, {begun.steps} steps): use those, or --force to start anew."
-        )
+        begun_with = f"seed {begun.seed}, {begun.steps} steps"
+        raise Refused(f"{checkpoint} was begun with other settings ({begun_with}); use those", force="to start anew")
     return begun
 
 
@@ -279,12 +281,10 @@ def _free(out: Path, resume: bool, force: bool) -> Path:
         raise ValueError(f"{out} must end in .safetensors.")
     checkpoint = out.with_suffix(".checkpoint.safetensors")
     if out.exists() and not force:
-        raise FileExistsError(f"{out} exists: pass --force to replace it.")
+        raise Exists(f"{out} exists", force="to replace it")
     if checkpoint.exists() and not resume:
         if not force:
-            raise FileExistsError(
-                f"{checkpoint} exists: pass --resume to continue that training, or --force to start anew."
-            )
+            raise Exists(f"{checkpoint} exists", resume="to continue that training", force="to start anew")
     return checkpoint
 
 # %% ../../nbs/2_diffusion/7_fitting.ipynb #fitting-25
@@ -294,10 +294,10 @@ def watch(
     progress: bool = True,  # Show a progress bar
 ):  # The last step
     "Run a training to its end behind a progress bar."
-    loss, prior = 1.0, 1.0  # what a network that knows nothing has
+    loss, initial_estimate = 1.0, 1.0  # what a network that knows nothing has
     with tqdm(total=total, desc="training", unit="step", disable=not progress) as bar:
         for step in steps:
-            loss, prior = 0.98 * loss + 0.02 * step.loss, 0.98 * prior + 0.02 * step.prior_loss
-            bar.set_postfix(loss=f"{loss:.3f}", prior=f"{prior:.3f}", refresh=False)
+            loss, initial_estimate = 0.98 * loss + 0.02 * step.loss, 0.98 * initial_estimate + 0.02 * step.estimate_loss
+            bar.set_postfix(loss=f"{loss:.3f}", estimate=f"{initial_estimate:.3f}", refresh=False)
             bar.update(step.number - bar.n)
     return step

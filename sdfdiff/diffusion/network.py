@@ -157,7 +157,7 @@ class Features(NamedTuple):
     "What the encoder leaves of an image."
 
     maps: torch.Tensor  # Added to the score network's first layer, (image, width, row / unshuffle, column / unshuffle)
-    prior: torch.Tensor  # First guess at the distance map, model units, float32, (image, 1, row, column)
+    initial_estimate: torch.Tensor  # First guess at the distance map, model units, float32, (image, 1, row, column)
 
 
 class ScoreNetwork(nn.Module):
@@ -191,13 +191,13 @@ def _check(self, field: torch.Tensor, channels: int, what: str):
 def encode(
     self,
     image: torch.Tensor,  # In [0, 1], shape (image, channel, row, column)
-) -> Features:  # Feature maps and prior mean
+) -> Features:  # Feature maps and initial estimate
     "Read the image, once for all members and steps."
     a, dtype = self.architecture, self.read.weight.dtype
     self._check(image, a.image_channels, "the image")
     hidden = self.encoder(self.read(F.pixel_unshuffle(2 * image.to(dtype) - 1, a.unshuffle)))
-    prior = F.pixel_shuffle(self.guess(hidden), a.unshuffle).float()
-    return Features(self.condition(hidden), a.mean + a.deviation * prior)
+    initial_estimate = F.pixel_shuffle(self.guess(hidden), a.unshuffle).float()
+    return Features(self.condition(hidden), a.mean + a.deviation * initial_estimate)
 
 # %% ../../nbs/2_diffusion/3_network.ipynb #network-21
 def forward(

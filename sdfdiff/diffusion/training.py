@@ -39,7 +39,7 @@ class Recipe:
     noise: str = "log_normal"  # Noise levels of the training draws, or "uniform_time" (the paper's)
     noise_centre: float = 1.0  # Median noise level, in standard deviations of the data (log_normal)
     noise_spread: float = 1.6  # Standard deviation of ln sigma (log_normal)
-    prior_weight: float = 1.0  # Weight of the encoder's own guess at the distance map; 0 leaves it untrained
+    estimate_weight: float = 1.0  # Weight of the encoder's own guess at the distance map; 0 leaves it untrained
     truncation: float = 10.0  # Pixels
     data_scale: float = 0.2  # Model units of a distance of `truncation`
     seed: int = 0  # Of everything random
@@ -78,16 +78,18 @@ def denoising_loss(
     generator: torch.Generator,  # Source of the noise
 ) -> tuple[
     torch.Tensor, torch.Tensor
-]:  # Score-matching loss and prior-mean loss, each about 1 for a network that knows nothing
+]:  # Score-matching loss and loss of the initial estimate, each about 1 for a network that knows nothing
     "Denoising score matching (paper, eq. 4), weighted so that F is asked for variance one, and the encoder's own error."
     a, levels = network.architecture, len(noise_levels) // len(images)
     features = network.encode(images)
-    repeated = Features(features.maps.repeat(levels, 1, 1, 1), features.prior)
+    repeated = Features(features.maps.repeat(levels, 1, 1, 1), features.initial_estimate)
     clean_repeated = clean.repeat(levels, 1, 1, 1)
     noisy = corrupt(clean_repeated, noise_levels, generator)
     denoised = network(noisy, noise_levels, repeated)
     out = scalings(noise_levels, a.deviation, a.parametrisation)[1][:, None, None, None]
-    return ((denoised - clean_repeated) / out).square().mean(), ((features.prior - clean) / a.deviation).square().mean()
+    return ((denoised - clean_repeated) / out).square().mean(), (
+        (features.initial_estimate - clean) / a.deviation
+    ).square().mean()
 
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-13
 class Step(NamedTuple):
@@ -95,7 +97,7 @@ class Step(NamedTuple):
 
     number: int  # Steps done so far
     loss: float  # Score matching: 1 knows nothing
-    prior_loss: float  # Error of the encoder's own guess, in variances of the data
+    estimate_loss: float  # Error of the encoder's own guess, in variances of the data
     seconds: float  # Spent on training so far, over all runs
     average: ScoreNetwork  # The network to keep: moving average of the weights
 
@@ -228,15 +230,15 @@ def _advance(state: _State, pairs: Pairs, recipe: Recipe, schedule: VE, device, 
     levels = draw_noise_levels(recipe.levels * recipe.batch, recipe, schedule, a.deviation, state.generator)
     mixed = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
     with mixed:
-        loss, prior_loss = denoising_loss(
+        loss, estimate_loss = denoising_loss(
             network, images.to(device), clean.to(device), levels.to(device), state.generator
         )
-    if not torch.isfinite(loss + prior_loss):
+    if not torch.isfinite(loss + estimate_loss):
         raise ValueError(
             f"The loss is {loss.item()} at step {state.step}: lower the learning rate, or look for NaN in the images."
         )
     state.optimiser.zero_grad(set_to_none=True)
-    (loss + recipe.prior_weight * prior_loss).backward()
+    (loss + recipe.estimate_weight * estimate_loss).backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     state.optimiser.step()
     state.step += 1
@@ -244,4 +246,4 @@ def _advance(state: _State, pairs: Pairs, recipe: Recipe, schedule: VE, device, 
     with torch.no_grad():
         torch._foreach_lerp_(list(state.average.parameters()), list(network.parameters()), 1 - decay)
     state.seconds += time.perf_counter() - start
-    return Step(state.step, loss.item(), prior_loss.item(), state.seconds, state.average)
+    return Step(state.step, loss.item(), estimate_loss.item(), state.seconds, state.average)

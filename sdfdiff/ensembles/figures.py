@@ -39,7 +39,7 @@ def summary_figure(
     detail: int = 160,  # Rows and columns of the close-up, where members disagree most
     title: str = "",  # Finding above the picture
 ):  # matplotlib Figure
-    "The whole image with its mask and doubt, and a close-up with single members (paper, figure 6)."
+    "The whole image with its mask and uncertainty, and a close-up with single members (paper, figure 6)."
     image = np.moveaxis(dataset["image"].values, 0, -1)
     image = image[..., 0] if image.shape[-1] == 1 else image
     mask, shift, window = (
@@ -53,7 +53,7 @@ def summary_figure(
     drawing.draw_probability(
         first[2], dataset["probability"].values, f"P(object): share of {dataset.attrs['members']} members"
     )
-    drawing.draw_spread(first[3], dataset["mask_std"].values, "doubt: std of the mask", limit=0.5, unit="1")
+    drawing.draw_spread(first[3], dataset["mask_std"].values, "uncertainty: std of the mask", limit=0.5, unit="1")
     _frame(first, window, image.shape)
     members = min(members, dataset.sizes["member"])
     drawing.draw_image(second[0], image[window], f"close-up with {members} members")
@@ -66,7 +66,7 @@ def summary_figure(
         drawing.draw_distance(
             second[1 + k], last[window], ("one member", averaged)[k], limit=dataset.attrs["truncation_px"], bar=bool(k)
         )
-    drawing.draw_spread(second[3], dataset["std"].values[window], "doubt: std of the distance")
+    drawing.draw_spread(second[3], dataset["std"].values[window], "uncertainty: std of the distance")
     return figure
 
 # %% ../../nbs/3_ensembles/5_figures.ipynb #figures-09

@@ -87,14 +87,14 @@ class Denoiser:
         padding = [(0, 0)] + [(0, c - n) for c, n in zip(self.canvas, self.shape)]
         image = torch.from_numpy(np.pad(image, padding, mode="symmetric").astype(np.float32))[None].to(model.device)
         (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in self.canvas)
-        self.tiles, self.prior = [], torch.zeros((1, 1, *self.canvas), device=model.device)
+        self.tiles, self.initial_estimate = [], torch.zeros((1, 1, *self.canvas), device=model.device)
         read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window]))
         found = list(in_parallel(read, product(rows, columns), cores(model) if cores(model) > 1 else None))
         for features, ((r, row_weight), (c, column_weight)) in zip(
             found, product(zip(rows, down), zip(columns, right))
         ):
             weight = torch.from_numpy(np.outer(row_weight[r], column_weight[c])).float().to(model.device)
-            self.prior[:, :, r, c] += weight * features.prior
+            self.initial_estimate[:, :, r, c] += weight * features.initial_estimate
             self.tiles.append((r, c, weight, features))
 
 # %% ../../nbs/3_ensembles/2_members.ipynb #members-10
@@ -131,7 +131,7 @@ class Sampling:
     spacing: str = "karras"  # Of the noise levels: "karras" or "geometric" (the paper's)
     highest: float | None = None  # First noise level, model units; None: the schedule's
     lowest: float | None = None  # Last noise level, model units; None: the schedule's
-    start: str = "prior"  # Noise around the encoder's "prior" mean, or around "zero" (the paper)
+    start: str = "initial_estimate"  # Noise around the encoder's "initial_estimate", or around "zero" (the paper)
     final: bool = True  # End with one denoise instead of leaving the lowest noise in (the paper has none)
     corrections: int = 0  # Corrector steps per step, J in the paper
     ratio: float = 0.15  # Signal-to-noise ratio of the corrector, r in the paper
@@ -142,9 +142,9 @@ class Sampling:
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
             raise ValueError(f'No sampler "{self.sampler}": choose one of {", ".join(SAMPLERS)}.')
-        if self.start not in ("prior", "zero") or self.spacing not in ("karras", "geometric"):
+        if self.start not in ("initial_estimate", "zero") or self.spacing not in ("karras", "geometric"):
             raise ValueError(
-                f'start is "prior" or "zero", spacing "karras" or "geometric"; got "{self.start}", "{self.spacing}".'
+                f'start is "initial_estimate" or "zero", spacing "karras" or "geometric"; got "{self.start}", "{self.spacing}".'
             )
 
     @property
@@ -191,7 +191,7 @@ def draw_members(
     )
     generators = member_generators(seed, members)
     noise = gaussian((len(members), 1, *denoiser.canvas), generators, device)
-    start = denoiser.prior if sampling.start == "prior" else 0.0
+    start = denoiser.initial_estimate if sampling.start == "initial_estimate" else 0.0
     options = {"dpm": {"stochasticity": sampling.stochasticity}} | dict.fromkeys(
         ("paper", "score_sde", "authors"), {"corrections": sampling.corrections, "ratio": sampling.ratio}
     )
@@ -213,7 +213,7 @@ def batch_size(
     "As many members at once as keep the processor busy and fit into the memory, and no more than gives each worker a batch."
     tile, share = max(weight.numel() for _, _, weight, _ in denoiser.tiles), math.ceil(members / workers)
     if isinstance(denoiser.network, Fused):
-        budget = min(2**31, free_memory(denoiser.prior.device) // 4) // workers
+        budget = min(2**31, free_memory(denoiser.initial_estimate.device) // 4) // workers
         most = members_at_once(denoiser.network, share, tile, math.prod(denoiser.canvas), budget)
     else:
         most = max(1, min(share, 2**18 // tile))

@@ -614,7 +614,7 @@ SCENES.error = (panel) => {
     for (const picture of [left, middle, right]) picture.cross(pixel);
     right.title.textContent = maps[chosen];
     const read = (value, digits) => `${(signs[chosen] * value).toPrecision(digits)}${units[chosen] === "1" ? "" : ` ${units[chosen]}`}`;
-    right.bar(panel.data.spread_colours, read(bases[chosen], 2), read(limits[chosen], 2), `${readings[chosen]}: certain → in doubt`);
+    right.bar(panel.data.spread_colours, read(bases[chosen], 2), read(limits[chosen], 2), `${readings[chosen]}: certain → uncertain`);
     const lines = maps.map((name, k) => ({ x: shares, y: part(curves, k), label: name }));
     const highest = Math.max(...Array.from(curves.values).filter(Number.isFinite)) || 1;
     plot.show({ x: { low: 0, high: 1, label: "share of pixels kept" }, y: { low: 0, high: highest, label: "share wrong" }, lines, marks: [{ x: keep }] });

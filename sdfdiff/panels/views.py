@@ -298,8 +298,8 @@ SHOWN = {
 
 def shown_maps(
     dataset: xr.Dataset,  # An ensemble
-) -> dict[str, tuple[np.ndarray, str]]:  # Name -> float32 field, finite and larger where in doubt, and its unit
-    "Four of the maps of doubt, under the names that the panels show; the last needs no ensemble."
+) -> dict[str, tuple[np.ndarray, str]]:  # Name -> float32 field, finite and larger where uncertain, and its unit
+    "Four of the maps of uncertainty, under the names that the panels show; the last needs no ensemble."
     maps = uncertainty_maps(dataset)
     return {words: (maps[name].values.astype(np.float32), maps[name].attrs["units"]) for name, words in SHOWN.items()}
 

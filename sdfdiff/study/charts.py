@@ -34,7 +34,7 @@ MAP_WORDS = {
     "entropy": "entropy of the mask",
     "mask_std": "spread of the mask",
     "sdf_std": "spread of the distance",
-    "prior": "encoder's edge",
+    "initial_estimate": "encoder's edge",
     "nearness": "nearness to the edge",
     "best": "best possible (exact posterior)",
 }
@@ -42,9 +42,9 @@ ESTIMATOR_WORDS = {
     "member": "one member",
     "mmse": "mask of the mean",
     "majority": "majority",
-    "prior": "encoder's guess",
+    "initial_estimate": "encoder's guess",
 }
-FIELD_WORDS = {"edge": "around the mask", "mean": "mean distance", "doubt": "mean distance - std"}
+FIELD_WORDS = {"edge": "around the mask", "mean": "mean distance", "uncertainty": "mean distance - std"}
 
 
 def interval(
@@ -115,7 +115,7 @@ def detection_chart(
     verified: xr.Dataset,  # From `verify`
     numbers: xr.DataArray,  # From `headline`
 ) -> Chart:
-    "AUROC of every map of doubt."
+    "AUROC of every map of uncertainty."
     names = [name for name in MAP_WORDS if f"auroc_{name}" in numbers["quantity"].values]
     values = np.stack([numbers.sel(quantity=f"auroc_{name}").values for name in names])
     gain = _of(numbers, "auroc_gain")
@@ -127,14 +127,14 @@ def detection_chart(
     words = "; ".join(f"{MAP_WORDS[name]} {interval(one[0])}" for name, one in zip(names, values))
     return Chart(
         finding,
-        "Chance that a wrong pixel is in more doubt than a right one of the same image, mean over the images; right is better, 0.5 is a coin. Lines: 95 % intervals from resampling patients.",
+        "Chance that a wrong pixel is more uncertain than a right one of the same image, mean over the images; right is better, 0.5 is a coin. Lines: 95 % intervals from resampling patients.",
         _dots([MAP_WORDS[name] for name in names], values, _names(numbers), "AUROC (1)"),
         f"AUROC of {_names(numbers)[0]}: {words}.",
     )
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-12
 def sparsification_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
-    "Error of the pixels that remain, when the most doubtful are taken away."
+    "Error of the pixels that remain, when the most uncertain are taken away."
     figure, axes = _each(_names(verified))
     removed = verified["removed"].values
     shown, tenth = removed <= 0.5, int(np.abs(removed - 0.1).argmin())
@@ -150,14 +150,14 @@ def sparsification_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
             )
         one.plot(100 * removed[shown], best.isel(method=k).values[shown], label="best possible order", **line_style(3))
         _finished(
-            figure, one, "most doubtful pixels taken away (%)", "wrong pixels among the others (%)", legend=k == 0
+            figure, one, "most uncertain pixels taken away (%)", "wrong pixels among the others (%)", legend=k == 0
         )
     start, left, least = (
         float(one)
         for one in (curves.sel(map="ratio")[0, 0], curves.sel(map="ratio")[0, tenth], best.isel(method=0)[tenth])
     )
     change = "falls" if left < start else "rises" if left > start else "goes"
-    finding = f"{_names(verified)[0]}: without the {100 * removed[tenth]:.0f} % most doubtful pixels the error {change} from {start:.2f} % to {left:.2f} % (best possible: {least:.2f} %)"
+    finding = f"{_names(verified)[0]}: without the {100 * removed[tenth]:.0f} % most uncertain pixels the error {change} from {start:.2f} % to {left:.2f} % (best possible: {least:.2f} %)"
     return Chart(
         finding,
         "Share of wrong pixels among those that remain, mean over the images; the faster it falls, the better the order.",
@@ -239,7 +239,7 @@ def loss_chart(verified: xr.Dataset, numbers: xr.DataArray) -> Chart:
     "Expected loss against loss, a point per image."
     loss = 1 - verified["f1"].sel(estimator="mmse")
     expected, lost = float(verified["expected_loss"][:, 0].mean()), float(loss[:, 0].mean())
-    known = _of(numbers, "doubt_f1")
+    known = _of(numbers, "loss_correlation")
     correlation = f"; correlation over the images {interval(known)}" if np.isfinite(known[0]) else ""
     finding = f"{_names(verified)[0]}: the ensemble expects to lose {expected:.3f} and loses {lost:.3f}{correlation}"
     figure = _scatter(

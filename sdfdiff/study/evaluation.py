@@ -17,16 +17,15 @@ from tqdm.auto import tqdm
 
 from ..ensembles.collection import described, ensemble, plain
 from ..ensembles.members import Sampling, sampling_for
-from ..files import check_writable
+from ..files import check_writable, read_dataset, write_dataset
 from ..diffusion.fitting import setting_of, training_split
 from ..images.layouts import prepare_image, prepare_labels
 from ..uncertainty.metrics import ZERO_HIT_RULES, counts, scores_from_counts
 from ..diffusion.network import Model
 from ..images.cases import find_cases, read_case
-from ..ensembles.segmentation import write_dataset
 
 # %% ../../nbs/5_study/7_evaluation.ipynb #evaluation-05
-ESTIMATORS = ("one_sample", "mmse", "majority", "prior")
+ESTIMATORS = ("one_sample", "mmse", "majority", "initial_estimate")
 THRESHOLDS = ("paper", "half_pixel")
 COUNTS = ("true_positive", "false_positive", "false_negative")
 
@@ -42,7 +41,7 @@ def estimates(
             inside[0],
             dataset["mean"].values <= threshold,
             inside.mean(axis=0) >= 0.5,
-            dataset["prior"].values <= threshold,
+            dataset["initial_estimate"].values <= threshold,
         ]
     )
 
@@ -73,7 +72,7 @@ def evaluate_case(
     table = [counts(estimates(dataset, model.threshold(rule)), truth) for rule in THRESHOLDS]
     return np.stack(table, axis=1), {
         "seconds": time.perf_counter() - start,
-        "doubt": float(dataset["mask_std"].mean()),
+        "uncertainty": float(dataset["mask_std"].mean()),
         "object_fraction": float(truth.mean()),
         "members": dataset.attrs["members"],
     }
@@ -113,7 +112,7 @@ def evaluate(
     progress: bool = True,  # Show a progress bar
 ) -> xr.Dataset:
     "Pixel counts and scores of a data set under every convention (paper, section 3.4 and table 1)."
-    check_writable([] if out is None else [out], force or resume, ", or --resume to continue it")
+    check_writable([] if out is None else [out], force or resume, resume="to continue it")
     cases = find_split(dataset, root, split)[:limit]
     settings = {"dataset": dataset, "split": split} | _settings(model, members, quality, seed, tolerance)
     result = _resumed(out, settings) if resume and out is not None and Path(out).exists() else None
@@ -146,7 +145,7 @@ def _row(paths, outcome: tuple[np.ndarray, dict[str, float]], held_out: set[str]
     values = [scores_from_counts(table, rule) for rule in ZERO_HIT_RULES]
     for name in ("f1", "iou", "precision", "recall"):
         data[name] = ((*dimensions, "zero_hit"), np.stack([v[name] for v in values], axis=-1)[None], {"units": "1"})
-    units = {"seconds": "s", "doubt": "1", "object_fraction": "1", "members": "1"}
+    units = {"seconds": "s", "uncertainty": "1", "object_fraction": "1", "members": "1"}
     data |= {name: ("case", [value], {"units": units[name]}) for name, value in about.items()}
     return xr.Dataset(
         data,
@@ -164,12 +163,7 @@ def _row(paths, outcome: tuple[np.ndarray, dict[str, float]], held_out: set[str]
 
 def _resumed(out: str | os.PathLike, settings: dict) -> xr.Dataset:
     "A result begun earlier; ValueError when it was made in another way."
-    try:
-        result = xr.load_dataset(out, engine="h5netcdf")
-    except (OSError, ValueError, RuntimeError, KeyError):  # h5py and xarray raise many kinds for a damaged file
-        raise ValueError(
-            f"{out} cannot be continued, it is no readable netCDF file: remove it and start anew."
-        ) from None
+    result = read_dataset(out)
     other = [key for key, value in settings.items() if result.attrs.get(key) != value]
     if other:
         raise ValueError(

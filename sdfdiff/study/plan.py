@@ -210,7 +210,7 @@ def study_cases(
     if plan.dataset == "tissue":
         return _scenes(plan.cases)
     if root is None:
-        raise ValueError(f"A study of {plan.dataset} needs the folder of the data set (--root).")
+        raise ValueError(f"A study of {plan.dataset} needs `root`, the folder of the data set.")
     found = find_split(plan.dataset, root, plan.split)
     if isinstance(plan.cases, tuple):
         there = {case.name: case for case in found}

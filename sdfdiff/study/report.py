@@ -19,8 +19,7 @@ import xarray as xr
 from .verification import headline, read_verified, verify
 from .charts import CHARTS, Chart, interval
 from ..drawing import draw_error, draw_image, draw_probability, draw_spread, panels, png
-from ..files import check_writable, writing
-from ..ensembles.segmentation import write_dataset
+from ..files import check_writable, read_dataset, write_dataset, writing
 from .store import CONVENTIONS, open_study
 
 # %% ../../nbs/5_study/6_report.ipynb #report-05
@@ -28,7 +27,7 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "f1_member": ("F1 of one member, against the truth", "%", 100, 1, "higher"),
     "f1_mmse": ("F1 of the mask of the mean", "%", 100, 1, "higher"),
     "f1_majority": ("F1 of the majority", "%", 100, 1, "higher"),
-    "f1_prior": ("F1 of the encoder's guess, no diffusion", "%", 100, 1, "higher"),
+    "f1_initial_estimate": ("F1 of the encoder's guess, no diffusion", "%", 100, 1, "higher"),
     "wrong": ("wrong pixels in the mask of the mean", "%", 100, 2, "lower"),
     "expected_loss": (
         "loss that the ensemble expects: 1 - F1 of members and the mask of the mean",
@@ -37,12 +36,12 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
         3,
         "near the loss",
     ),
-    "doubt_f1": ("correlation of expected and actual loss over the images", "1", 1, 2, "higher"),
+    "loss_correlation": ("correlation of expected and actual loss over the images", "1", 1, 2, "higher"),
     "auroc_ratio": ("AUROC for wrong pixels: spread / (spread + distance to the threshold)", "1", 1, 3, "higher"),
     "auroc_entropy": ("AUROC: entropy of the mask", "1", 1, 3, "higher"),
     "auroc_mask_std": ("AUROC: spread of the mask", "1", 1, 3, "higher"),
     "auroc_sdf_std": ("AUROC: spread of the distance", "1", 1, 3, "higher"),
-    "auroc_prior": ("AUROC: nearness to the encoder's own edge", "1", 1, 3, "higher"),
+    "auroc_initial_estimate": ("AUROC: nearness to the encoder's own edge", "1", 1, 3, "higher"),
     "auroc_nearness": ("AUROC: nearness to the mask's edge, the baseline without any ensemble", "1", 1, 3, "higher"),
     "auroc_gain": ("AUROC of the ratio minus that of the nearness", "1", 1, 3, "above 0"),
     "auroc_believed": ("AUROC of |P - 1/2| if P were exact", "1", 1, 3, "near the AUROC"),
@@ -242,15 +241,15 @@ SHOWN = 3  # Cases of each kind
 def chosen_cases(
     verified: xr.Dataset,  # From `verify`
 ) -> dict[str, list[int]]:  # Heading: numbers of cases; all of them where there are few
-    "The best, the worst and the most doubtful, by the first method."
-    f1, doubt = verified["f1"].sel(estimator="mmse").values[:, 0], verified["expected_loss"].values[:, 0]
+    "The best, the worst and the most uncertain, by the first method."
+    f1, uncertainty = verified["f1"].sel(estimator="mmse").values[:, 0], verified["expected_loss"].values[:, 0]
     order = np.argsort(-f1, kind="stable").tolist()
     if len(order) <= 2 * SHOWN:
         return {f"All {len(order)} images, from the best to the worst F1" if len(order) > 1 else "The image": order}
     return {
         f"The {SHOWN} best images (F1)": order[:SHOWN],
         f"The {SHOWN} worst images (F1)": order[: -SHOWN - 1 : -1],
-        f"The {SHOWN} images where the ensemble expects to lose most": np.argsort(-doubt, kind="stable").tolist()[
+        f"The {SHOWN} images where the ensemble expects to lose most": np.argsort(-uncertainty, kind="stable").tolist()[
             :SHOWN
         ],
     }
@@ -495,15 +494,6 @@ def report(
     )
 
 # %% ../../nbs/5_study/6_report.ipynb #report-23
-def _kind(path: Path) -> str:
-    "What a .nc file says it is; empty if it cannot be read."
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as found:
-            return str(found.attrs.get("title", ""))
-    except (OSError, ValueError, RuntimeError, KeyError):
-        return ""
-
-# %% ../../nbs/5_study/6_report.ipynb #report-24
 def write_report(
     store: str | os.PathLike,  # A study (.zarr or .nc), or the numbers of an earlier report (.nc)
     out: str | os.PathLike,  # Page to write, ending in .html
@@ -521,7 +511,7 @@ def write_report(
     if numbers and Path(numbers).absolute() == store.absolute():
         raise ValueError(f"{numbers} is what the report is made of: name another file for the numbers.")
     check_writable([out] + ([Path(numbers)] if numbers else []), force)
-    alone = store.suffix == ".nc" and _kind(store) == "sdfdiff verification"
+    alone = store.suffix == ".nc" and read_dataset(store, lazy=True).attrs.get("title") == "sdfdiff verification"
     study = None if alone else open_study(store, partial)
     verified = read_verified(store) if alone else verify(study, progress=progress)
     if numbers:

@@ -14,7 +14,7 @@ from ..uncertainty.forecasts import crps, energy_distance, hungarian_iou, mask_d
 from ..uncertainty.metrics import counts, scores_from_counts
 
 # %% ../../nbs/5_study/2_scoring.ipynb #scoring-05
-ESTIMATORS = ("member", "mmse", "majority", "prior")
+ESTIMATORS = ("member", "mmse", "majority", "initial_estimate")
 RANK_BINS = 11
 NUMBERS = {  # variable: (dimensions besides case and method, unit, meaning)
     "f1": (("estimator",), "1", "F1 against the truth"),
@@ -52,7 +52,7 @@ def scored(
     level, members = drawn.attrs["threshold_px"], drawn["distance"]
     inside = (members <= level).rename()
     mmse = drawn["mean"].values <= level
-    singles = [mmse, drawn["probability"].values >= 0.5, drawn["prior"].values <= level]
+    singles = [mmse, drawn["probability"].values >= 0.5, drawn["initial_estimate"].values <= level]
     marks = [scores_from_counts(counts(masks, truth), "zero") for masks in (inside.values, np.stack(singles))]
     distance = mask_distance(
         xr.DataArray(truth, dims=("row", "column")), drawn.attrs["reach_px"], boundary=drawn.attrs["boundary"]

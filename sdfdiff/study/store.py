@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..ensembles.collection import UNITS as FIELDS
 from ..ensembles.collection import described, ensemble
-from ..files import writing
+from ..files import Exists, Refused, read_dataset, with_current_names, writing
 from ..diffusion.network import Model, load_weights, weights_path
 from .plan import Method, Prepared, StudyPlan, from_json, read_prepared, study_cases, to_json
 from .scoring import ESTIMATORS, NUMBERS, RANK_BINS, scored
@@ -60,7 +60,10 @@ def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str,
     found |= {"image": (("case", "channel", *pixels), np.float32, *FIELDS["image"])} if plan.images else {}
     found |= {"raters": (("case", "rater", *pixels), np.float32, "1", "mask of each rater")} if sizes["rater"] else {}
     found |= {"posterior": (("case", *pixels), np.float32, "1", "exact P(object)")} if exact else {}
-    found |= {name: ((*unit, *pixels), np.float32, *FIELDS[name]) for name in ("mean", "std", "probability", "prior")}
+    found |= {
+        name: ((*unit, *pixels), np.float32, *FIELDS[name])
+        for name in ("mean", "std", "probability", "initial_estimate")
+    }
     found |= (
         {"quantiles": ((*unit, "quantile", *pixels), np.float32, "px", "quantiles of the members' signed distance")}
         if plan.quantiles
@@ -80,7 +83,7 @@ CONVENTIONS = (
     "std with divisor members - 1. Distances are rounded up to 1/512 px, so that masks at 0 and at half a pixel stay what they were, images to 1/256. "
     "Pixels of a prepared image need not be square in the source: source_rows / rows and source_columns / columns are their sides. Pixels outside an image are NaN; `inside` says which. A case and method counts once `finished` is True."
 )
-STEPS = dict.fromkeys(("mean", "std", "prior", "quantiles", "distance"), 512) | {
+STEPS = dict.fromkeys(("mean", "std", "initial_estimate", "quantiles", "distance"), 512) | {
     "image": 256
 }  # Stored in this many steps per unit: a third of the size
 
@@ -286,7 +289,7 @@ def _work(
         workers=workers,
         progress=False,
     )
-    values = {name: drawn[name].values for name in ("mean", "std", "probability", "prior")} | scored(
+    values = {name: drawn[name].values for name in ("mean", "std", "probability", "initial_estimate")} | scored(
         drawn, case.truth, case.raters
     )
     if plan.quantiles:
@@ -313,6 +316,8 @@ class Progress:
 def _resumed(plan: StudyPlan, store: Path, paths: list) -> None:
     "ValueError unless the store is one of this plan, these cases and these weights."
     with _opened(store) as there:
+        if "prior" in there:
+            raise Refused(f"{store} was begun by an earlier version of sdfdiff; it can be read", force="to start anew")
         if from_json(there.attrs["plan"], str(store)) != plan:
             other = [
                 name
@@ -343,7 +348,7 @@ def run_study(
     if store.suffix != ".zarr":
         raise ValueError(f"{store} must end in .zarr.")
     if store.exists() and not (resume or force):
-        raise FileExistsError(f"{store} exists: pass --resume to continue it, or --force to start anew.")
+        raise Exists(f"{store} exists", resume="to continue it", force="to start anew")
     try:
         if store.exists() and not force:
             _resumed(plan, store, paths)
@@ -354,7 +359,7 @@ def run_study(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OSError(
-            error.errno, f"no space left for {store}: what is finished is kept; make room and continue with --resume"
+            error.errno, f"no space left for {store}: what is finished is kept; make room and resume"
         ) from None
 
 # %% ../../nbs/5_study/3_store.ipynb #store-17
@@ -432,13 +437,14 @@ def open_study(
     if Path(store).suffix == ".nc":
         return _exported(Path(store))
     found = _opened(Path(store))
+    found = with_current_names(found)
     finished = found["finished"].values.all(axis=1)
     if finished.all():
         return found
     if not partial or not finished.any():
-        raise ValueError(
-            f"{store} is half-written, {finished.sum()} of its {len(finished)} cases are finished: continue it with --resume"
-            f"{', or look at these with partial=True' if finished.any() else ''}."
+        ways = {"partial": "to look at these"} if finished.any() else {}
+        raise Refused(
+            f"{store} is half-written, {finished.sum()} of its {len(finished)} cases are finished; continue it", **ways
         )
     return found.isel(case=np.flatnonzero(finished)).assign_attrs(
         cases_planned=len(finished), cases_finished=int(finished.sum())
@@ -447,14 +453,7 @@ def open_study(
 # %% ../../nbs/5_study/3_store.ipynb #store-21
 def _exported(path: Path) -> xr.Dataset:
     "A study from netCDF."
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
-    try:
-        found = xr.open_dataset(path, engine="h5netcdf", chunks={})
-    except (OSError, ValueError, RuntimeError, KeyError):
-        raise ValueError(f"{path} is no netCDF file that can be read.") from None
-    if found.attrs.get("title") != "sdfdiff study":
-        raise ValueError(f"{path} is no study: expected what `sdfdiff study --netcdf` wrote.")
+    found = read_dataset(path, "sdfdiff study", maker="sdfdiff study --netcdf", lazy=True)
     return found.assign({name: found[name].astype(bool) for name in ("truth", "inside", "finished")})
 
 # %% ../../nbs/5_study/3_store.ipynb #store-22

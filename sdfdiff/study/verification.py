@@ -8,12 +8,12 @@ __all__ = ['BINS', 'MISSED', 'MARGINS', 'REMOVED', 'KEPT', 'ABOUT', 'believed_au
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-02
 import os
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
+from ..files import read_dataset
 from ..uncertainty.forecasts import mask_distance, spread_skill, spread_skill_ratio
 from ..uncertainty.margins import growing_fields, margin_curve, needed_margin
 from ..uncertainty.objects import object_scores, objects
@@ -49,16 +49,16 @@ def _calibration(one: xr.Dataset, maps: xr.Dataset) -> xr.Dataset:
 
 def _detection(maps: xr.Dataset, wrong: xr.DataArray, inside: xr.DataArray, permutations: int) -> xr.Dataset:
     "How well each map finds the errors."
-    doubt = maps.to_dataarray("map")
+    uncertainty = maps.to_dataarray("map")
     shared = {"where": inside}
     found = {
-        "auroc": auroc(doubt, wrong, **shared),
-        "ause": ause(doubt, wrong, **shared),
-        "aurc": aurc(doubt, wrong, **shared),
-        "augrc": augrc(doubt, wrong, **shared),
-        "sparsification": sparsification(doubt, wrong, REMOVED, **shared),
+        "auroc": auroc(uncertainty, wrong, **shared),
+        "ause": ause(uncertainty, wrong, **shared),
+        "aurc": aurc(uncertainty, wrong, **shared),
+        "augrc": augrc(uncertainty, wrong, **shared),
+        "sparsification": sparsification(uncertainty, wrong, REMOVED, **shared),
     }
-    told = mutual_information(doubt, wrong, BINS, permutations, **shared)
+    told = mutual_information(uncertainty, wrong, BINS, permutations, **shared)
     return xr.Dataset(found | {f"information_{name}": told[name] for name in ("share", "null_95", "p_value")})
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-06
@@ -82,7 +82,7 @@ def _distances(one: xr.Dataset) -> xr.Dataset:
 
 
 def _exact(one: xr.Dataset, mask: xr.DataArray) -> xr.Dataset:
-    "What is known only where the posterior is: the distance from it, and the best that any map of doubt could do."
+    "What is known only where the posterior is: the distance from it, and the best that any map of uncertainty could do."
     if "posterior" not in one:
         return xr.Dataset()
     gap = abs(one["probability"] - one["posterior"]).where(one["inside"])
@@ -126,7 +126,7 @@ def _raters(one: xr.Dataset) -> xr.Dataset:
 # %% ../../nbs/5_study/4_verification.ipynb #verification-10
 def believed_auroc(
     table: xr.Dataset,  # Of `reliability`, dims (..., bin)
-) -> xr.DataArray:  # 0.5 to 1, without `bin`; NaN without a doubtful pixel
+) -> xr.DataArray:  # 0.5 to 1, without `bin`; NaN without a uncertain pixel
     "AUROC with which |P - 1/2| would find the errors of the mask P >= 1/2 if truths were drawn with exactly that P."
 
     def kernel(pixels, forecast):
@@ -188,7 +188,7 @@ def _whole(one: xr.Dataset) -> xr.Dataset:
 # %% ../../nbs/5_study/4_verification.ipynb #verification-14
 ABOUT = {  # variable or coordinate: (unit, meaning)
     "wrong": ("1", "share of the pixels at which the mask of the mean is wrong"),
-    "doubt": ("1", "spread of the mask, mean over the pixels"),
+    "uncertainty": ("1", "spread of the mask, mean over the pixels"),
     "rater_variance": ("1", "p (1 - p) of the raters, without bias, mean over the pixels"),
     "member_variance": ("1", "p (1 - p) of the members, without bias, mean over the pixels"),
     "variance_correlation": ("1", "correlation of both over the pixels"),
@@ -196,8 +196,8 @@ ABOUT = {  # variable or coordinate: (unit, meaning)
     "posterior_variance": ("1", "p (1 - p) of the exact posterior, mean over the pixels"),
     "disputed": ("px^2", "pixels at which members or truth differ"),
     "needed_margin": ("px", "smallest margin with which at most `may_miss` of the object is missed"),
-    "map": ("", "map of doubt, see sdfdiff.uncertainty.errors.uncertainty_maps"),
-    "removed": ("1", "share of the pixels taken away, most doubtful first"),
+    "map": ("", "map of uncertainty, see sdfdiff.uncertainty.errors.uncertainty_maps"),
+    "removed": ("1", "share of the pixels taken away, most uncertain first"),
     "bin": ("1", "P(object) in the middle of the bin"),
     "region": ("", "pixels that count: the image, or the band around the predicted edge"),
     "field": ("", "what grows with the margin, see sdfdiff.uncertainty.margins.growing_fields"),
@@ -230,7 +230,7 @@ def verify_case(
     ]
     found = xr.merge(parts, compat="no_conflicts", join="exact")
     found["wrong"] = (wrong & one["inside"]).sum(("row", "column")) / inside
-    found["doubt"] = maps["mask_std"].where(one["inside"]).sum(("row", "column")) / inside
+    found["uncertainty"] = maps["mask_std"].where(one["inside"]).sum(("row", "column")) / inside
     scores = object_scores(
         objects(
             one["probability"].reset_coords(drop=True),
@@ -250,7 +250,7 @@ def verify(
     permutations: int = 200,  # Of the null of the mutual information
     progress: bool = True,  # Show a progress bar
 ) -> xr.Dataset:  # One row per case and method, no pixels
-    "What a study says about doubt and error. ValueError, naming the case, for values that are missing."
+    "What a study says about uncertainty and error. ValueError, naming the case, for values that are missing."
     rows = []
     for k in tqdm(range(study.sizes["case"]), unit="case", disable=not progress):
         try:
@@ -330,7 +330,7 @@ def _one_method(v: xr.Dataset, groups, resamples: int, seed: int) -> dict[str, x
         if name in v
     }
     found |= {"information_ratio": bootstrap(v["information_share"].sel(map="ratio"), skipna=True, **how)}
-    return found | {"doubt_f1": bootstrap(_moments(v), _correlation, **how)} if v.sizes["case"] > 3 else found
+    return found | {"loss_correlation": bootstrap(_moments(v), _correlation, **how)} if v.sizes["case"] > 3 else found
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-20
 def headline(
@@ -365,9 +365,4 @@ def read_verified(
     path: str | os.PathLike,  # A .nc file, written by `sdfdiff report --numbers`
 ) -> xr.Dataset:
     "Read what `verify` made; ValueError, in one sentence, for anything else."
-    from sdfdiff.ensembles.segmentation import read_dataset
-
-    found = read_dataset(Path(path))
-    if found.attrs.get("title") != "sdfdiff verification":
-        raise ValueError(f"{path} holds no verification of a study: expected what `sdfdiff report --numbers` wrote.")
-    return found
+    return read_dataset(path, "sdfdiff verification", maker="sdfdiff report --numbers")

@@ -86,7 +86,7 @@ def uncertainty_maps(
     dataset: xr.Dataset,  # An ensemble, or a study of many: mean, std (px), probability; threshold_px as attribute or variable
 ) -> (
     xr.Dataset
-):  # ratio, entropy, mask_std, sdf_std, prior (if there is one), nearness: each larger where in more doubt
+):  # ratio, entropy, mask_std, sdf_std, initial_estimate (if there is one), nearness: each larger where more uncertain
     "Answers to *where may the mask be wrong*: from the spread of an ensemble, and, to compare with, from the mask's edge alone."
     missing = [name for name in ("mean", "std", "probability") if name not in dataset]
     if missing or "threshold_px" not in {*dataset.variables, *dataset.attrs}:
@@ -119,8 +119,8 @@ def uncertainty_maps(
         ),
         "mask_std": (np.sqrt(p * (1 - p)), "1", "spread of the mask"),
         "sdf_std": (std, "px", "spread of the distance"),
-        "prior": (
-            -abs(dataset["prior"] - threshold) if "prior" in dataset else None,
+        "initial_estimate": (
+            -abs(dataset["initial_estimate"] - threshold) if "initial_estimate" in dataset else None,
             "px",
             "nearness to the encoder's own edge",
         ),
@@ -139,7 +139,7 @@ def _ordered(uncertainty: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-15
 def _auroc(uncertainty: np.ndarray, wrong: np.ndarray) -> float:
-    "Share of (wrong, right) pairs of pixels in which the wrong one is in more doubt; a tie counts half."
+    "Share of (wrong, right) pairs of pixels in which the wrong one is more uncertain; a tie counts half."
     pixels, errors = map(np.diff, _ordered(uncertainty, wrong))
     right = pixels - errors
     pairs = right.sum() * errors.sum()
@@ -147,19 +147,19 @@ def _auroc(uncertainty: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def auroc(
-    uncertainty: xr.DataArray,  # Larger where in more doubt
+    uncertainty: xr.DataArray,  # Larger where more uncertain
     wrong: xr.DataArray,  # Boolean: the mask is wrong here
     dim: str | tuple[str, ...] = PIXELS,  # Dimensions whose pixels are compared with each other
     where: xr.DataArray | None = None,  # Boolean: only these pixels count
 ) -> xr.DataArray:  # 0 to 1, without `dim`; 1/2: knows nothing. NaN where all pixels are right, or all wrong
-    "Chance that of a wrong and a right pixel the wrong one is in more doubt (area under the ROC curve); exact with ties."
+    "Chance that of a wrong and a right pixel the wrong one is more uncertain (area under the ROC curve); exact with ties."
     return _about(
         _per(_auroc, {"uncertainty": uncertainty, "wrong": wrong}, dim, where), "1", "AUROC of finding wrong pixels"
     )
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-19
 def tied_shares(
-    uncertainty: np.ndarray,  # Any field, larger where in doubt
+    uncertainty: np.ndarray,  # Any field, larger where uncertain
 ) -> tuple[
     np.ndarray, np.ndarray
 ]:  # float32, same shape: share of pixels more certain than this one; at most as uncertain
@@ -172,7 +172,7 @@ def tied_shares(
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-22
 def retained_error(
     wrong: np.ndarray,  # Where the mask is wrong, or any error that is not negative
-    uncertainty: np.ndarray,  # Same shape, larger where in doubt
+    uncertainty: np.ndarray,  # Same shape, larger where uncertain
     shares: np.ndarray,  # Shares of pixels kept, most certain first, 0 to 1 (0: the limit, that of the most certain)
 ) -> np.ndarray:  # Mean error of the pixels kept, for each share; NaN without pixels
     "Sparsification curve of flat or shaped arrays: the error that remains when only the most certain pixels are kept, ties averaged."
@@ -182,16 +182,16 @@ def retained_error(
 
 
 def sparsification(
-    uncertainty: xr.DataArray,  # Larger where in more doubt
+    uncertainty: xr.DataArray,  # Larger where more uncertain
     error: xr.DataArray,  # Boolean, or any error that is not negative
-    removed: np.ndarray | None = None,  # Shares of pixels taken away, most doubtful first; None: 0, 0.02, ..., 1
+    removed: np.ndarray | None = None,  # Shares of pixels taken away, most uncertain first; None: 0, 0.02, ..., 1
     dim: str | tuple[str, ...] = PIXELS,  # Dimensions whose pixels are ordered together
     where: xr.DataArray | None = None,  # Boolean: only these pixels count
 ) -> xr.DataArray:  # Mean error of the pixels kept, with the dimension `removed` in place of `dim`
-    "The error that remains when the most doubtful pixels are taken away; equals leave in random order, and this is the mean over all orders."
+    "The error that remains when the most uncertain pixels are taken away; equals leave in random order, and this is the mean over all orders."
     removed = np.linspace(0, 1, 51) if removed is None else np.asarray(removed, float)
     curve = _per(
-        lambda doubt, error: retained_error(error, doubt, 1 - removed),
+        lambda uncertainty, error: retained_error(error, uncertainty, 1 - removed),
         {"uncertainty": uncertainty, "error": error},
         dim,
         where,
@@ -218,7 +218,7 @@ def _augrc(uncertainty: np.ndarray, error: np.ndarray) -> float:
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-24
 def aurc(
-    uncertainty: xr.DataArray,  # Larger where in more doubt
+    uncertainty: xr.DataArray,  # Larger where more uncertain
     error: xr.DataArray,  # Boolean, or any error that is not negative
     dim: str | tuple[str, ...] = PIXELS,  # Dimensions whose pixels are ordered together
     where: xr.DataArray | None = None,  # Boolean: only these pixels count
@@ -368,7 +368,7 @@ INFORMATION = {
 
 # %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-39
 def mutual_information(
-    uncertainty: xr.DataArray,  # Larger where in more doubt (or smaller: any relation counts)
+    uncertainty: xr.DataArray,  # Larger where more uncertain (or smaller: any relation counts)
     wrong: xr.DataArray,  # Boolean: the mask is wrong here
     bins: int = 16,  # Bins of about as many pixels each; equal values stay together
     permutations: int = 200,  # Draws from the null, in which the same errors lie at random

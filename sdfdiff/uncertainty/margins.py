@@ -40,16 +40,16 @@ def growing_fields(
     mean: xr.DataArray,  # Mean distance, px, dims (..., row, column)
     std: xr.DataArray,  # Its spread, px
     threshold: float | xr.DataArray = 0.0,  # px: at most this is object
-    weight: float = 1.0,  # Standard deviations by which "doubt" runs ahead; to be chosen before the margin is calibrated
+    weight: float = 1.0,  # Standard deviations by which "uncertainty" runs ahead; to be chosen before the margin is calibrated
     inside: xr.DataArray | None = None,  # True on the image, False on padding; None: no padding
-) -> xr.Dataset:  # edge, mean, doubt: px, NaN on padding
+) -> xr.Dataset:  # edge, mean, uncertainty: px, NaN on padding
     "Three fields that grow a mask: pixels at most `margin` px. At margin 0, `edge` and `mean` are the predicted mask itself."
     edge = mask_distance(mean <= threshold, inside=inside)
     own = mean - threshold if inside is None else (mean - threshold).where(inside)
     fields = {
         "edge": (edge, "distance to the predicted mask"),
         "mean": (own, "mean distance above the threshold"),
-        "doubt": (own - weight * std, f"mean distance above the threshold, less {weight:g} standard deviations"),
+        "uncertainty": (own - weight * std, f"mean distance above the threshold, less {weight:g} standard deviations"),
     }
     return xr.Dataset({name: labelled(field, "px", text) for name, (field, text) in fields.items()})
 

@@ -120,7 +120,7 @@ def object_scores(
     least_iou: float = 0.5,  # An object with no partner of at least this IoU is false (or missed); 0: any overlap is enough
     noticed: float = 0.05,  # A missed object was noticed if P somewhere in it is above this
 ) -> xr.Dataset:  # Counts, shares and AUROC; NaN where there is nothing to divide by
-    "Does the doubt point at false objects, and does P still remember the missed ones?"
+    "Does the uncertainty point at false objects, and does P still remember the missed ones?"
     if not 0 <= least_iou <= 1:
         raise ValueError(f"least_iou is {least_iou}: a number from 0 to 1 is needed.")
 
@@ -131,7 +131,7 @@ def object_scores(
         [dim] if isinstance(dim, str) else list(dim),
         {side: table[f"{side}_area"] > 0 for side in ("predicted", "true")},
     )
-    false, missed, doubt = (
+    false, missed, uncertainty = (
         exists["predicted"] & alone("predicted"),
         exists["true"] & alone("true"),
         1 - table["predicted_mean"],
@@ -156,7 +156,7 @@ def object_scores(
             one.sum([*dim, "predicted" if name in ("predicted", "false") else "true"]), "1", text
         )
     result["auroc"] = _labelled(
-        auroc(doubt, false, [*dim, "predicted"], exists["predicted"]),
+        auroc(uncertainty, false, [*dim, "predicted"], exists["predicted"]),
         "1",
         "AUROC of 1 - mean P for finding false objects",
     )
