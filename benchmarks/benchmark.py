@@ -19,19 +19,13 @@ from tqdm.auto import tqdm
 
 from benchmarks.competitors import STATISTICS, interleaved, race_distances, race_drivers, race_tiles, versions
 from benchmarks.frontier import examples, judge
+from sdfdiff.ensembles.method import Method
+from sdfdiff.ensembles.method import METHODS, method_of
 from sdfdiff import __version__
 from sdfdiff.diffusion.network import Model, load_weights, multiply_adds
 from sdfdiff.diffusion.sampling import last
 from sdfdiff.ensembles.collection import described, ensemble, plain
-from sdfdiff.ensembles.members import (
-    PAPER_NUCLEI,
-    Denoiser,
-    Sampling,
-    batch_size,
-    draw_members,
-    sample_batches,
-    sampling_for,
-)
+from sdfdiff.ensembles.members import Denoiser, batch_size, draw_members, sample_batches
 from sdfdiff.images.preparation import prepare_image
 
 
@@ -152,14 +146,14 @@ class Plain:
 def one_by_one(
     denoiser,  # A Denoiser or a Plain
     model: Model,  # Its model
-    sampling: Sampling,  # How
+    sampling: Method,  # How
     members: int,  # How many
     batch: int = 1,  # Members in one call
     seed: int = 0,  # Of the members
 ) -> torch.Tensor:  # Model units, (member, 1, row, column)
     "A plain loop over batches of members."
     groups = [range(first, min(first + batch, members)) for first in range(0, members, batch)]
-    return torch.cat([last(draw_members(denoiser, model, sampling, group, seed)) for group in groups])
+    return torch.cat([last(draw_members(denoiser, model, replace(sampling, seed=seed), group)) for group in groups])
 
 
 def _naive(plan: Plan) -> Model:
@@ -173,20 +167,26 @@ def steps_of_chain(
     plan: Plan, model: Model, image: np.ndarray
 ) -> dict[str, tuple]:  # By name: call, how often it is needed, and what is done once
     "Settings from the naive loop to the whole ensemble, each with one change."
-    slow, some, members, workers = _naive(plan), sampling_for("default"), plan.members, cores()
-    short = replace(PAPER_NUCLEI, steps=plan.steps)
+    slow, some, members, workers = _naive(plan), method_of("default"), plan.members, cores()
+    short = replace(METHODS["paper-nuclei"], steps=plan.steps)
     batch, part = batch_size(Denoiser(model, image), members), min(plan.part, plan.members)
     go = partial(one_by_one, seed=plan.seed)
     naive, once, fast = Plain(slow, image, again=True), Plain(slow, image), Plain(model, image)
 
     def at_once():
         deque(
-            sample_batches(Denoiser(model, image), model, some, members, plan.seed, workers=workers, progress=False),
+            sample_batches(
+                Denoiser(model, image),
+                model,
+                replace(some, members=members, seed=plan.seed),
+                workers=workers,
+                progress=False,
+            ),
             maxlen=0,
         )
 
     return {
-        "naive loop": (partial(go, naive, slow, short, 1), PAPER_NUCLEI.calls / short.calls * members, None),
+        "naive loop": (partial(go, naive, slow, short, 1), METHODS["paper-nuclei"].calls / short.calls * members, None),
         "fewer calls": (partial(go, naive, slow, some, 1), members, None),
         "encoder once": (partial(go, once, slow, some, 1), members, partial(Plain, slow, image)),
         "number format": (partial(go, fast, model, some, 1), members, partial(Plain, model, image)),
@@ -223,15 +223,15 @@ def other_settings(plan: Plan, model: Model, image: np.ndarray) -> dict[str, tup
     def all_cores():
         torch.set_num_threads(cores())
         try:
-            one_by_one(naive, slow, replace(PAPER_NUCLEI, steps=1), 1, seed=plan.seed)
+            one_by_one(naive, slow, replace(METHODS["paper-nuclei"], steps=1), 1, seed=plan.seed)
         finally:
             torch.set_num_threads(1)
 
     return {
-        "naive loop, all cores in each call": (all_cores, PAPER_NUCLEI.calls / 3 * plan.members, None),
-        "paper's setting, our fast path": whole(PAPER_NUCLEI, plan.steps),
-        "draft": whole(sampling_for("draft"), 99),
-        "reference": whole(sampling_for("reference"), 4 * plan.steps),
+        "naive loop, all cores in each call": (all_cores, METHODS["paper-nuclei"].calls / 3 * plan.members, None),
+        "paper's setting, our fast path": whole(METHODS["paper-nuclei"], plan.steps),
+        "draft": whole(method_of("draft"), 99),
+        "reference": whole(method_of("reference"), 4 * plan.steps),
     }
 
 
@@ -291,10 +291,10 @@ def draw_alone(weights: str, side: int, members: int, quality: str, seed: int) -
     "Seconds of one ensemble in this process, its memory before and its peak; see `alone`."
     with one_thread():
         model = load_weights(weights)
-        ensemble(model, slide(model, 128), 1, "draft", keep=1, workers=1, progress=False)  # warm up
+        ensemble(model, slide(model, 128), "draft", members=1, keep=1, workers=1, progress=False)  # warm up
         image = slide(model, side)
         before, start = resident("VmRSS"), perf_counter()
-        ensemble(model, image, members, quality, seed, keep=1, workers=1, progress=False)
+        ensemble(model, image, quality, members=members, seed=seed, keep=1, workers=1, progress=False)
     return {"seconds": perf_counter() - start, "before": before, "peak": resident()}
 
 
@@ -351,7 +351,7 @@ def precision(
     rows, cases = [], examples("tissue", fast, plan.cases)
     for case in cases:
         drawn = [
-            ensemble(model, case.image, plan.drawn, seed=plan.seed, keep=plan.drawn, progress=False)
+            ensemble(model, case.image, members=plan.drawn, seed=plan.seed, keep=plan.drawn, progress=False)
             for model in (fast, exact)
         ]
         one, other = judge(*drawn, case), judge(drawn[1], drawn[1], case)
@@ -385,7 +385,7 @@ def benchmark(
     about |= {
         f"plan_{key}": list(value) if isinstance(value, tuple) else value for key, value in plain(asdict(plan)).items()
     }
-    about |= {f"default_{key}": value for key, value in plain(asdict(sampling_for("default"))).items()}
+    about |= {f"default_{key}": value for key, value in plain(asdict(method_of("default"))).items()}
     parts = {
         "chain of factors": lambda: chain(plan, model),
         "drivers": lambda: _drivers(plan),

@@ -1,5 +1,6 @@
 """Other people's code under the same clock, with the same network, the same noise levels and the same edges, so that a ratio means what it says."""
 
+from dataclasses import replace
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,11 +19,13 @@ from scipy import ndimage
 
 from benchmarks.frontier import Example, judge
 from benchmarks.noise_levels import flow_levels
+from sdfdiff.ensembles.method import Method
+from sdfdiff.ensembles.method import METHODS, QUALITIES
 from sdfdiff.diffusion.network import Model
 from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, last, member_generators
 from sdfdiff.distance import _edge, signed_distance, signed_distance_batch
 from sdfdiff.ensembles.collection import Collected, ensemble, label
-from sdfdiff.ensembles.members import QUALITY, Denoiser, Sampling, draw_members, in_pixels
+from sdfdiff.ensembles.members import Denoiser, draw_members, in_pixels
 
 STATISTICS = ("minimum", "median")  # Of the seconds of several runs
 
@@ -201,12 +204,12 @@ def drivers(
     calls: int = 10,  # Network calls of the schedulers: the default's
 ) -> dict[str, Callable]:  # By name: (denoiser, model, members, seed) -> the last state
     "Ways to drive one network; those of a library that is missing are not among them."
-    default = QUALITY["default"]
+    default = METHODS["default"]
     found = {
         f"sdfdiff {name}": lambda denoiser, model, members, seed, name=name: last(
-            draw_members(denoiser, model, QUALITY[name], members, seed)
+            draw_members(denoiser, model, replace(METHODS[name], seed=seed), members)
         )
-        for name in QUALITY
+        for name in QUALITIES
     }
 
     def start(denoiser, model, members, seed, levels):
@@ -236,7 +239,7 @@ def drivers(
     return found
 
 
-DRIVERS = (*(f"sdfdiff {name}" for name in QUALITY), "FlowSDF's 3 Euler steps", *SCHEDULERS)
+DRIVERS = (*(f"sdfdiff {name}" for name in QUALITIES), "FlowSDF's 3 Euler steps", *SCHEDULERS)
 
 
 def gathered(
@@ -267,7 +270,13 @@ def race_drivers(
     quality = np.full((len(keys), len(DRIVERS), len(cases)), np.nan)
     for place, (case, denoiser) in enumerate(zip(cases, denoisers)):
         reference = ensemble(
-            model, case.image, reference_members, "reference", seed + 1, keep=reference_members, progress=False
+            model,
+            case.image,
+            "reference",
+            members=reference_members,
+            seed=seed + 1,
+            keep=reference_members,
+            progress=False,
         )
         for name in found:
             drawn = gathered(model, found[name](denoiser, model, range(members), seed), case.truth.shape)
@@ -282,7 +291,7 @@ def finished_tiles(
     model: Model,  # The network
     image: np.ndarray,  # Prepared, shape (channel, row, column)
     members: int,  # How many
-    sampling: Sampling,  # How
+    sampling: Method,  # How
     tile: int,  # Rows and columns of a tile
     overlap: int,  # Of neighbours, pixels
     seed: int = 0,  # Of all tiles
@@ -293,7 +302,9 @@ def finished_tiles(
     def draw(windows):  # one tile; the members are its channels
         denoiser = Denoiser(model, windows[0].numpy(), tile=tile)
         first = next(numbers) * members
-        return last(draw_members(denoiser, model, sampling, range(first, first + members), seed)).transpose(0, 1)
+        return last(
+            draw_members(denoiser, model, replace(sampling, seed=seed), range(first, first + members))
+        ).transpose(0, 1)
 
     inferers = import_module("monai.inferers")
     inferer = inferers.SlidingWindowInferer((tile, tile), sw_batch_size=1, overlap=overlap / tile, mode="constant")
@@ -332,14 +343,16 @@ def race_tiles(
     seed: int = 0,  # Of the members
 ) -> xr.Dataset:  # Seconds; std maps; spread in the overlaps and elsewhere, relative to one piece
     "Tiles sampled jointly against finished tiles that are averaged, and against no tiles."
-    sampling, shape, drawn = QUALITY[quality], image.shape[1:], {}
+    sampling, shape, drawn = METHODS[quality], image.shape[1:], {}
     if shape != (2 * tile - overlap,) * 2:
         raise ValueError(
             f"The image has shape {shape}: 2 x 2 tiles of {tile} px that overlap by {overlap} need {2 * tile - overlap} pixels a side."
         )
 
     def whole(name, **tiling):
-        drawn[name] = last(draw_members(Denoiser(model, image, **tiling), model, sampling, range(members), seed))
+        drawn[name] = last(
+            draw_members(Denoiser(model, image, **tiling), model, replace(sampling, seed=seed), range(members))
+        )
 
     def averaged():
         drawn[TILINGS[2]] = finished_tiles(model, image, members, sampling, tile, overlap, seed)

@@ -10,9 +10,10 @@ import xarray as xr
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from sdfdiff.ensembles.method import Method
+from sdfdiff.ensembles.method import METHODS, untuned
 from sdfdiff.diffusion.network import Model
 from sdfdiff.ensembles.collection import described, ensemble, plain
-from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.files import check_writable
 from sdfdiff.images.cases import read_case
@@ -63,7 +64,7 @@ CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
 def ways(
     paper: tuple[str, ...] = ("nuclei", "glands"),  # The paper's settings to include: 1500 and 400 calls
     counts: tuple[int, ...] = CALLS,  # Network calls per member
-) -> dict[str, Sampling]:  # By name
+) -> dict[str, Method]:  # By name
     "Every sampler at every number of calls, the three qualities, the paper's settings and the authors' variant of them."
     found = {}
     for name in ("ancestral", "ddim", "dpm", "dpm_sde", "heun", "euler_maruyama", "paper", "score_sde", "authors"):
@@ -71,16 +72,16 @@ def ways(
         for steps in sorted({(count - 1) // (1 + pair) for count in counts}):
             spacing = "geometric" if name in ("euler_maruyama", "paper", "score_sde", "authors") else "karras"
             if steps:
-                one = Sampling(name, steps, spacing, corrections=int(pair and name != "heun"))
+                one = untuned(name, steps, spacing, corrections=int(pair and name != "heun"))
                 found[f"{name} {one.calls}"] = one
     found |= {
-        f"tuned {count}": replace(QUALITY["default"], steps=count - 1)
+        f"tuned {count}": replace(METHODS["default"], steps=count - 1)
         for count in sorted(set(counts))
         if 1 < count <= 13
     }
-    found |= QUALITY | {"one call": Sampling(steps=0)}
+    found |= METHODS | {"one call": untuned("dpm_sde", 0)}
     for which in paper:
-        one = {"nuclei": PAPER_NUCLEI, "glands": PAPER_GLANDS}[which]
+        one = {"nuclei": METHODS["paper-nuclei"], "glands": METHODS["paper-glands"]}[which]
         found |= {f"paper's {which}": one, f"authors' {which}": replace(one, sampler="authors")}
     return found
 
@@ -151,7 +152,7 @@ def judge(
 def measure(
     model: Model,  # The model
     cases: list[Example],  # Images
-    settings: dict[str, Sampling],  # Ways to sample, by name
+    settings: dict[str, Method],  # Ways to sample, by name
     members: int = 24,  # Per way and image
     reference_members: int = 128,  # Of the reference run, which has another seed
     seed: int = 0,  # Of the members
@@ -166,17 +167,27 @@ def measure(
         "reference_members": reference_members,
         "seed": seed,
     } | described(model)
-    about |= {f"reference_{key}": value for key, value in plain(asdict(QUALITY["reference"])).items()}
+    about |= {f"reference_{key}": value for key, value in plain(asdict(METHODS["reference"])).items()}
     result = _begun(out, about, cases, settings)
     missing = {name: one for name, one in settings.items() if result is None or name not in result["way"].values}
     references, draw = [], {"progress": False, "workers": workers}
     with tqdm(total=sum(one.calls for one in missing.values()), unit="call", disable=not progress) as bar:
         for case in cases if missing else ():
             references.append(
-                ensemble(model, case.image, reference_members, "reference", seed + 1, keep=reference_members, **draw)
+                ensemble(
+                    model,
+                    case.image,
+                    "reference",
+                    members=reference_members,
+                    seed=seed + 1,
+                    keep=reference_members,
+                    **draw,
+                )
             )
         for name, one in sorted(missing.items(), key=lambda item: item[1].calls):
-            drawn = [ensemble(model, case.image, members, one, seed, keep=members, **draw) for case in cases]
+            drawn = [
+                ensemble(model, case.image, one, members=members, seed=seed, keep=members, **draw) for case in cases
+            ]
             rows = [judge(*both, case) for *both, case in zip(drawn, references, cases)]
             new = _table(
                 name, one, rows, cases, [case["initial_estimate"] for case in drawn], drawn[0].attrs["threshold_px"]
@@ -191,7 +202,7 @@ def measure(
 
 
 def _table(
-    name: str, one: Sampling, rows: list[dict], cases: list[Example], initial_estimates: list, threshold: float
+    name: str, one: Method, rows: list[dict], cases: list[Example], initial_estimates: list, threshold: float
 ) -> xr.Dataset:
     "One way as a dataset."
     data = {
@@ -216,7 +227,7 @@ def _table(
     return xr.Dataset(data, coordinates)
 
 
-def _begun(out, about: dict, cases: list[Example], settings: dict[str, Sampling]) -> xr.Dataset | None:
+def _begun(out, about: dict, cases: list[Example], settings: dict[str, Method]) -> xr.Dataset | None:
     "What an earlier run left in the file; ValueError when it was made in another way."
     if not cases or not settings or min(about["members"], about["reference_members"]) < 2:
         raise ValueError(

@@ -1,5 +1,7 @@
 "What tests of studies need: tiny networks on disk, folders of made-up images, datasets that look like a study."
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 from PIL import Image
@@ -8,14 +10,15 @@ from small_networks import random_network
 from sdfdiff.diffusion.network import Model, save_weights
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import label
-from sdfdiff.ensembles.members import Sampling
+from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.plan import Method
-from sdfdiff.study.scoring import ESTIMATORS, scored
+from sdfdiff.study.scoring import NUMBERS, scored
+from sdfdiff.study.store import LABELS
 
-QUICK = Sampling(steps=2)
+QUICK = untuned("dpm_sde", 2)
 REACH = 10.0  # px
+UNITS = {"reach_px": REACH, "truncation_px": REACH, "boundary": "half_pixel", "data_scale": 0.2, "sigma_min": 0.001}
 
 
 def tiny_weights(path, seed=0, preparation=TISSUE):
@@ -29,7 +32,7 @@ def tiny_weights(path, seed=0, preparation=TISSUE):
 
 def quick(name, weights, members=3, **settings):
     "A method of two steps."
-    return Method(name, weights, QUICK, members, **settings)
+    return replace(QUICK, name=name, weights=weights, members=members, **settings)
 
 
 def folder(root, shapes=((48, 40), (40, 64), (56, 48)), empty=()):
@@ -62,7 +65,7 @@ def drawn_from(masks, initial_estimate=None, threshold=0.0):
     }
     return label(
         fields,
-        {"threshold_px": threshold, "reach_px": REACH, "boundary": "half_pixel", "members": len(masks)},
+        {"threshold_px": threshold, "members": len(masks), **UNITS},
         masks.shape[1:],
     )
 
@@ -79,8 +82,7 @@ def case_of(name, ensembles, truth, raters=None, posterior=None, group=None):
             for key, value in scored(drawn, truth, raters).items()
             if raters is not None or key[:3] not in ("ged", "hun")
         }
-        more = {"f1": "estimator", "iou": "estimator", "ranks": "rank"}
-        rows.append(one.assign({key: ((more[key],) if key in more else (), value) for key, value in marks.items()}))
+        rows.append(one.assign({key: (NUMBERS[key][0], value) for key, value in marks.items()}))
     found = xr.concat(rows, "method")
     found["truth"], found["inside"] = (("row", "column"), truth), (("row", "column"), np.ones(truth.shape, bool))
     if raters is not None:
@@ -97,7 +99,7 @@ def case_of(name, ensembles, truth, raters=None, posterior=None, group=None):
     }
     found = found.assign_coords(
         method=list(ensembles),
-        estimator=list(ESTIMATORS),
+        **{name: list(labels) for name, labels in LABELS.items()},
         case=name,
         group=group or name,
         rows=truth.shape[0],

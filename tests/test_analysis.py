@@ -163,7 +163,7 @@ def test_what_verify_returns(tmp_path):
     xr.testing.assert_equal(again, found)
     xr.testing.assert_equal(headline(again, 20), headline(found, 20))
     write_dataset(xr.Dataset({"a": ("b", [1, 2])}), tmp_path / "b.nc")
-    with pytest.raises(ValueError, match="b.nc holds no verification of a study"):
+    with pytest.raises(ValueError, match="b.nc is not what is needed here"):
         read_verified(tmp_path / "b.nc")
     with pytest.raises(FileNotFoundError, match="c.nc does not exist"):
         read_verified(tmp_path / "c.nc")

@@ -26,7 +26,8 @@ from benchmarks.competitors import DRIVERS, OPTIONAL, SCHEDULERS, gathered
 from sdfdiff.diffusion.network import Model, load_weights, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.figures import benchmark_table
-from sdfdiff.ensembles.members import PAPER_NUCLEI, Denoiser, Sampling
+from sdfdiff.ensembles.members import Denoiser
+from sdfdiff.ensembles.method import METHODS, untuned
 from sdfdiff.files import write_dataset
 
 IMAGE = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
@@ -120,7 +121,7 @@ def test_machine_and_versions_are_stored(measured):
 # ---- the same at both ends of the chain
 
 
-FEW, PAPER = Sampling("dpm", 4, "geometric", stochasticity=0.25), replace(PAPER_NUCLEI, steps=4)
+FEW, PAPER = untuned("dpm", 4, "geometric", stochasticity=0.25), replace(METHODS["paper-nuclei"], steps=4)
 
 
 @pytest.mark.parametrize("sampling", [FEW, PAPER], ids=["few calls", "paper"])
@@ -134,7 +135,7 @@ def test_the_naive_loop_draws_the_same_members(weights, sampling, dtype, within)
     once = one_by_one(Plain(plain, IMAGE), plain, sampling, 3, seed=4)
     torch.testing.assert_close(once, naive, atol=1e-6, rtol=0)
     if dtype == torch.float32:
-        whole = ensemble(model, IMAGE, 3, sampling, seed=4, keep=3, workers=2, progress=False)
+        whole = ensemble(model, IMAGE, sampling, members=3, seed=4, keep=3, workers=2, progress=False)
         mine = gathered(plain, naive, (64, 64))
         np.testing.assert_allclose(whole["distance"], mine["distance"], atol=1e-2)
 

@@ -1,6 +1,7 @@
 "Ensembles: tiles that sum to one, members that are themselves to the bit, interruptions, additions, exact posteriors, labels."
 
 import gc
+import itertools
 import json
 import math
 import re
@@ -10,7 +11,7 @@ import time
 import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField, high_frequency_
 from sdfdiff.diffusion.sampling import (
     SAMPLERS,
     Counted,
+    calls,
     dpm_solver,
     gaussian,
     geometric_levels,
@@ -39,24 +41,14 @@ from sdfdiff.ensembles import collection as ensembles
 from sdfdiff.ensembles import members as room
 from sdfdiff.ensembles.collection import UNITS, ensemble, masks, source_pixels
 from sdfdiff.ensembles.fused import member_bytes
-from sdfdiff.ensembles.members import (
-    PAPER_GLANDS,
-    PAPER_NUCLEI,
-    QUALITY,
-    Denoiser,
-    Sampling,
-    batch_size,
-    draw_members,
-    sample_batches,
-    sampling_for,
-    tile_windows,
-)
-from sdfdiff.files import write_dataset
+from sdfdiff.ensembles.members import Denoiser, batch_size, draw_members, sample_batches, tile_windows
+from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_CALLS, SAMPLING, Method, method_of, untuned
 from sdfdiff.ensembles.streaming import ROUND, STEP
+from sdfdiff.files import write_dataset
 from sdfdiff.shapes import box, disc
 
 IMAGE = np.random.default_rng(0).random((1, 72, 96), dtype=np.float32)
-QUICK = Sampling(steps=3)
+QUICK = untuned("dpm_sde", 3)
 INDEPENDENT = sorted(set(SAMPLERS) - {"authors"})  # the authors' corrector has one step size for the whole batch
 
 
@@ -109,7 +101,7 @@ def oracle(denoise, **options):
 
 
 def drawn(model, image=IMAGE, members=4, sampling=QUICK, **options):
-    return ensemble(model, image, members, sampling, progress=False, **options)
+    return ensemble(model, image, sampling, members=members, progress=False, **options)
 
 
 # ---- tiles
@@ -181,7 +173,7 @@ def test_tiled_members_resemble_those_of_one_piece():
 
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_a_member_does_not_depend_on_its_batch(name):
-    model, sampling = known(), Sampling(name, 4, corrections=1)
+    model, sampling = known(), untuned(name, 4, corrections=1)
     whole = drawn(model, members=7, sampling=sampling)["distance"].values
     for batch in (1, 3, 4):
         few = drawn(model, members=5, sampling=sampling, batch=batch)["distance"].values
@@ -196,7 +188,7 @@ SMALL = np.random.default_rng(5).random(
 
 @pytest.mark.parametrize(
     ("model", "sampling"),
-    [(tiny, Sampling("paper", 2, corrections=1)), (halved, Sampling("dpm", 2, stochasticity=0.5))],
+    [(tiny, untuned("paper", 2, corrections=1)), (halved, untuned("dpm", 2, stochasticity=0.5))],
     ids=["float32", "bfloat16"],
 )
 def test_bits_do_not_depend_on_batches_workers_and_threads(model, sampling, threads):
@@ -234,7 +226,7 @@ def test_tiled_members_do_not_depend_on_workers():
 
 def test_authors_members_know_their_mates():
     "So the batch matters, and a lone one stays alone."
-    model, sampling = known(), Sampling("authors", 3, corrections=1, ratio=0.5)
+    model, sampling = known(), untuned("authors", 3, corrections=1, ratio=0.5)
     two, alone = (drawn(model, members=2, sampling=sampling, batch=batch)["distance"] for batch in (2, 1))
     assert np.abs(two - alone).max() > 1e-4 and model.network.largest == 2
     model.network.largest = 0
@@ -312,17 +304,19 @@ def test_weights_changed_in_place_are_noticed(change):
 def test_a_member_is_its_number_and_the_seed():
     model = known()
     denoiser = Denoiser(model, IMAGE)
-    all_members = last(draw_members(denoiser, model, QUICK, range(6), seed=3))
+    all_members = last(draw_members(denoiser, model, replace(QUICK, seed=3), range(6)))
     for member in (0, 5):
-        torch.testing.assert_close(last(draw_members(denoiser, model, QUICK, [member], seed=3))[0], all_members[member])
-    other = last(draw_members(denoiser, model, QUICK, range(6), seed=4))
+        torch.testing.assert_close(
+            last(draw_members(denoiser, model, replace(QUICK, seed=3), [member]))[0], all_members[member]
+        )
+    other = last(draw_members(denoiser, model, replace(QUICK, seed=4), range(6)))
     assert (other - all_members).abs().mean() > 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 @pytest.mark.parametrize("final", [False, True])
 def test_calls_are_counted_right(name, final):
-    model, sampling = known(), Sampling(name, 5, final=final, corrections=2)
+    model, sampling = known(), untuned(name, 5, final=final, corrections=2)
     counted = Counted(Denoiser(model, IMAGE))
     counted.initial_estimate, counted.canvas = counted.denoise.initial_estimate, counted.denoise.canvas
     last(draw_members(counted, model, sampling, range(2)))
@@ -330,45 +324,56 @@ def test_calls_are_counted_right(name, final):
 
 
 def test_qualities():
-    assert list(QUALITY) == ["draft", "default", "reference"]
-    assert [QUALITY[name].calls for name in QUALITY] == [5, 10, 151]
-    for name, one in QUALITY.items():
-        assert sampling_for(name) == sampling_for(one) == one
-    own = Sampling("ddim", 3)
-    assert sampling_for(own) is own
+    assert list(METHODS) == [*QUALITIES, "paper-nuclei", "paper-glands"] and METHODS["default"] == Method()
+    assert [METHODS[name].calls for name in QUALITIES] == [5, 10, 151]
+    for name, one in METHODS.items():
+        assert method_of(name) == method_of(one) == one
+    own = untuned("ddim", 3)
+    assert method_of(own) == own and method_of(own, members=3) == replace(own, members=3)
+
+
+def test_the_list_of_samplers_is_the_samplers():
+    "Its calls are counted where members are drawn: see the next test but two."
+    assert list(SAMPLER_CALLS) == list(SAMPLERS)
+    for name in SAMPLERS:
+        for corrections, final in itertools.product((0, 1, 3), (False, True)):
+            method = untuned(name, 4, corrections=corrections, final=final)
+            assert method.calls == calls(name, 4, corrections, final)
 
 
 @pytest.mark.parametrize("name", ["draft", "default"])
 def test_a_quality_is_its_sampling(name):
     one = drawn(known(), members=2, sampling=name)
-    xr.testing.assert_identical(one, drawn(known(), members=2, sampling=QUALITY[name]))
-    assert one.attrs["calls_per_member"] == QUALITY[name].calls
-    default = ensemble(known(), IMAGE, 2, progress=False)
+    xr.testing.assert_identical(one, drawn(known(), members=2, sampling=METHODS[name]))
+    assert one.attrs["calls_per_member"] == METHODS[name].calls
+    default = ensemble(known(), IMAGE, members=2, progress=False)
     assert default.identical(one) == (name == "default")
 
 
 @pytest.mark.parametrize("stochasticity", [0.0, 0.25])
 def test_a_quality_is_the_sampler_with_its_settings(stochasticity):
     "By hand: noise of each member, levels, the solver."
-    model, sampling = known(initial_estimate=0.3), replace(QUALITY["default"], stochasticity=stochasticity)
+    model, sampling = known(initial_estimate=0.3), replace(METHODS["default"], stochasticity=stochasticity)
     denoiser, levels = Denoiser(model, IMAGE), geometric_levels(0.002, 5.0, 9, first=0.3, growth=0.9)
     generators = member_generators(7, [2, 5])
     start = denoiser.initial_estimate + 5.0 * gaussian((2, 1, *denoiser.canvas), generators)
     expected = last(dpm_solver(denoiser, start, levels, generators, final=True, stochasticity=stochasticity))
-    assert torch.equal(last(draw_members(denoiser, model, sampling, [2, 5], 7)), expected)
+    assert torch.equal(last(draw_members(denoiser, model, replace(sampling, seed=7), [2, 5])), expected)
 
 
 def test_one_call_is_the_posterior_mean():
     "At the highest level, from noise around the initial estimate."
     model = oracle(lambda noisy, level: 0.01 * level + 0 * noisy)
-    one = drawn(model, members=2, sampling=Sampling(steps=0, highest=3.0))
+    one = drawn(model, members=2, sampling=untuned("dpm_sde", 0, highest=3.0))
     assert one.attrs["calls_per_member"] == 1
     np.testing.assert_allclose(one["distance"], 0.03 * 50, rtol=1e-5)
 
 
 def test_paper_settings():
-    assert (PAPER_NUCLEI.calls, PAPER_GLANDS.calls) == (1500, 400)
-    assert {PAPER_NUCLEI.start, PAPER_GLANDS.start} == {"zero"} and not PAPER_NUCLEI.final
+    assert (METHODS["paper-nuclei"].calls, METHODS["paper-glands"].calls) == (1500, 400)
+    assert {METHODS["paper-nuclei"].start, METHODS["paper-glands"].start} == {"zero"} and not METHODS[
+        "paper-nuclei"
+    ].final
 
 
 def test_noise_levels_start_and_spacing_are_used():
@@ -379,11 +384,11 @@ def test_noise_levels_start_and_spacing_are_used():
         return torch.zeros_like(noisy)
 
     model = known(denoise, initial_estimate=100.0)
-    drawn(model, members=1, sampling=Sampling("dpm", 4, "geometric", highest=8.0, lowest=0.5, final=False))
+    drawn(model, members=1, sampling=untuned("dpm", 4, "geometric", highest=8.0, lowest=0.5, final=False))
     assert seen == pytest.approx([8, 4, 2, 1])
     denoiser = Denoiser(model, np.ones_like(IMAGE))
     zero, initial_estimate = (
-        next(draw_members(denoiser, model, Sampling("dpm", 1, start=start), [0]))
+        next(draw_members(denoiser, model, untuned("dpm", 1, start=start), [0]))
         for start in ("zero", "initial_estimate")
     )
     ratio = model.schedule.sigma_min / model.schedule.sigma_max  # of the start, this much is left after one step
@@ -442,7 +447,10 @@ def test_batches_of_a_network_fit_into_memory(shape, tile, workers, monkeypatch)
 
 def test_batches_come_in_order():
     model = known()
-    sizes = [len(batch) for batch in sample_batches(Denoiser(model, IMAGE), model, QUICK, 7, batch=3, progress=False)]
+    sizes = [
+        len(batch)
+        for batch in sample_batches(Denoiser(model, IMAGE), model, replace(QUICK, members=7), batch=3, progress=False)
+    ]
     assert sizes == [3, 3, 1]
 
 
@@ -454,7 +462,7 @@ def test_progress_bar_moves_with_every_step(capsys):
         return noisy
 
     model = known(slow)
-    list(sample_batches(Denoiser(model, IMAGE), model, Sampling("dpm", 5, final=False), 4, batch=2))
+    list(sample_batches(Denoiser(model, IMAGE), model, replace(untuned("dpm", 5, final=False), members=4), batch=2))
     shown = [int(n) for n in re.findall(r" (\d+)/20 [^\r\n]*call", capsys.readouterr().err)]
     assert shown == sorted(shown) and all(len({n for n in shown if low < n <= low + 10}) >= 4 for low in (0, 10)), shown
     drawn(known(), members=1)
@@ -464,7 +472,7 @@ def test_progress_bar_moves_with_every_step(capsys):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling("heun", 3), Sampling("paper", 3, corrections=2, final=False), Sampling("ddim", 4), Sampling(steps=0)],
+    [untuned("heun", 3), untuned("paper", 3, corrections=2, final=False), untuned("ddim", 4), untuned("dpm_sde", 0)],
 )
 def test_progress_counts_network_calls(sampling, workers, monkeypatch):
     "To the last one, whatever a step costs; mates that are thrown away do not count."
@@ -500,7 +508,7 @@ def test_finite_masks_are_found_with_their_probabilities():
     shapes = [disc((64, 64), (31, 25), 9.0), box((64, 64), (31, 35), (10.0, 6.0))]
     pixels = np.stack([np.clip(shape, -10, 10) for shape in shapes]).astype(np.float32)
     field = FiniteMasks(torch.from_numpy(normalise(pixels, 10.0, 0.2)), torch.tensor([0.7, 0.3]))
-    sampling = Sampling("ancestral", 24, highest=50.0)  # so high that the start does not know the masks
+    sampling = untuned("ancestral", 24, highest=50.0)  # so high that the start does not know the masks
     dataset = drawn(oracle(field), np.zeros((1, 64, 64), np.float32), 200, sampling, rule="zero")
     error = np.abs(dataset["distance"].values[:, None] - pixels).mean(axis=(2, 3))
     assert error.min(axis=1).max() < 0.01
@@ -519,7 +527,7 @@ def test_finite_masks_are_found_with_their_probabilities():
 def test_gaussian_field_has_its_moments():
     deviation, mean = 0.03, 0.01  # 1.5 px and 0.5 px
     field = GaussianField((64, 64), deviation, length=1.5, mean=mean)
-    dataset = drawn(oracle(field), np.zeros((1, 64, 64), np.float32), 48, Sampling("heun", 30), rule="zero")
+    dataset = drawn(oracle(field), np.zeros((1, 64, 64), np.float32), 48, untuned("heun", 30), rule="zero")
     assert float(dataset["mean"].mean()) == pytest.approx(0.5, abs=0.05)
     assert float(np.sqrt((dataset["std"] ** 2).mean())) == pytest.approx(1.5, rel=0.04)
     normal = 0.5 * math.erfc(mean / deviation / math.sqrt(2))
@@ -546,8 +554,8 @@ def test_qualities_draw_what_was_computed_for_them(name, count):
     model = oracle(field)
     denoiser = Denoiser(model, np.zeros((1, 64, 64), np.float32))
     with torch.inference_mode():
-        fields = last(draw_members(denoiser, model, QUALITY[name], range(count)))
-    expected = computed(field, *levels_of(QUALITY[name], model))
+        fields = last(draw_members(denoiser, model, METHODS[name], range(count)))
+    expected = computed(field, *levels_of(METHODS[name], model))
     chance = float(
         (2 * (expected**2).sum() / count).sqrt() / expected.sum()
     )  # of the variance: each mode is a chi-square
@@ -559,7 +567,7 @@ def test_qualities_draw_what_was_computed_for_them(name, count):
 @pytest.mark.parametrize(("name", "most"), [("draft", 0.27), ("default", 0.08), ("reference", 0.05)])
 def test_qualities_are_wrong_by_little_at_worst(name, most):
     "The logarithm of the spread, over modes of all sizes and over rare objects of all sizes."
-    assert max(worst_error(*levels_of(QUALITY[name], known()))) < most
+    assert max(worst_error(*levels_of(METHODS[name], known()))) < most
 
 
 OWN = GaussianField()
@@ -574,7 +582,7 @@ def test_qualities_keep_std_and_fine_power(name, fields):
 
     The draft promises it on the oracle's own field only: on rough fields it loses up to a third of the fine power.
     """
-    levels, stochasticity = levels_of(QUALITY[name], known())
+    levels, stochasticity = levels_of(METHODS[name], known())
     for field in fields:
         found, exact = computed(field, levels, stochasticity), exact_power(field, levels[-1])
         assert float((found.sum() / field.spectrum.sum()).sqrt()) == pytest.approx(1, abs=0.02), "of the clean field"
@@ -626,9 +634,9 @@ def numbers(monkeypatch):
     "Numbers of the members that are really drawn."
     found, real = [], room.draw_members
 
-    def draw_members(denoiser, model, sampling, members, seed):
+    def draw_members(denoiser, model, method, members):
         found.extend(members)
-        return real(denoiser, model, sampling, members, seed)
+        return real(denoiser, model, method, members)
 
     monkeypatch.setattr(room, "draw_members", draw_members)
     return found
@@ -662,7 +670,7 @@ def test_added_members_leave_no_trace(model, keep_then, keep_now, on_disk, tmp_p
 
 
 def test_added_members_with_a_reach_and_a_setting_of_ones_own(tmp_path):
-    sampling = Sampling("paper", 2, "geometric", highest=3.0, start="zero", final=False, corrections=1)
+    sampling = untuned("paper", 2, "geometric", highest=3.0, start="zero", final=False, corrections=1)
     options = {"model": replace(tiny(), reach=1.0), "sampling": sampling, "keep": 1, "tile": 64, "overlap": 16}
     one, whole = drawn(members=2, **options), drawn(members=5, batch=2, **options)
     xr.testing.assert_identical(drawn(members=5, previous=stored(one, tmp_path), batch=3, **options), whole)
@@ -694,7 +702,7 @@ def test_tolerance_goes_on_where_it_stopped(tmp_path, numbers):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"image": 1 - SMALL}, "the image"), ({"image": SMALL[:, 1:]}, "the image"), ({"seed": 4}, "seed"),
-    ({"sampling": Sampling(steps=4)}, "steps"), ({"sampling": Sampling("ddim", 3)}, "sampler"), ({"rule": "zero"}, "rule"),
+    ({"sampling": untuned("dpm_sde", 4)}, "steps"), ({"sampling": untuned("ddim", 3)}, "sampler"), ({"rule": "zero"}, "rule"),
     ({"sampling": replace(QUICK, highest=3.0)}, "highest"), ({"sampling": replace(QUICK, final=False)}, "final"),
     ({"sampling": "draft"}, "spacing"), ({"model": replace(tiny(), about={"name": "tiny", "checksum": "124"})}, "checksum"),
     ({"model": replace(tiny(), reach=2.0)}, "reach_px"), ({"model": halved()}, "number_format"),
@@ -733,7 +741,7 @@ class Long:
         return 0.5 * noisy
 
 
-LONG = Sampling("dpm", 3000)
+LONG = untuned("dpm", 3000)
 
 
 @pytest.fixture
@@ -787,8 +795,8 @@ def test_an_error_in_the_consumer_ends_all_workers(monkeypatch, no_thread_left):
 
     real = room.draw_members
 
-    def draw_members(denoiser, model, sampling, members, seed):
-        return real(denoiser, model, LONG if members[0] else QUICK, members, seed)
+    def draw_members(denoiser, model, method, members):
+        return real(denoiser, model, LONG if members[0] else QUICK, members)
 
     monkeypatch.setattr(room, "draw_members", draw_members)
     with pytest.raises(KeyboardInterrupt) as kept:
@@ -799,7 +807,7 @@ def test_an_error_in_the_consumer_ends_all_workers(monkeypatch, no_thread_left):
 def test_a_consumer_who_leaves_ends_all_workers(no_thread_left):
     model = known(lambda noisy, level, image: time.sleep(0.01) or 0.5 * noisy)
     batches = sample_batches(
-        Denoiser(model, IMAGE), model, Sampling("dpm", 20), 400, batch=1, workers=2, progress=False
+        Denoiser(model, IMAGE), model, replace(untuned("dpm", 20), members=400), batch=1, workers=2, progress=False
     )
     next(batches)
     batches.close()
@@ -873,16 +881,16 @@ def test_attributes_make_it_again(dataset):
     "Seed, members and all settings are in the attributes, as plain numbers and words that netCDF can hold."
     attributes = json.loads(json.dumps(dataset.attrs))  # raises for anything else
     assert not [value for value in attributes.values() if isinstance(value, bool) or value is None]
-    options = {field.name: attributes[field.name] for field in fields(Sampling)}
-    sampling = Sampling(**{key: None if value == "default" else value for key, value in options.items()})
+    options = {name: attributes[name] for name in SAMPLING}
+    sampling = Method(**{key: None if value == "default" else value for key, value in options.items()})
     assert sampling.calls == attributes["calls_per_member"]
     again = ensemble(
         tiny(),
         dataset["image"].values,
-        attributes["members"],
         sampling,
-        attributes["seed"],
-        attributes["threshold_rule"],
+        members=attributes["members"],
+        seed=attributes["seed"],
+        rule=attributes["threshold_rule"],
         keep=dataset.sizes["member"],
         truth=dataset["truth"].values,
         source_shape=(attributes["source_rows"], attributes["source_columns"]),
@@ -946,12 +954,12 @@ def test_mean_and_majority_are_different_questions():
         (lambda: drawn(tiny(), np.full((1, 64, 64), np.nan, np.float32)), "finite"),
         (lambda: drawn(tiny(), IMAGE[0]), "(channel, row, column)"),
         (lambda: drawn(tiny(), np.repeat(IMAGE, 3, axis=0)), "1, row, column"),
-        (lambda: drawn(tiny(), members=0), "at least one"),
+        (lambda: drawn(tiny(), members=0), "at least 1"),
         (lambda: drawn(tiny(), rule="third"), "half_pixel"),
-        (lambda: drawn(tiny(), sampling=Sampling(highest=1e-4)), "sigma"),
-        (lambda: Sampling("unipc"), "dpm_sde"),
-        (lambda: Sampling(spacing="linear"), "karras"),
-        (lambda: Sampling(start="truth"), "initial_estimate"),
+        (lambda: drawn(tiny(), sampling=untuned("dpm_sde", highest=1e-4)), "sigma"),
+        (lambda: untuned("unipc"), "dpm_sde"),
+        (lambda: untuned("dpm_sde", spacing="linear"), "karras"),
+        (lambda: untuned("dpm_sde", start="truth"), "initial_estimate"),
         (lambda: drawn(known(lambda noisy, level, image: noisy * math.inf)), "not finite"),
         (lambda: drawn(known(), tile=32, overlap=32), "overlap"),
         (lambda: drawn(known(), members=2, keep=-1), "keep"),

@@ -231,7 +231,7 @@ def test_writing_nothing_is_an_error_and_keeps_the_old(tmp_path):
 
 def test_no_overwriting_without_force(tmp_path):
     path = write_png(tmp_path / "a.png", OBJECT, force=False)
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="force=True"):
         write_png(path, INSTANCES, force=False)
     assert (np.asarray(Image.open(path)) == OBJECT).all()
 

@@ -16,17 +16,17 @@ from sdfdiff.diffusion.fitting import training_split
 from sdfdiff.diffusion.network import Model
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
+from sdfdiff.ensembles.method import METHODS, QUALITIES, untuned
 from sdfdiff.images.layouts import find_cases
 from sdfdiff.images.preparation import NUCLEI, TISSUE
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.uncertainty.metrics import counts
 
 SETTINGS = {
-    "one call": Sampling(steps=0),
-    "ancestral 3": Sampling("ancestral", 2),
-    "ddim 4": Sampling("ddim", 3),
-    "own": Sampling("dpm", 2),
+    "one call": untuned("dpm_sde", 0),
+    "ancestral 3": untuned("ancestral", 2),
+    "ddim 4": untuned("ddim", 3),
+    "own": untuned("dpm", 2),
 }
 
 
@@ -155,10 +155,11 @@ def test_ways_cost_what_their_names_say():
         "authors",
         "tuned",
     }
-    assert found["one call"].calls == 1 and {name: found[name] for name in QUALITY} == QUALITY
-    assert (found["paper's nuclei"], found["paper's glands"]) == (PAPER_NUCLEI, PAPER_GLANDS)
+    assert found["one call"].calls == 1 and {name: found[name] for name in QUALITIES} == METHODS
+    assert (found["paper's nuclei"], found["paper's glands"]) == (METHODS["paper-nuclei"], METHODS["paper-glands"])
     assert (
-        found["authors' nuclei"] == replace(PAPER_NUCLEI, sampler="authors") and found["authors' glands"].calls == 400
+        found["authors' nuclei"] == replace(METHODS["paper-nuclei"], sampler="authors")
+        and found["authors' glands"].calls == 400
     )
 
 
@@ -254,7 +255,7 @@ def cases():
 
 @pytest.fixture(autouse=True)
 def short_reference(monkeypatch):
-    monkeypatch.setitem(QUALITY, "reference", Sampling("dpm_sde", 4, "geometric"))
+    monkeypatch.setitem(METHODS, "reference", untuned("dpm_sde", 4, "geometric"))
 
 
 @pytest.fixture
@@ -264,7 +265,7 @@ def asked(monkeypatch):
 
     def counted(model, image, members, quality, seed, keep, **options):
         found.append((members, quality, seed, keep))
-        return ensemble(model, image, members, quality, seed, keep=keep, **options)
+        return ensemble(model, image, quality, members=members, seed=seed, keep=keep, **options)
 
     monkeypatch.setattr(frontier, "ensemble", counted)
     return found
@@ -278,7 +279,7 @@ def measured(settings=SETTINGS, model=None, images=None, **options):
 @pytest.fixture(scope="module")
 def whole():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(QUALITY, "reference", Sampling("dpm_sde", 4, "geometric"))
+        patch.setitem(METHODS, "reference", untuned("dpm_sde", 4, "geometric"))
         return measured()
 
 
@@ -292,8 +293,8 @@ def test_measure_is_judge_of_every_way_and_case(whole):
             key: str(value) for key, value in asdict(one).items()
         }
     for case in cases():
-        reference = ensemble(tiny(), case.image, 4, "reference", 3, progress=False)
-        own = ensemble(tiny(), case.image, 3, SETTINGS["own"], 2, progress=False)
+        reference = ensemble(tiny(), case.image, "reference", members=4, seed=3, progress=False)
+        own = ensemble(tiny(), case.image, SETTINGS["own"], members=3, seed=2, progress=False)
         for key, value in judge(own, reference, case).items():
             assert whole[key].sel(way="own", case=case.name).item() == pytest.approx(value, nan_ok=True), key
             assert (whole[key].attrs["units"], whole[key].attrs["long_name"]) == UNITS[key]
@@ -351,7 +352,7 @@ def test_more_ways_can_be_added(whole, tmp_path):
     ({"members": 4}, "members"), ({"reference_members": 5}, "reference_members"), ({"seed": 1}, "seed"),
     ({"images": "fewer"}, "case"), ({"model": tiny(checksum="2")}, "weights_checksum"),
     ({"model": replace(tiny(), reach=1.0)}, "reach_px"),
-    ({"settings": SETTINGS | {"own": Sampling("dpm", 2, stochasticity=0.5)}}, "own"),
+    ({"settings": SETTINGS | {"own": untuned("dpm", 2, stochasticity=0.5)}}, "own"),
 ])  # fmt: skip
 def test_a_file_of_other_settings_is_refused(change, words, tmp_path, asked):
     out = tmp_path / "frontier.nc"
@@ -369,7 +370,7 @@ def test_a_file_of_other_settings_is_refused(change, words, tmp_path, asked):
 
 def test_another_reference_is_refused(tmp_path, monkeypatch):
     measured({"own": SETTINGS["own"]}, out=tmp_path / "frontier.nc")
-    monkeypatch.setitem(QUALITY, "reference", Sampling("dpm_sde", 5, "geometric"))
+    monkeypatch.setitem(METHODS, "reference", untuned("dpm_sde", 5, "geometric"))
     with pytest.raises(ValueError, match="reference_steps"):
         measured(out=tmp_path / "frontier.nc")
 

@@ -5,26 +5,25 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 import torch
-import xarray as xr
 from PIL import Image
 from shell import QUICK, files, no_work, refused, tiny
 
-from benchmarks import frontier
 from sdfdiff.command import parser
 from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.network import load_weights, save_weights
 from sdfdiff.diffusion.sampling import SAMPLERS
-from sdfdiff.ensembles import figures
-from sdfdiff.ensembles.members import PAPER_GLANDS, PAPER_NUCLEI, QUALITY, Sampling
+from sdfdiff.ensembles.method import METHODS, Method, method_of, untuned
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.options import QUALITIES, chosen_quality, chosen_workers
+from sdfdiff.options import chosen_method, chosen_workers
+from sdfdiff.study.plan import from_json
+from sdfdiff.study.store import open_study
 
 # ---- evaluate
 
@@ -47,28 +46,41 @@ def evaluate(run, *words, root="data"):
 
 
 def test_evaluate(run, dataset):
-    code, out, lines = evaluate(run, "--out", "new/a.nc", "--limit", "2")
-    assert (code, lines) == (0, []) and files("new") == ["a.nc"] and "2 images" in out and "new/a.nc" in out
-    for word in ("one_sample", "mmse", "majority", "paper", "half_pixel", "F1", "IoU", "pooled"):
+    code, out, lines = evaluate(run, "--out", "new/a.zarr", "--limit", "2")
+    assert (code, lines) == (0, []) and Path("new/a.zarr").is_dir() and "2 images" in out and "new/a.zarr" in out
+    for word in ("one_sample", "mmse", "majority", "initial_estimate", "paper", "half_pixel", "F1", "IoU", "pooled"):
         assert word in out
-    assert evaluate(run, "--limit", "2")[1].strip() == out.rsplit("\n", 2)[0].strip() and files("new") == ["a.nc"]
-    assert refused(evaluate(run, "--out", "new/a.nc"), "new/a.nc", "--force", "--resume")
-    assert refused(evaluate(run, "--out", "new/a.nc", "--resume", "--seed", "1"), "new/a.nc", "seed")
-    assert "5 images" in evaluate(run, "--out", "new/a.nc", "--resume")[1]
-
-
-def test_evaluate_says_how_masks_are_drawn(run, dataset, monkeypatch):
-    words = ("evaluate", "folder", "--root", "data", "--weights", "colour.safetensors", "--limit", "1", "--out", "a.nc")
-    assert refused(run(*words, "--steps", "3"), "--sampler") and not Path("a.nc").exists()
-    code, out, lines = run(*words, "--quality", "draft", "--members", "48", "--tolerance", "100", "--workers", "2")
-    result = xr.load_dataset("a.nc", engine="h5netcdf")
-    assert (code, lines) == (0, []) and "16 to 16 members" in out and result["members"].values.tolist() == [16]
-    assert (result.attrs["members"], result.attrs["tolerance_px"], result.attrs["steps"]) == (
-        48,
-        100,
-        QUALITY["draft"].steps,
+    before = files()
+    assert evaluate(run, "--limit", "2")[1].strip() == out.rsplit("\n", 2)[0].strip() and files() == before
+    assert refused(evaluate(run, "--out", "new/a.zarr", "--limit", "2"), "new/a.zarr", "--force", "--resume")
+    assert refused(
+        evaluate(run, "--out", "new/a.zarr", "--resume", "--seed", "1", "--limit", "2"), "new/a.zarr", "methods"
     )
-    assert refused(run(*words, "--quality", "draft", "--members", "48", "--resume"), "a.nc", "tolerance_px")
+    assert refused(evaluate(run, "--resume"), "--out") and refused(evaluate(run, "--out", "a.nc"), "a.nc", ".zarr")
+    assert "2 images" in evaluate(run, "--out", "new/a.zarr", "--resume", "--limit", "2")[1] and files() == before
+    assert "5 images" in evaluate(run, "--out", "new/a.zarr", "--force")[1]
+
+
+def test_evaluate_says_how_masks_are_drawn(run, dataset):
+    words = (
+        "evaluate",
+        "folder",
+        "--root",
+        "data",
+        "--weights",
+        "colour.safetensors",
+        "--limit",
+        "1",
+        "--out",
+        "a.zarr",
+    )
+    assert refused(run(*words, "--steps", "3"), "--sampler") and not Path("a.zarr").exists()
+    code, out, lines = run(*words, "--quality", "draft", "--members", "48", "--tolerance", "100", "--workers", "2")
+    study = open_study("a.zarr")
+    assert (code, lines) == (0, []) and "method draft, 16 members" in out and study["drawn"].values.tolist() == [[16]]
+    (method,) = from_json(study.attrs["plan"]).methods
+    assert method == method_of("draft", members=48, tolerance=100, weights="colour.safetensors")
+    assert refused(run(*words, "--quality", "draft", "--members", "48", "--resume"), "a.zarr", "methods")
 
 
 def test_evaluate_without_sense(run, dataset):
@@ -77,7 +89,7 @@ def test_evaluate_without_sense(run, dataset):
     assert refused(evaluate(run, root="missing"), "missing", "folder")
     assert refused(evaluate(run, root="nothing"), "nothing", "images/NAME.png")
     assert refused(run("evaluate", "folder", "--root", "data"), "--weights")
-    assert refused(evaluate(run, "--sampler", "plms"), "plms")
+    assert refused(evaluate(run, "--members", "1"), "1 members", "2")
     assert refused(run("evaluate", "glas", "--root", "data", "--weights", "tiny.safetensors"), "data", "testA")
     assert refused(run("evaluate", "monuseg", "--root", "data", "--weights", "missing"), "missing")
     assert files() == before
@@ -147,9 +159,9 @@ def test_train_then_evaluate_on_what_was_held_out(run, dataset, small):
     code, _, _ = run("train", "folder", "--root", "data", "--steps", "2", "--out", "own.safetensors", "--seed", "3")
     about = load_weights("own.safetensors").about
     assert code == 0 and about["recipe"]["seed"] == 3 and len(about["held_out"]) == 1 and about["name"] == "own"
-    words = ("evaluate", "folder", "--root", "data", "--weights", "own.safetensors", *QUICK, "--out", "a.nc")
+    words = ("evaluate", "folder", "--root", "data", "--weights", "own.safetensors", *QUICK, "--out", "a.zarr")
     assert run(*words, "--split", "validation")[0] == 0
-    result = xr.load_dataset("a.nc", engine="h5netcdf")
+    result = open_study("a.zarr")
     assert result["case"].values.tolist() == about["held_out"] and result["held_out"].all()
     assert run("segment", "photo.png", "--out", "out", "--weights", "own.safetensors", *QUICK)[0] == 0
 
@@ -197,183 +209,25 @@ def test_a_checkpoint_survives_a_mistake(run, place, small):
     assert Path("a.checkpoint.safetensors").exists()
 
 
-# ---- bench
-
-
-@pytest.fixture
-def stub(monkeypatch):
-    "A benchmark that takes no time."
-    calls, module = [], ModuleType("benchmarks.benchmark")
-
-    def benchmark(quick, progress):
-        calls.append((quick, progress))
-        return xr.Dataset({"seconds": ("task", [1.0, 2.0], {"units": "s"})}, attrs={"quick": int(quick)})
-
-    module.benchmark = benchmark
-    monkeypatch.setattr(figures, "benchmark_table", lambda dataset: f"{dataset.sizes['task']} tasks")
-    monkeypatch.setitem(sys.modules, "benchmarks.benchmark", module)
-    return module, calls
-
-
-def test_bench(run, place, stub):
-    before = files()
-    assert run("bench")[:2] == (0, "2 tasks\n") and files() == before
-    code, out, lines = run("bench", "--quick", "--out", "new/a.nc")
-    assert (code, out, lines) == (0, "2 tasks\nnumbers: new/a.nc\n", []) and files("new") == ["a.nc"]
-    assert xr.load_dataset("new/a.nc", engine="h5netcdf").attrs["quick"] == 1 and stub[1] == [
-        (False, True),
-        (True, True),
-    ]
-    assert refused(run("bench", "--out", "new/a.nc"), "new/a.nc", "--force") and len(stub[1]) == 2
-    assert run("bench", "--out", "new/a.nc", "--force")[0] == 0
-    assert xr.load_dataset("new/a.nc", engine="h5netcdf").attrs["quick"] == 0
-
-
-@pytest.mark.parametrize(("problem", "expected"), [(KeyboardInterrupt(), 130), (ValueError("no torch here."), 1)])
-def test_bench_writes_whole_or_not_at_all(run, place, stub, problem, expected):
-    def stopped(*arguments):
-        raise problem
-
-    before = files()
-    stub[0].benchmark = stopped
-    code, _, lines = run("bench", "--out", "new/a.nc")
-    assert code == expected and len(lines) == 1 and "--resume" not in lines[0] and files() == before
-
-
-# ---- frontier
-
-
-@pytest.fixture
-def quick_ways(place, monkeypatch):
-    "Two ways to sample instead of seventy, a short reference, a small network; the paper's settings that were asked for."
-    asked = []
-
-    def ways(paper):
-        asked.append(paper)
-        return {"two": Sampling("ddim", 2), "one": Sampling("dpm", 1)}
-
-    monkeypatch.setattr(frontier, "ways", ways)
-    monkeypatch.setitem(QUALITY, "reference", Sampling("dpm_sde", 1))
-    save_weights("colour.safetensors", tiny(TISSUE))
-    save_weights("grey.safetensors", tiny())
-    return asked
-
-
-def measured(run, *words, out="f.nc"):
-    return run(
-        "frontier", "tissue", "--weights", "colour.safetensors", "--images", "2", "--members", "3", "--out", out, *words
-    )
-
-
-def test_frontier(run, quick_ways):
-    code, out, lines = measured(run, out="new/f.nc")
-    assert (code, lines) == (0, []) and files("new") == ["f.nc"] and quick_ways == [("nuclei", "glands")]
-    result = xr.load_dataset("new/f.nc", engine="h5netcdf")
-    assert dict(result.sizes) == {"way": 2, "case": 2}
-    assert (result.attrs["members"], result.attrs["reference_members"], result.attrs["seed"]) == (3, 128, 0)
-    model = load_weights("colour.safetensors")
-    expected = frontier.measure(model, frontier.examples("tissue", model, 2), frontier.ways(()), 3, 128, progress=False)
-    xr.testing.assert_identical(result, expected)
-    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("one", "two"))}
-    assert list(rows) == ["one", "two"], "the cheapest first"
-    mean = result.mean("case")
-    for way, (calls, *numbers) in rows.items():
-        row = mean.sel(way=way)
-        assert int(calls) == {"one": 2, "two": 3}[way]
-        names = {"f1_one": 100, "f1_mean": 100, "spread_ratio": 1, "spread_correlation": 1}
-        assert [float(n) for n in numbers] == pytest.approx(
-            [scale * float(row[name]) for name, scale in names.items()], abs=0.01
-        )
-    assert "new/f.nc" in out and "2 images" in out and f"{100 * float(result['f1_initial_estimate'].mean()):.2f}" in out
-
-
-def test_frontier_stop_resume(run, quick_ways, monkeypatch):
-    "Stopped in the second way and continued: the same numbers as in one go."
-    judge, judged = frontier.judge, []
-
-    def stopped(*arguments):
-        judged.append(1)
-        if len(judged) == 4:
-            raise KeyboardInterrupt
-        return judge(*arguments)
-
-    monkeypatch.setattr(frontier, "judge", stopped)
-    code, _, lines = measured(run)
-    assert code == 130 and len(lines) == 1 and "--resume" in lines[0]
-    assert xr.load_dataset("f.nc", engine="h5netcdf")["way"].values.tolist() == ["one"]
-    before = Path("f.nc").read_bytes()
-    assert refused(measured(run), "f.nc", "--force", "--resume")
-    assert refused(measured(run, "--resume", "--seed", "1"), "f.nc", "seed") and Path("f.nc").read_bytes() == before
-    assert measured(run, "--resume")[0] == 0 and len(judged) == 6
-    assert measured(run, "--workers", "2", out="whole.nc")[0] == 0
-    one, whole = (xr.load_dataset(name, engine="h5netcdf") for name in ("f.nc", "whole.nc"))
-    xr.testing.assert_identical(one, whole)
-    assert measured(run, "--resume")[0] == 0 and len(judged) == 10, "what is done is not measured again"
-    assert measured(run, "--force", "--seed", "1")[0] == 0
-    assert xr.load_dataset("f.nc", engine="h5netcdf").attrs["seed"] == 1
-
-
-def test_frontier_without_sense(run, quick_ways, monkeypatch):
-    monkeypatch.setattr(frontier, "ensemble", no_work)
-    Path("old.nc").write_text("mine")
-    before = files()
-    assert refused(run("frontier", "monuseg", "--out", "f.nc"), "monuseg", "--root")
-    assert refused(
-        run("frontier", "glas", "--out", "f.nc", "--root", "missing", "--weights", "colour.safetensors"), "missing"
-    )
-    assert refused(measured(run, "--members", "1"), "--members")
-    assert refused(measured(run, out="old.nc"), "old.nc", "--resume")
-    assert refused(measured(run, "--resume", out="old.nc"), "old.nc", "--force")
-    assert refused(measured(run, "--force", "--weights", "liver", out="old.nc"), "liver")
-    assert files() == before and Path("old.nc").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("dataset", "weights", "paper", "count"),
-    [
-        ("tissue", "tissue", ("nuclei", "glands"), 8),
-        ("monuseg", "nuclei", ("nuclei",), 6),
-        ("glas", "glands", ("glands",), 6),
-    ],
-)
-def test_frontier_as_the_data_set_asks(run, quick_ways, monkeypatch, dataset, weights, paper, count):
-    "Weights, number of images and the paper's setting belong to the data set."
-    seen = []
-
-    def examples(name, model, count, root):
-        seen.append((name, model.about["name"], count, root))
-        raise ValueError("enough seen.")
-
-    def measure(*arguments):
-        seen.append(arguments)
-        raise ValueError("enough seen.")
-
-    root = () if dataset == "tissue" else ("--root", "there")
-    with monkeypatch.context() as patch:
-        patch.setattr(frontier, "examples", examples)
-        assert refused(run("frontier", dataset, *root, "--out", "f.nc"), "enough")
-    assert seen == [(dataset, weights, count, Path("there") if root else None)]
-    monkeypatch.setattr(frontier, "examples", lambda *arguments: [])
-    monkeypatch.setattr(frontier, "measure", measure)
-    assert refused(run("frontier", dataset, *root, "--out", "f.nc"), "enough") and quick_ways == [paper]
-
-
 # ---- how the words become settings
 
 
 def chosen(words):
-    return chosen_quality(parser().parse_args(["demo", *words.split()]))
+    return chosen_method(parser().parse_args(["segment", "a.png", "--out", "b", *words.split()]), "nuclei")
 
 
 def test_qualities_and_samplers():
-    assert chosen("") == "default" and chosen("--quality reference") == "reference"
-    assert (chosen("--quality paper-nuclei"), chosen("--quality paper-glands")) == (PAPER_NUCLEI, PAPER_GLANDS)
-    assert {name for name in QUALITIES if not name.startswith("paper")} == set(QUALITY)
+    for name in METHODS:
+        assert chosen(f"--quality {name}") == method_of(name, weights="nuclei")
+    assert chosen("") == Method(weights="nuclei")
     for name in SAMPLERS:
         paper = name in ("paper", "score_sde", "authors")
-        expected = replace(PAPER_NUCLEI, sampler=name) if paper else Sampling(name)
+        expected = replace(METHODS["paper-nuclei"], sampler=name) if paper else untuned(name)
+        expected = replace(expected, name=name, weights="nuclei")
         assert chosen(f"--sampler {name}") == expected
         assert chosen(f"--sampler {name} --steps 7") == replace(expected, steps=7)
+    words = "--members 5 --seed 7 --reach 2.5 --tolerance 0.5"
+    assert chosen(words) == Method(members=5, seed=7, reach=2.5, tolerance=0.5, weights="nuclei")
 
 
 @pytest.mark.parametrize(
@@ -395,8 +249,8 @@ def test_workers_by_default(monkeypatch, device, cores, threads, workers):
 @pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("2", 2)])
 def test_a_prepared_process(variable, threads):
     "In a process of its own, since it cannot be undone: one thread unless the environment says otherwise, and kept memory."
-    code = "import torch\nfrom sdfdiff import inference\nfrom sdfdiff.options import prepare_process\nkept = []\n"
-    code += "inference.keep_memory = lambda: kept.append(1)\nprepare_process()\nprint(torch.get_num_threads(), kept)"
+    code = "import torch\nfrom sdfdiff.ensembles import fused\nfrom sdfdiff.options import prepare_process\nkept = []\n"
+    code += "fused.keep_memory = lambda: kept.append(1)\nprepare_process()\nprint(torch.get_num_threads(), kept)"
     environment = {
         name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     }

@@ -12,7 +12,7 @@ from sdfdiff.diffusion.corruption import VP
 from sdfdiff.diffusion.network import load_weights
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.members import Sampling
+from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.panels.pages import StackPanel, codes, colours
 from sdfdiff.panels.views import reverse_run, shown_maps
@@ -26,7 +26,7 @@ def material():
     "A scene of 64x64 with an ensemble of 6 members and a rater's mask."
     scene, model = tissue(3, (64, 64)), load_weights("tissue")
     image, truth = np.moveaxis(scene.image, -1, 0), scene.rate(np.random.default_rng(1)) > 0
-    return model, image, truth, ensemble(model, image, 6, Sampling(steps=4), truth=truth, progress=False)
+    return model, image, truth, ensemble(model, image, untuned("dpm_sde", 4), members=6, truth=truth, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_saved_corruption(shown):
 def test_saved_reverse(shown, material):
     model, image = material[:2]
     built = ReversePanel(model, image, ("dpm_sde", "heun"), (5, 7), members=2)
-    run = reverse_run(model, image, Sampling(steps=4), 2)
+    run = reverse_run(model, image, untuned("dpm_sde", 4), members=2)
     built.progress.value = 1.0
     page, panel = shown(built)
     threshold = model.threshold("half_pixel") * model.data_scale / model.truncation
@@ -262,7 +262,7 @@ def test_outlines_lie_between_the_pixels(shown, material):
     built = ReversePanel(model, image, ("dpm_sde",), (5,), members=1)
     built.progress.value = 1.0
     _, panel = shown(built)
-    run = reverse_run(model, image, Sampling(steps=4), 1)
+    run = reverse_run(model, image, untuned("dpm_sde", 4), members=1)
     level = np.float32(model.threshold("half_pixel") * model.data_scale / model.truncation)
     check_outline(panel, "denoised-0", run.denoised[-1, 0] <= level)
 

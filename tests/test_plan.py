@@ -10,46 +10,35 @@ from PIL import Image
 from small_studies import folder
 
 from sdfdiff.diffusion.sampling import SAMPLERS
-from sdfdiff.ensembles.members import QUALITY, Sampling
+from sdfdiff.ensembles.method import METHODS, Method, method_of, untuned
 from sdfdiff.images.preparation import NUCLEI, TISSUE
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.plan import (
-    RATERS,
-    WAYS,
-    Method,
-    Prepared,
-    StudyPlan,
-    from_json,
-    read_plan,
-    read_prepared,
-    study_cases,
-    to_json,
-)
+from sdfdiff.study.plan import RATERS, Prepared, StudyPlan, from_json, read_plan, read_prepared, study_cases, to_json
 
-ONE = (Method("ours", "tissue"),)
+ONE = (method_of("default", name="ours", weights="tissue", members=32),)
 GOOD = {"dataset": "tissue", "methods": [{"name": "ours", "weights": "tissue"}]}
 
-samplings = st.builds(
-    Sampling,
-    st.sampled_from(sorted(SAMPLERS)),
-    st.integers(1, 500),
-    st.sampled_from(["karras", "geometric"]),
-    st.none() | st.floats(1, 9),
-    ratio=st.floats(0, 1),
-    final=st.booleans(),
-    corrections=st.integers(0, 3),
-    start=st.sampled_from(["initial_estimate", "zero"]),
-)
 texts = st.text(min_size=1, max_size=9)
-methods = st.builds(
-    Method,
-    texts,
-    texts,
-    st.sampled_from(sorted(WAYS)) | samplings,
-    st.integers(2, 10**6),
-    st.integers(-(2**63), 2**63 - 1),
-    st.sampled_from(["half_pixel", "paper", "zero"]),
-)
+others = {
+    "name": texts,
+    "weights": texts,
+    "members": st.integers(2, 10**6),
+    "seed": st.integers(-(2**63), 2**63 - 1),
+    "rule": st.sampled_from(["half_pixel", "paper", "zero"]),
+    "reach": st.none() | st.floats(0.1, 9),
+    "tolerance": st.none() | st.floats(0.1, 9),
+}
+samplers = {
+    "sampler": st.sampled_from(sorted(SAMPLERS)),
+    "steps": st.integers(1, 500),
+    "spacing": st.sampled_from(["karras", "geometric"]),
+    "highest": st.none() | st.floats(1, 9),
+    "ratio": st.floats(0, 1),
+    "final": st.booleans(),
+    "corrections": st.integers(0, 3),
+    "start": st.sampled_from(["initial_estimate", "zero"]),
+}
+methods = st.builds(method_of, st.sampled_from(sorted(METHODS)), **others) | st.builds(Method, **samplers | others)
 plans = st.builds(
     StudyPlan,
     st.sampled_from(["tissue", "folder", "raters", "glas", "monuseg"]),
@@ -97,16 +86,19 @@ def test_few_words_are_enough():
     plan = from_json(json.dumps(GOOD))
     assert (
         plan == StudyPlan("tissue", ONE)
-        and plan.methods[0].sampling == QUALITY["default"]
+        and plan.methods[0].sampling == METHODS["default"].sampling
         and plan.split == "validation"
     )
     assert StudyPlan("tissue", list(ONE), cases=["scene 1"], quantiles=[0.5]) == StudyPlan(
         "tissue", ONE, cases=("scene 1",), quantiles=(0.5,)
     )
-    assert (
-        Method("a", "b", "paper-glands").sampling == WAYS["paper-glands"]
-        and Method("a", "b", Sampling(steps=3)).sampling.steps == 3
-    )
+
+
+def test_a_sampler_of_ones_own_begins_untuned():
+    "What a plan does not say of it is as in `untuned`; plans of earlier versions name the start otherwise."
+    quality = {"sampler": "heun", "steps": 3, "start": "prior"}
+    plan = from_json(json.dumps(GOOD | {"methods": [GOOD["methods"][0] | {"quality": quality}]}))
+    assert plan.methods == (untuned("heun", 3, name="ours", weights="tissue", members=32),)
 
 
 WRONG = {
@@ -117,13 +109,16 @@ WRONG = {
     "true members": ({"members": True}, "draws True members"),
     "seed": ({"seed": 2**63}, "whole number of 64 bits"),
     "seed as text": ({"seed": "x"}, "seed 'x'"),
+    "true as seed": ({"seed": True}, "seed True"),
+    "ratio": ({"quality": {"ratio": "large"}}, "ratio = 'large'"),
+    "final": ({"quality": {"final": "yes"}}, "final = 'yes'"),
     "quality": ({"quality": "best"}, "quality 'best' is unknown: choose one of draft"),
     "list as quality": ({"quality": [1]}, "quality [1] is unknown"),
     "sampling": (
         {"quality": {"steps": 3, "speed": 9}},
-        "'speed', which is no setting of a Sampling; there are sampler",
+        "'speed', which is no setting of a sampler; there are sampler",
     ),
-    "sampler": ({"quality": {"sampler": "magic"}}, 'No sampler "magic"'),
+    "sampler": ({"quality": {"sampler": "magic"}}, "the sampler 'magic': choose one of paper"),
     "rule": ({"rule": "guess"}, "guess"),
     "name": ({"name": 7}, "name 7"),
     "no name": ({"name": ""}, "name ''"),
@@ -220,7 +215,7 @@ def test_cases_of_a_folder(tmp_path):
         names(cases=4)
     with pytest.raises(ValueError, match="has no all case '9' that the plan asks for; there are 0, 1, 2"):
         names(cases=("0", "9"))
-    with pytest.raises(ValueError, match="A study of folder needs the folder of the data set"):
+    with pytest.raises(ValueError, match="A study of folder needs `root`, the folder of the data set"):
         study_cases(StudyPlan("folder", ONE, "all"))
 
 

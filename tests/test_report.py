@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from sdfdiff.ensembles.method import method_of
 from sdfdiff.files import write_dataset
 from sdfdiff.study.charts import CHARTS, MAP_WORDS, interval, object_shares, sparsification_chart
-from sdfdiff.study.plan import Method, StudyPlan
+from sdfdiff.study.plan import StudyPlan
 from sdfdiff.study.report import WORDS, chosen_cases, defined, report, write_report
 from sdfdiff.study.store import export_study, finish, open_study, run_study
 from sdfdiff.study.verification import headline, read_verified, verify
@@ -21,7 +22,8 @@ def made(folder, methods=2, cases=3, **more):
     plan = StudyPlan(
         "tissue",
         tuple(
-            Method(name, "tissue", "draft", members=4, seed=k) for k, name in enumerate(("first", "second")[:methods])
+            method_of("draft", name=name, weights="tissue", members=4, seed=k)
+            for k, name in enumerate(("first", "second")[:methods])
         ),
         cases=cases,
         **more,
@@ -353,11 +355,11 @@ def test_write_report(store, tmp_path):
     (tmp_path / "not.nc").write_text("no")
     write_dataset(open_study(store)[["f1"]].load().assign_attrs(title="other"), tmp_path / "other.nc")
     for source, out, more, words in [
-        ("n.nc", "b.html", {}, "--force"),
+        ("n.nc", "b.html", {}, "force=True"),
         ("n.nc", "d.pdf", {}, "must end in .html"),
         ("n.nc", "d.html", {"numbers": tmp_path / "d.csv"}, "must end in .nc"),
         ("n.nc", "d.html", {"numbers": tmp_path / "n.nc"}, "name another file"),
-        ("s.nc", "d.html", {"numbers": tmp_path / "n.nc"}, "--force"),
+        ("s.nc", "d.html", {"numbers": tmp_path / "n.nc"}, "force=True"),
         ("missing.zarr", "d.html", {}, "missing.zarr"),
         ("missing.nc", "d.html", {}, "missing.nc"),
         ("new", "d.html", {}, "no store"),
@@ -373,7 +375,7 @@ def test_write_report(store, tmp_path):
 
 def test_half_a_study(tmp_path):
     "Refused, unless the finished part is asked for."
-    plan = StudyPlan("tissue", (Method("one", "tissue", "draft", members=4),), cases=3)
+    plan = StudyPlan("tissue", (method_of("draft", name="one", weights="tissue", members=4),), cases=3)
     running = run_study(plan, tmp_path / "t.zarr")
     assert [next(running).done for _ in range(3)][-1] == 2
     running.close()

@@ -1,6 +1,7 @@
 "Rivals: a fair clock, the same edges, the same levels, and what averaging finished tiles does to an exact posterior."
 
 from configparser import ConfigParser
+from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,8 @@ from sdfdiff.diffusion.network import Features, Model
 from sdfdiff.diffusion.oracle import GaussianField
 from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, last, member_generators
 from sdfdiff.distance import signed_distance
-from sdfdiff.ensembles.members import QUALITY, Denoiser, Sampling, draw_members, tile_windows
+from sdfdiff.ensembles.members import Denoiser, draw_members, tile_windows
+from sdfdiff.ensembles.method import METHODS, untuned
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"sizes": (32, 48), "truncations": (5, 10), "batches": (1, 3), "boundaries": ("inner",), "seconds": 0.02}
@@ -194,13 +196,13 @@ def spread(state, where):
 
 def test_joint_tiles_keep_the_spread_and_averaged_ones_lose_it():
     "No MONAI needed: finished tiles, each with its own noise, averaged with equal weights."
-    model, image, sampling = white(), np.zeros((1, 96, 96), np.float32), QUALITY["default"]
+    model, image, sampling = white(), np.zeros((1, 96, 96), np.float32), METHODS["default"]
     cross, centre, rest = parts(96, 64, 32)
     total, count = torch.zeros(200, 1, 96, 96), torch.zeros(96, 96)
     windows, _ = tile_windows(96, 64, 32, 16)
     for number, (r, c) in enumerate((r, c) for r in windows for c in windows):
         total[:, :, r, c] += last(
-            draw_members(Denoiser(model, image[:, r, c]), model, sampling, range(200), seed=number)
+            draw_members(Denoiser(model, image[:, r, c]), model, replace(sampling, seed=number), range(200))
         )
         count[r, c] += 1
     finished, joint = (
@@ -217,7 +219,7 @@ def test_joint_tiles_keep_the_spread_and_averaged_ones_lose_it():
 def test_monai_averages_finished_tiles():
     pytest.importorskip("monai.inferers")
     cross, centre, rest = parts(96, 64, 32)
-    finished = finished_tiles(white(), np.zeros((1, 96, 96), np.float32), 150, Sampling("ddim", 12), 64, 32)
+    finished = finished_tiles(white(), np.zeros((1, 96, 96), np.float32), 150, untuned("ddim", 12), 64, 32)
     assert finished.shape == (150, 1, 96, 96)
     assert abs(spread(finished, cross) / spread(finished, rest) - 2**-0.5) < 0.02
     assert abs(spread(finished, centre) / spread(finished, rest) - 0.5) < 0.02

@@ -13,7 +13,8 @@ from small_studies import REACH, drawn_from
 from sdfdiff.distance import signed_distance
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study import scoring
-from sdfdiff.study.scoring import ESTIMATORS, NUMBERS, RANK_BINS, scored
+from sdfdiff.study.scoring import NUMBERS, RANK_BINS, estimates, scored
+from sdfdiff.study.store import LABELS
 
 NUMBERS_OF = np.random.default_rng(0)
 
@@ -56,6 +57,17 @@ def test_by_hand():
     assert np.isnan([found[name] for name in ("ged_v", "ged_u", "hungarian_iou")]).all()
 
 
+def test_four_masks_by_hand():
+    "Three members of three pixels: one sample, mean, majority and initial estimate all differ."
+    distance = np.array([[[-1.0, 3.0, -1.0]], [[-1.0, -2.0, -1.0]], [[5.0, -2.0, 0.4]]], np.float32)
+    fields = {"distance": (("member", "row", "column"), distance), "mean": (("row", "column"), distance.mean(axis=0))}
+    drawn = xr.Dataset(fields | {"initial_estimate": (("row", "column"), np.array([[9.0, 9.0, 0.3]], np.float32))})
+    masks = [[1, 0, 1]], [[0, 1, 1]], [[1, 1, 1]], [[0, 0, 0]]
+    assert estimates(drawn, 0.0).astype(int).tolist() == list(masks)
+    assert estimates(drawn, 0.5)[3].tolist() == [[False, False, True]]
+    assert estimates(drawn.isel(member=slice(0, 2)), 0.0)[2].all(), "an even vote counts as object"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_by_direct_definitions(seed):
     "Loops over members, raters and pixels."
@@ -90,7 +102,7 @@ def test_names_are_those_of_the_store():
     found = scored(drawn_from(rated(0)[0]), rated(0)[1][0], rated(0)[1])
     assert set(found) == set(NUMBERS)
     for name, (dims, unit, meaning) in NUMBERS.items():
-        lengths = {"estimator": len(ESTIMATORS), "rank": RANK_BINS}
+        lengths = {"rank": RANK_BINS} | {name: len(labels) for name, labels in LABELS.items()}
         assert np.shape(found[name]) == tuple(lengths[dim] for dim in dims) and unit and meaning
 
 

@@ -15,7 +15,7 @@ from small_networks import random_network
 from sdfdiff.diffusion.network import Model
 from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.collection import source_pixels
-from sdfdiff.ensembles.members import Sampling
+from sdfdiff.ensembles.method import untuned
 from sdfdiff.ensembles.segmentation import (
     OUTPUTS,
     at_source,
@@ -33,7 +33,7 @@ from sdfdiff.images.preparation import NUCLEI, Preparation
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.shapes import disc
 
-QUICK = {"members": 2, "quality": Sampling(steps=2), "progress": False}
+QUICK = {"members": 2, "method": untuned("dpm_sde", 2), "progress": False}
 PICTURE = tissue(3, (48, 64)).image  # float32 RGB
 PLAIN = Preparation("none", "rgb", 1.0)
 
@@ -270,7 +270,7 @@ def test_results_that_are_there_are_refused_before_any_work(photo, monkeypatch, 
     folder = photo.parent / "out-photo.png"
     folder.mkdir()
     (folder / f"photo{ending}").write_text("mine")
-    with pytest.raises(FileExistsError, match=f"photo{ending}.*--force"):
+    with pytest.raises(FileExistsError, match=f"photo{ending} exists: pass force=True"):
         segmented(photo)
     assert files(folder) == [f"photo{ending}"] and (folder / f"photo{ending}").read_text() == "mine"
 
@@ -362,7 +362,7 @@ def test_write_dataset_is_whole_compressed_and_careful(tmp_path):
     write_dataset(dataset, path)
     assert path.stat().st_size < 100_000 and files(tmp_path) == ["one.nc"]
     xr.testing.assert_identical(xr.load_dataset(path, engine="h5netcdf"), dataset)
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="force=True"):
         write_dataset(dataset, path)
     write_dataset(dataset + 1, path, force=True)
     assert xr.load_dataset(path, engine="h5netcdf")["blank"].max() == 1
@@ -422,5 +422,5 @@ def test_reading_what_is_no_result(photo):
         read_dataset(path)
     write_dataset(xr.Dataset({"mean": ("row", [1.0])}), path, force=True)
     assert read_dataset(path)["mean"].values.tolist() == [1.0]
-    with pytest.raises(ValueError, match="a.nc is no result"):
+    with pytest.raises(ValueError, match="a.nc is not what is needed here"):
         read_result(path)

@@ -16,7 +16,6 @@ import browser
 import pytest
 from course import BESIDE, NOTEBOOKS, ROOT
 
-
 # What a page shows, read in the page: prose is its text without code and formulas.
 LOOK = """async () => {
     if (document.querySelector(".math")) await MathJax.startup.promise;

@@ -20,10 +20,10 @@ from small_studies import content, folder, quick, tiny_weights
 
 from sdfdiff.diffusion.network import load_weights
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.members import Sampling
+from sdfdiff.ensembles.method import method_of, untuned
 from sdfdiff.images.preparation import NUCLEI
 from sdfdiff.study import store as study
-from sdfdiff.study.plan import Method, StudyPlan, from_json, read_prepared, study_cases
+from sdfdiff.study.plan import StudyPlan, from_json, read_prepared, study_cases
 from sdfdiff.study.scoring import NUMBERS, scored
 from sdfdiff.study.store import Progress, export_study, finish, open_study, run_study
 from sdfdiff.study.verification import verify
@@ -90,7 +90,7 @@ def test_the_numbers_are_those_of_the_ensembles(whole):
     for k, j in ((0, 0), (1, 1)):
         model, method, here = load_weights("tissue"), SCENES.methods[j], found.isel(case=k, method=j)
         case = read_prepared(paths[k], model.preparation)
-        drawn = ensemble(model, case.image, method.members, method.sampling, method.seed, progress=False)
+        drawn = ensemble(model, case.image, method, progress=False)
         np.testing.assert_array_equal(here["truth"], case.truth)
         np.testing.assert_array_equal(here["raters"], case.raters)
         np.testing.assert_array_equal(here["probability"], drawn["probability"])
@@ -303,12 +303,13 @@ finish(run_study(SCENES, {str(store)!r}), progress=False)
     ]
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in finished}
     with pytest.raises(
-        ValueError, match="half-written, 1 of its 2 cases are finished: continue it with --resume, or look"
+        ValueError,
+        match="half-written, 1 of its 2 cases are finished: pass resume=True when running it again, or partial=True",
     ):
         open_study(store)
     partial = open_study(store, partial=True)
     assert partial["case"].values.tolist() == ["scene 1000"] and partial["mean"].notnull().all()
-    with pytest.raises(FileExistsError, match="a.zarr exists: pass --resume to continue it, or --force"):
+    with pytest.raises(FileExistsError, match="a.zarr exists: pass resume=True to continue it, or force=True"):
         finish(run_study(SCENES, store), progress=False)
     steps = list(run_study(SCENES, store, resume=True))
     assert [(step.done, step.case, step.method) for step in steps] == [
@@ -349,7 +350,7 @@ def test_interrupted_while_the_store_is_made(tmp_path, monkeypatch):
     running = run_study(SCENES, tmp_path / "a.zarr", resume=True)
     assert next(running) == Progress(0, 4)
     running.close()
-    with pytest.raises(ValueError, match="0 of its 2 cases are finished: continue it with --resume.$"):
+    with pytest.raises(ValueError, match="0 of its 2 cases are finished: pass resume=True when running it again.$"):
         open_study(tmp_path / "a.zarr", partial=True)
 
 
@@ -366,7 +367,7 @@ def test_a_full_disk(whole, tmp_path, monkeypatch):
         patch.setattr(xr.Dataset, "to_zarr", full)
         with pytest.raises(
             OSError,
-            match="no space left for .*a.zarr: what is finished is kept; make room and continue with --resume",
+            match="no space left for .*a.zarr: what is finished is kept, make room: pass resume=True to go on",
         ) as problem:
             finish(run_study(SCENES, tmp_path / "a.zarr"), progress=False)
     assert problem.value.errno == errno.ENOSPC and done_pieces(tmp_path / "a.zarr") == 2
@@ -582,14 +583,17 @@ def test_refused_before_any_work(tmp_path, monkeypatch, members, out, words):
     monkeypatch.setattr(study, "_begin", no_work)
     with pytest.raises(ValueError, match=words):
         finish(
-            run_study(StudyPlan("tissue", (Method("a", "tissue", members=members),), cases=1), tmp_path / out),
+            run_study(
+                StudyPlan("tissue", (method_of("default", name="a", weights="tissue", members=members),), cases=1),
+                tmp_path / out,
+            ),
             progress=False,
         )
 
 
 def test_data_sets_need_a_folder(tmp_path):
     plan = StudyPlan("folder", SCENES.methods, "all")
-    with pytest.raises(ValueError, match="A study of folder needs the folder of the data set"):
+    with pytest.raises(ValueError, match="A study of folder needs `root`, the folder of the data set"):
         finish(run_study(plan, tmp_path / "a.zarr"), progress=False)
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         finish(run_study(plan, tmp_path / "a.zarr", tmp_path / "nowhere"), progress=False)
@@ -710,7 +714,7 @@ def test_one_file_holds_it_all(whole, tmp_path, members):
 
 def test_exports_are_whole_or_not_there(whole, tmp_path, monkeypatch):
     (tmp_path / "a.nc").write_text("mine")
-    with pytest.raises(FileExistsError, match="a.nc exists: pass --force"):
+    with pytest.raises(FileExistsError, match="a.nc exists: pass force=True"):
         export_study(whole, tmp_path / "a.nc")
     with pytest.raises(ValueError, match="a.txt must end in .nc"):
         export_study(whole, tmp_path / "a.txt")
@@ -728,7 +732,7 @@ def test_exports_are_whole_or_not_there(whole, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.nc is no netCDF file that can be read"):
         open_study(tmp_path / "a.nc")
     xr.Dataset({"a": ("b", [1, 2])}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match="a.nc is no study"):
+    with pytest.raises(ValueError, match="a.nc is not what is needed here"):
         open_study(tmp_path / "a.nc")
     half = unfinished(copied(whole, tmp_path), (0, 1))
     with pytest.raises(ValueError, match="half-written, 1 of its 2"):
@@ -738,8 +742,13 @@ def test_exports_are_whole_or_not_there(whole, tmp_path, monkeypatch):
 def test_the_same_seed_needs_the_same_sampling(whole):
     "The settings of each method stand beside its numbers, too."
     found = open_study(whole)
-    assert found["sampling"].values.tolist() == [str(Sampling(steps=2))] * 2 and found["seed"].values.tolist() == [0, 1]
-    assert found["calls"].values.tolist() == [method.sampling.calls for method in SCENES.methods] and found[
+    assert found["sampling"].values.tolist() == [json.dumps(untuned("dpm_sde", 2).sampling)] * 2 and found[
+        "seed"
+    ].values.tolist() == [
+        0,
+        1,
+    ]
+    assert found["calls"].values.tolist() == [method.calls for method in SCENES.methods] and found[
         "members"
     ].values.tolist() == [4, 3]
     assert set(found["weights_checksum"].values.tolist()) == {load_weights("tissue").about["checksum"]}

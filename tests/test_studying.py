@@ -11,16 +11,19 @@ from pathlib import Path
 import pytest
 from shell import files, no_work, refused, typist
 
+from sdfdiff.ensembles.method import method_of
 from sdfdiff.study import store as studies
-from sdfdiff.study.plan import Method, StudyPlan, from_json, to_json
+from sdfdiff.study.plan import StudyPlan, from_json, to_json
 from sdfdiff.study.report import WORDS
 from sdfdiff.study.store import open_study
 from sdfdiff.study.verification import headline, read_verified
-from sdfdiff.studying import EXAMPLES, example_plan
+from sdfdiff.studying import _EXAMPLES, example_plan
 
 PLAN = StudyPlan(
     "tissue",
-    tuple(Method(name, "tissue", "draft", members=2, seed=k) for k, name in enumerate(("first", "second"))),
+    tuple(
+        method_of("draft", name=name, weights="tissue", members=2, seed=k) for k, name in enumerate(("first", "second"))
+    ),
     cases=2,
 )
 STUDY = ("study", "plan.json", "--out", "t.zarr")
@@ -52,7 +55,7 @@ class Stop:
         monkeypatch.setattr(studies, "_work", stopped)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", _EXAMPLES)
 def test_example(run, name):
     "A plan that can be read back, with weights that fit the data."
     before = files()

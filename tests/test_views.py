@@ -15,7 +15,7 @@ from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VE, VP, displacement, fragments
 from sdfdiff.diffusion.network import load_weights
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.members import Sampling
+from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.panels.pages import StackPanel, codes, colours, linked, packed, page
 from sdfdiff.panels.views import (
@@ -28,14 +28,14 @@ from sdfdiff.panels.views import (
     standard_noise,
     targets,
 )
-from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, sampling_with
+from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, method_with
 
 
 @pytest.fixture(scope="module")
 def material():
     scene, model = tissue(3, (64, 64)), load_weights("tissue")
     image, truth = np.moveaxis(scene.image, -1, 0), scene.rate(np.random.default_rng(1)) > 0
-    return model, image, truth, ensemble(model, image, 6, Sampling(steps=4), truth=truth, progress=False)
+    return model, image, truth, ensemble(model, image, untuned("dpm_sde", 4), members=6, truth=truth, progress=False)
 
 
 # ---- corruption
@@ -72,10 +72,10 @@ def test_noise_is_standard_and_the_range_is_the_same():
 )
 def test_a_run_ends_where_the_ensemble_does(material, sampler, calls):
     model, image = material[:2]
-    sampling = sampling_with(sampler, calls)
+    sampling = method_with(sampler, calls)
     assert sampling.calls == calls
     run = reverse_run(model, image, sampling, members=3, seed=5)
-    dataset = ensemble(model, image, 3, sampling, seed=5, progress=False)
+    dataset = ensemble(model, image, sampling, members=3, seed=5, progress=False)
     last = run.state[-1] * model.truncation / model.data_scale
     np.testing.assert_allclose(last.clip(-model.limit, model.limit), dataset["distance"].values, atol=1e-4)
     assert run.calls[0] == 0 and run.calls[-1] == calls and (np.diff(run.calls) > 0).all()
@@ -86,7 +86,7 @@ def test_a_run_ends_where_the_ensemble_does(material, sampler, calls):
 
 def test_too_few_calls_are_named():
     with pytest.raises(ValueError, match="2 calls are too few for 'heun'"):
-        sampling_with("heun", 2)
+        method_with("heun", 2)
 
 
 # ---- maps of uncertainty

@@ -8,7 +8,7 @@ __all__ = ['UNITS', 'source_pixels', 'Collected', 'ensemble', 'plain', 'describe
 # %% ../../nbs/3_ensembles/3_collection.ipynb #collection-02
 import math
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 import xarray as xr
 
 from .. import __version__
-from .members import Denoiser, Sampling, in_pixels, sample_batches, sampling_for
+from .members import Denoiser, in_pixels, sample_batches
+from .method import Method, method_of
 from ..diffusion.network import Model
 from .streaming import ROUND, Running, certain
 
@@ -100,30 +101,26 @@ def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray
     running.total, running.squares = previous["distance_sum"].values.copy(), previous["distance_squares"].values.copy()
 
 # %% ../../nbs/3_ensembles/3_collection.ipynb #collection-08
-def _check(members, keep, tolerance, workers, truth, shape):
+def _check(keep, workers, truth, shape):
     "ValueError for what cannot be meant."
-    if members < 1 or (workers is not None and workers < 1) or (keep is not None and keep < 0):
-        raise ValueError(
-            f"members={members}, keep={keep}, workers={workers}: at least one member and one worker are needed, and no negative number to keep."
-        )
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance}: a positive number of pixels is needed.")
+    if (workers is not None and workers < 1) or (keep is not None and keep < 0):
+        raise ValueError(f"keep={keep}, workers={workers}: no negative number to keep, and at least one worker.")
     if truth is not None and np.shape(truth) != shape[1:]:
         raise ValueError(f"The truth has shape {np.shape(truth)}, the image {shape[1:]}: they must agree.")
 
 
-def _provenance(model, denoiser, sampling, seed, rule, tolerance):
+def _provenance(model: Model, denoiser: Denoiser, method: Method) -> dict:
     "Settings to keep as attributes."
     return {
-        "seed": seed,
-        "calls_per_member": sampling.calls,
-        "threshold_rule": rule,
-        "threshold_px": model.threshold(rule),
-        "tolerance_px": "none" if tolerance is None else tolerance,
+        "seed": method.seed,
+        "calls_per_member": method.calls,
+        "threshold_rule": method.rule,
+        "threshold_px": model.threshold(method.rule),
+        "tolerance_px": "none" if method.tolerance is None else method.tolerance,
         "tile": denoiser.tile,
         "overlap": denoiser.overlap,
         "number_format": str(model.network.read.weight.dtype).removeprefix("torch."),
-    } | asdict(sampling)
+    } | method.sampling
 
 
 def _fill(collected: Collected, draw, members: int, tolerance: float | None) -> None:
@@ -141,31 +138,30 @@ def _fill(collected: Collected, draw, members: int, tolerance: float | None) -> 
 def ensemble(
     model: Model,  # The model
     image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
-    members: int = 16,  # How many masks to draw
-    quality: str | Sampling = "default",  # "draft", "default", "reference", or settings of one's own
-    seed: int = 0,  # Of the whole ensemble
-    rule: str = "half_pixel",  # Threshold rule: "half_pixel", "paper" or "zero"
+    method: str | Method = "default",  # How to draw: a name of METHODS, or a Method
+    *,
     keep: int | None = None,  # Members to store whole; None: all, up to 256 MB
     truth: np.ndarray | None = None,  # True mask, shape (row, column), stored beside the rest
     source_shape: tuple[int, int] | None = None,  # Rows and columns before the image was resized; None: as the image
-    tolerance: float | None = None,  # Stop when the mean's standard error is below so many pixels everywhere
     previous: xr.Dataset | None = None,  # An ensemble of this image with fewer members: they are not drawn again
     batch: int | None = None,  # Members per batch; None: chosen. The result depends on it for sampler "authors" only
     workers: int | None = None,  # Batches at the same time, each in one thread; None: as many as torch has threads
     progress: bool = True,  # Show a progress bar
-    **tiling,  # tile, overlap: see Denoiser
+    tile: int = 288,  # Largest tile, pixels: larger images are sampled as one field in several tiles
+    overlap: int = 32,  # Smallest overlap of neighbouring tiles, pixels
+    **changes,  # Settings of the method that differ, for example members=32, seed=1
 ) -> xr.Dataset:  # Labelled fields; see UNITS
     "Draw many plausible masks of one image and say where they disagree (paper, sections 3.4 and 3.6)."
-    _check(members, keep, tolerance, workers, truth, np.shape(image))
-    image, shape, sampling = np.asarray(image, np.float32), np.shape(image)[1:], sampling_for(quality)
-    keep = min(members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
-    denoiser, collected = Denoiser(model, image, **tiling), Collected(shape, model.threshold(rule), model.limit, keep)
-    about = described(model) | plain(_provenance(model, denoiser, sampling, seed, rule, tolerance))
-    _resume(collected, previous, image, about | {"members": members})
-    draw = partial(
-        sample_batches, denoiser, model, sampling, seed=seed, batch=batch, workers=workers, progress=progress
-    )
-    _fill(collected, draw, members, tolerance)
+    method, image, shape = method_of(method, **changes), np.asarray(image, np.float32), np.shape(image)[1:]
+    _check(keep, workers, truth, np.shape(image))
+    model = model if method.reach is None else replace(model, reach=method.reach)
+    keep = min(method.members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
+    denoiser = Denoiser(model, image, tile, overlap)
+    collected = Collected(shape, model.threshold(method.rule), model.limit, keep)
+    about = described(model) | plain(_provenance(model, denoiser, method))
+    _resume(collected, previous, image, about | {"members": method.members})
+    draw = partial(sample_batches, denoiser, model, method, batch=batch, workers=workers, progress=progress)
+    _fill(collected, draw, method.members, method.tolerance)
     fields = {
         "image": (("channel", "row", "column"), image),
         "initial_estimate": in_pixels(model, denoiser.initial_estimate, shape)[0],

@@ -18,10 +18,10 @@ from skimage.transform import resize
 
 from .. import drawing
 from .collection import ensemble
-from .members import Sampling
+from .method import SETTINGS, Method, method_of
 from ..files import check_writable, read_dataset, read_image, write_dataset, write_png, writing
 from ..images.preparation import prepare_image, prepared_shape
-from ..diffusion.network import Model
+from ..diffusion.network import Model, load_weights
 
 # %% ../../nbs/3_ensembles/4_segmentation.ipynb #segmentation-05
 SMALLEST, LARGEST = 32, 4096  # Pixels per side
@@ -30,21 +30,18 @@ OUTPUTS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 # %% ../../nbs/3_ensembles/4_segmentation.ipynb #segmentation-06
 def segment(
     image: np.ndarray,  # In [0, 1], grey (row, column) or RGB (row, column, 3)
-    model: Model,  # Trained for this kind of image
-    members: int = 16,  # Masks to draw
-    quality: str | Sampling = "default",  # "draft", "default", "reference", or settings of one's own
-    seed: int = 0,  # Of the ensemble
+    model: Model | str,  # Trained for this kind of image; or the name or file of its weights
+    method: str | Method = "default",  # How to draw: a name of METHODS, or a Method
+    *,
     scale: float | None = None,  # Network pixels per image pixel; None: as the model was trained
     stain: str | None = None,  # "vahadane", "haematoxylin" (H-DAB slides) or "none"; None: the model's
-    rule: str = "half_pixel",  # Threshold rule
-    keep: int | None = None,  # Members to keep whole
-    progress: bool = True,  # Show a progress bar
-    **options,  # tolerance, previous, workers, batch, tile, overlap: see sdfdiff.ensembles.collection.ensemble
+    **options,  # Settings of the method that differ (members, seed, ...), keep, previous, workers: see `ensemble`
 ) -> xr.Dataset:  # See sdfdiff.ensembles.collection.ensemble
     "Bring an image to the network's resolution and draw an ensemble of its masks."
     shape = image.shape[:2]
     if min(shape) < SMALLEST or max(shape) > LARGEST:
         raise ValueError(f"The image has {shape[0]} x {shape[1]} pixels: each side must have {SMALLEST} to {LARGEST}.")
+    model = load_weights(model) if isinstance(model, str | os.PathLike) else model
     preparation = replace(model.preparation, size=None)
     changes = {"scale": scale, "stain": stain}
     preparation = replace(preparation, **{key: value for key, value in changes.items() if value is not None})
@@ -55,9 +52,7 @@ def segment(
             f"each side must have {SMALLEST // 4} to {2 * LARGEST}."
         )
     prepared = prepare_image(image, preparation)
-    dataset = ensemble(
-        model, prepared, members, quality, seed, rule, keep, source_shape=shape, progress=progress, **options
-    )
+    dataset = ensemble(model, prepared, method, source_shape=shape, **options)
     return dataset.assign_attrs(scale=preparation.scale, stain=preparation.stain)
 
 # %% ../../nbs/3_ensembles/4_segmentation.ipynb #segmentation-10
@@ -104,29 +99,28 @@ def read_result(
     path: str | os.PathLike,  # NAME.nc, as `segment_file` writes it
 ) -> xr.Dataset:  # An ensemble
     "Read the result of an earlier run; ValueError, in one sentence, for anything else."
-    return read_dataset(path, "sdfdiff ensemble", ("image", "distance", "probability", "area"), "segment")
+    return read_dataset(path, "sdfdiff ensemble", ("image", "distance", "probability", "area"), "sdfdiff segment")
 
 # %% ../../nbs/3_ensembles/4_segmentation.ipynb #segmentation-16
 def segment_file(
     path: str | os.PathLike,  # PNG, TIFF, JPEG or BMP, grey or RGB, 8 or 16 bit
     folder: str | os.PathLike,  # Where the results go; made if missing
-    model: Model,  # Trained for this kind of image
+    model: Model | str,  # Trained for this kind of image; or the name or file of its weights
+    method: str | Method = "default",  # How to draw; the members of `previous` are among its members
+    *,
     force: bool = False,  # Replace results that are there
     previous: xr.Dataset | None = None,  # The result that is there (`read_result`): more members are added to it
-    members: int = 16,  # Masks to draw, those of `previous` among them
     **options,  # See `segment`
 ) -> xr.Dataset:
     "Segment an image file and write mask, overlay, uncertainty and dataset; raises FileExistsError before any sampling."
-    image, outputs, before = (
-        read_image(path),
-        output_paths(path, folder),
-        0 if previous is None else previous.attrs["members"],
-    )
+    image, outputs = read_image(path), output_paths(path, folder)
+    before = 0 if previous is None else previous.attrs["members"]
     check_writable(outputs, force or previous is not None)
     try:
-        dataset = segment(image, model, max(members, before), previous=previous, **options).assign_attrs(
-            source=Path(path).name
-        )
+        wanted = {key: options.pop(key) for key in list(options) if key in SETTINGS}
+        method = method_of(method, **wanted)
+        method = replace(method, members=max(method.members, before))
+        dataset = segment(image, model, method, previous=previous, **options).assign_attrs(source=Path(path).name)
     except ValueError as error:
         raise ValueError(f"{path}{f' and {outputs[-1]}' * bool(before)}: {error}") from None
     if dataset.attrs["members"] == before:

@@ -20,7 +20,8 @@ from ..diffusion.corruption import VE, VP, binary_field, fragments
 from ..distance import normalise, signed_distance, to_mask
 from ..ensembles.collection import masks
 from ..uncertainty.margins import grown, margin_trade
-from ..ensembles.members import QUALITY, Denoiser, Sampling, draw_members
+from ..ensembles.members import Denoiser, draw_members
+from ..ensembles.method import Method, method_of
 from ..diffusion.network import Model
 from ..diffusion.sampling import gaussian
 from ..uncertainty.errors import retained_error, uncertainty_maps
@@ -164,15 +165,15 @@ class _Recorder:
 def reverse_run(
     model: Model,  # A model
     image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
-    sampling: Sampling = QUALITY["default"],  # How
-    members: int = 4,  # How many
-    seed: int = 0,  # Of the ensemble
+    method: str | Method = "default",  # How: a name of METHODS, or a Method
+    **changes,  # Settings of the method that differ, for example members=4
 ) -> Run:
     "Sample some members and keep the whole path."
+    method = method_of(method, **changes)
     recorder = _Recorder(Denoiser(model, image))
     begin, firsts = time.perf_counter(), [0]
     with torch.inference_mode():
-        for last in draw_members(recorder, model, sampling, range(members), seed):  # noqa: B007
+        for last in draw_members(recorder, model, method, range(method.members)):  # noqa: B007
             firsts.append(len(recorder.log))
     seconds = time.perf_counter() - begin
     frames = [recorder.log[k] for k in firsts[:-1]] + [(last, last, 0.0)]
