@@ -77,7 +77,8 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
 
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(
-            "--add adds to results that are there, --resume skips them and --force replaces them: give one of the three."
+            "--add adds to results that are there, --resume skips them and --force replaces them: give one of the "
+            "three."
         )
     if arguments.add and arguments.sampler == "authors":
         raise ValueError(
@@ -152,7 +153,7 @@ def _segment(arguments: argparse.Namespace) -> None:
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-09
 def _explore(arguments: argparse.Namespace) -> None:
-    "Write one HTML page to explore a result in any browser, offline: members, mean, spread, the distances at a pixel, a margin."
+    "Write one HTML page to explore a result in any browser, offline: members, mean, spread, a pixel, a margin."
     from sdfdiff.ensembles.figures import busiest
     from sdfdiff.files import check_writable, read_dataset
     from sdfdiff.panels.widgets import EnsemblePanel
@@ -163,7 +164,8 @@ def _explore(arguments: argparse.Namespace) -> None:
     if "mask_std" in dataset and max(dataset["mask_std"].shape) > 1024:
         rows, columns = busiest(dataset["mask_std"].values, 1024)
         print(
-            f"rows {rows.start} to {rows.stop} and columns {columns.start} to {columns.stop}, where members disagree most, are shown"
+            f"rows {rows.start} to {rows.stop} and columns {columns.start} to {columns.stop}, where members disagree "
+            "most, are shown"
         )
         dataset = dataset.isel(row=rows, column=columns, member=slice(32))
     panel = EnsemblePanel(dataset)
@@ -207,6 +209,8 @@ def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
     "What the demo found and where it is."
     area, about, pixels = dataset["area"].values, dataset.attrs, dataset["mean"].size
     disputed = float((dataset["mask_std"] > 0.4).mean())
+    even = f"{100 * disputed:.1f} % of the pixels are near even odds"
+    spread = f"{float(dataset['std'].mean()):.2f} px on average; {even}"
     rows = [
         (
             "image",
@@ -216,14 +220,10 @@ def _demo_table(dataset, seconds: float, picture: Path, numbers: Path) -> str:
         ("time", f"{seconds:.1f} s"),
         (
             "object area",
-            f"{100 * area.mean() / pixels:.1f} % of the image; single members {100 * area.min() / pixels:.1f} to {100 * area.max() / pixels:.1f} %",
+            f"{100 * area.mean() / pixels:.1f} % of the image; single members {100 * area.min() / pixels:.1f} to "
+            f"{100 * area.max() / pixels:.1f} %",
         ),
-        (
-            "uncertainty",
-            "one member has no spread"
-            if about["members"] == 1
-            else f"{float(dataset['std'].mean()):.2f} px on average; {100 * disputed:.1f} % of the pixels are nearly even odds",
-        ),
+        ("uncertainty", spread if about["members"] > 1 else "one member has no spread"),
         ("picture", picture),
         ("numbers", numbers),
     ]

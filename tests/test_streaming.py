@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdfdiff.ensembles.streaming import ROUND, STEP, Running, certain, most_members
+from sdfdiff.ensembles.streaming import ROUND, STEP, Running, certain, most_members, standard_error
 
 SHAPE = (3, 2)
 SUMS = ("total", "squares", "inside")
@@ -18,13 +18,13 @@ LIMITS = st.sampled_from([0.3, 1.0, 10.0, 64.0])
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def numbers(members, seed=0, limit=10.0):
-    "Distances of which some lie beyond the limit, float32."
-    return np.random.default_rng(seed).normal(0, limit, (members, *SHAPE)).astype(np.float32)
+def numbers(members, seed=0, reach=10.0):
+    "Distances of which some lie beyond the reach, float32."
+    return np.random.default_rng(seed).normal(0, reach, (members, *SHAPE)).astype(np.float32)
 
 
-def summed(*groups, threshold=0.5, limit=10.0):
-    running = Running(groups[0].shape[1:], threshold, limit)
+def summed(*groups, threshold=0.5, reach=10.0):
+    running = Running(groups[0].shape[1:], threshold, reach)
     for group in groups:
         running.add(group)
     return running
@@ -45,34 +45,36 @@ def same_bits(one, other):
 
 @settings(max_examples=50)
 @given(st.integers(1, 12), st.data(), SEEDS, LIMITS)
-def test_order_grouping_and_merging_leave_no_trace(members, data, seed, limit):
-    distances = numbers(members, seed, limit)
-    whole = summed(distances, limit=limit)
+def test_order_grouping_and_merging_leave_no_trace(members, data, seed, reach):
+    distances = numbers(members, seed, reach)
+    whole = summed(distances, reach=reach)
     order = data.draw(st.permutations(range(members)), "order")
     cuts = sorted(data.draw(st.lists(st.integers(0, members), max_size=5), "cuts"))
     groups = np.split(distances[order], cuts)
-    same_bits(summed(*groups, limit=limit), whole)
-    parts = [summed(group, limit=limit) for group in groups]
+    same_bits(summed(*groups, reach=reach), whole)
+    parts = [summed(group, reach=reach) for group in groups]
     for index in data.draw(st.permutations(range(1, len(parts))), "merged in this order"):
         parts[0].merge(parts[index])
     same_bits(parts[0], whole)
 
 
 @given(st.integers(1, 12), SEEDS, LIMITS, st.floats(-1, 1))
-def test_it_is_numpy_up_to_a_step(members, seed, limit, place):
-    distances, threshold = numbers(members, seed, limit), float(np.float32(place * limit))
-    running = summed(distances, threshold=threshold, limit=limit)
-    exact = distances.astype(np.float64).clip(-limit, limit)
+def test_it_is_numpy_up_to_a_step(members, seed, reach, place):
+    distances, threshold = numbers(members, seed, reach), float(np.float32(place * reach))
+    running = summed(distances, threshold=threshold, reach=reach)
+    exact = distances.astype(np.float64).clip(-reach, reach)
     assert running.count == members
-    assert np.abs(running.mean - exact.mean(axis=0)).max() <= STEP / 2 + 1e-7 * limit
-    assert (running.probability == (distances <= threshold).sum(axis=0) / members).all(), "of the whole distances"
+    assert np.abs(running.fields()["mean"] - exact.mean(axis=0)).max() <= STEP / 2 + 1e-7 * reach
+    assert (running.fields()["probability"] == (distances <= threshold).sum(axis=0) / members).all(), (
+        "of the whole distances"
+    )
     np.testing.assert_allclose(running.fields()["mask_std"], (distances <= threshold).std(axis=0), atol=1e-12)
     if members == 1:
-        assert np.isnan(running.std).all() and np.isnan(running.standard_error).all()
+        assert np.isnan(running.std).all() and np.isnan(standard_error(running)).all()
     else:  # a shift of every number by half a step changes the deviation by at most so much
         off, most = np.abs(running.std - exact.std(axis=0, ddof=1)).max(), STEP / 2 * math.sqrt(members / (members - 1))
-        assert off <= most + 1e-6 * limit
-        np.testing.assert_allclose(running.standard_error, running.std / math.sqrt(members), rtol=1e-12)
+        assert off <= most + 1e-6 * reach
+        np.testing.assert_allclose(standard_error(running), running.std / math.sqrt(members), rtol=1e-12)
 
 
 def test_whole_steps_are_exact_to_the_last_bit():
@@ -88,13 +90,13 @@ def test_whole_steps_are_exact_to_the_last_bit():
 def test_a_far_pixel_that_varies_little():
     "Where sums of floating-point numbers lose everything."
     distances = np.random.default_rng(0).normal(1000, 0.1, (50, 4, 4)).astype(np.float32)
-    running = summed(distances, limit=2000.0)
+    running = summed(distances, reach=2000.0)
     np.testing.assert_allclose(running.std, distances.astype(np.float64).std(axis=0, ddof=1), atol=STEP)
 
 
 def test_members_that_agree_have_no_spread_at_all():
     running = summed(np.full((7, *SHAPE), 1 / 3, np.float32))
-    assert (running.std == 0).all() and (running.standard_error == 0).all()
+    assert (running.std == 0).all() and (standard_error(running) == 0).all()
 
 
 def test_input_stays_as_it_was():
@@ -109,7 +111,7 @@ def test_input_stays_as_it_was():
 
 
 def test_a_distance_at_the_threshold_is_object():
-    assert summed(np.array([[[0.5, 0.5 + 2**-20, -0.5]]])).probability.tolist() == [[1, 0, 1]]
+    assert summed(np.array([[[0.5, 0.5 + 2**-20, -0.5]]])).fields()["probability"].tolist() == [[1, 0, 1]]
 
 
 def test_one_member_has_no_spread():
@@ -120,28 +122,28 @@ def test_one_member_has_no_spread():
 # ---- limits
 
 
-@pytest.mark.parametrize("limit", [0.3, 1.0, 10.0, 64.0, 100.0, 1e5, 0.1001])
-def test_most_members_is_the_largest_number_that_fits(limit):
-    "Every member at the limit: n Q and S^2 are as large as can be, and one more step of them would not fit."
-    steps, most = math.ceil(limit / STEP), most_members(limit)
+@pytest.mark.parametrize("reach", [0.3, 1.0, 10.0, 64.0, 100.0, 1e5, 0.1001])
+def test_most_members_is_the_largest_number_that_fits(reach):
+    "Every member at the reach: n Q and S^2 are as large as can be, and one more step of them would not fit."
+    steps, most = math.ceil(reach / STEP), most_members(reach)
     assert (most * steps) ** 2 < 2**63 <= ((most + 1) * steps) ** 2
 
 
-@pytest.mark.parametrize("limit", [1e5, 123456.789])
-def test_the_guard_is_exact(limit):
+@pytest.mark.parametrize("reach", [1e5, 123456.789])
+def test_the_guard_is_exact(reach):
     "Up to the last member everything is right; one more is refused, and changes nothing. Added or merged."
-    most = most_members(limit)
-    ends = np.where(np.arange(most) % 2, limit, -limit).astype(np.float64)[:, None, None]
-    running = summed(ends, limit=limit)
+    most = most_members(reach)
+    ends = np.where(np.arange(most) % 2, reach, -reach).astype(np.float64)[:, None, None]
+    running = summed(ends, reach=reach)
     np.testing.assert_allclose(running.std, ends.std(axis=0, ddof=1), rtol=1e-6)
-    same = summed(np.full((most, 1, 1), limit), limit=limit)
+    same = summed(np.full((most, 1, 1), reach), reach=reach)
     assert running.count == most and (same.std == 0).all()
     kept = [getattr(running, name).copy() for name in SUMS]
-    for wrong in (lambda: running.add(ends[:1]), lambda: running.merge(summed(ends[:1], limit=limit))):
+    for wrong in (lambda: running.add(ends[:1]), lambda: running.merge(summed(ends[:1], reach=reach))):
         with pytest.raises(ValueError, match=f"{most + 1} members .*too many.* {most}"):
             wrong()
         assert running.count == most and all(np.array_equal(a, getattr(running, n)) for a, n in zip(kept, SUMS))
-    empty, part = Running((1, 1), 0.5, limit), summed(ends[:-1], limit=limit)
+    empty, part = Running((1, 1), 0.5, reach), summed(ends[:-1], reach=reach)
     empty.merge(running)
     part.add(ends[-1:])
     same_bits(empty, running)
@@ -154,15 +156,15 @@ def test_the_guard_is_exact(limit):
 )
 def test_only_sums_of_the_same_kind_are_merged(other):
     running = summed(numbers(2))
-    with pytest.raises(ValueError, match="another shape, threshold or limit"):
+    with pytest.raises(ValueError, match="another shape, threshold or reach"):
         running.merge(other)
     assert running.count == 2
 
 
-@pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
-def test_the_limit_is_a_positive_number(limit):
-    with pytest.raises(ValueError, match="limit is"):
-        Running(SHAPE, 0.0, limit)
+@pytest.mark.parametrize("reach", [0.0, -1.0, math.inf, math.nan])
+def test_the_reach_is_a_positive_number(reach):
+    with pytest.raises(ValueError, match="reach is"):
+        Running(SHAPE, 0.0, reach)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
