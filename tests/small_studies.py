@@ -14,7 +14,7 @@ from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study.scoring import NUMBERS, scored
-from sdfdiff.study.store import LABELS
+from sdfdiff.study.schema import LABELS
 
 QUICK = untuned("dpm_sde", 2)
 REACH = 10.0  # px

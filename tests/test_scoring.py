@@ -14,7 +14,7 @@ from sdfdiff.distance import signed_distance
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study import scoring
 from sdfdiff.study.scoring import NUMBERS, RANK_BINS, estimates, scored
-from sdfdiff.study.store import LABELS
+from sdfdiff.study.schema import LABELS
 
 NUMBERS_OF = np.random.default_rng(0)
 

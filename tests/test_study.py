@@ -281,14 +281,14 @@ def test_killed_and_resumed(whole, tmp_path):
         tmp_path,
         f"""
 pieces, write = [], study._write
-def _write(store, values, sizes, variables, region):
+def _write(store, opened, values, region):
     if "mean" in values:
         pieces.append(region)
     if len(pieces) == 3:
-        write(store, dict(list(values.items())[:2]), sizes, variables, region)
+        write(store, opened, dict(list(values.items())[:2]), region)
         print("now", flush=True)
         time.sleep(60)
-    write(store, values, sizes, variables, region)
+    write(store, opened, values, region)
 study._write = _write
 finish(run_study(SCENES, {str(store)!r}), progress=False)
 """,
@@ -344,7 +344,7 @@ def test_interrupted_in_mid_piece(whole, tmp_path, monkeypatch):
 def test_interrupted_while_the_store_is_made(tmp_path, monkeypatch):
     "Then there is no store at all, and none is needed to resume."
     with monkeypatch.context() as patch:
-        patch.setattr(study, "_known", lambda case: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(study, "known", lambda case: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finish(run_study(SCENES, tmp_path / "a.zarr"), progress=False)
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,8 @@ from .verification import headline, read_verified, verify
 from .charts import CHARTS, Chart, interval
 from ..drawing import draw_error, draw_image, draw_probability, draw_spread, panels, png
 from ..files import check_writable, read_dataset, write_dataset, writing
-from .store import CONVENTIONS, open_study
+from .schema import CONVENTIONS
+from .store import open_study
 
 # %% ../../nbs/5_study/6_report.ipynb #report-05
 WORDS = {  # quantity: (words, unit, factor, digits, better)
