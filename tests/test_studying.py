@@ -135,11 +135,11 @@ import os, signal, sys
 from sdfdiff.study import store as study
 from sdfdiff.command import main
 write, marked = study._write, []
-def killed(store, values, *more):
+def killed(store, opened, values, region):
     marked.extend(["finished"] * ("finished" in values))
     if len(marked) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return write(store, values, *more)
+    return write(store, opened, values, region)
 study._write = killed
 main(sys.argv[1:])
 """
