@@ -12,6 +12,7 @@ import pytest
 from shell import files, no_work, refused, typist
 
 from sdfdiff.ensembles.method import method_of
+from sdfdiff.files import Refused
 from sdfdiff.study import store as studies
 from sdfdiff.study.plan import StudyPlan, from_json, to_json
 from sdfdiff.study.report import WORDS
@@ -213,7 +214,7 @@ def test_workers_that_die(run, monkeypatch):
 
     with pytest.raises(OSError, match="--resume"), studying.cluster_client(None):
         raise OSError("--resume")
-    with pytest.raises(OSError, match="memory.*--resume"), studying.cluster_client(1):
+    with pytest.raises(Refused, match="memory.*resume=True"), studying.cluster_client(1):
         raise KilledWorker("piece", None, 3)
 
 
