@@ -22,7 +22,7 @@ from shell import QUICK, files, no_work, picture, refused, sentences, tiny
 import sdfdiff
 from sdfdiff.command import main
 from sdfdiff.diffusion import fitting
-from sdfdiff.diffusion.network import save_weights
+from sdfdiff.diffusion.model import save_weights
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.method import METHODS

@@ -22,7 +22,8 @@ from sdfdiff.diffusion.fitting import (
     training_split,
     watch,
 )
-from sdfdiff.diffusion.network import Architecture, ScoreNetwork, load_weights
+from sdfdiff.diffusion.model import load_model
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork
 from sdfdiff.diffusion.training import Recipe, Step, stored_recipe, train
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
@@ -270,7 +271,7 @@ def test_fit_starts_from_weights(folder, tmp_path, uninterrupted):
         start=uninterrupted[1],
         setting=replace(SETTING, recipe=replace(SETTING.recipe, learning_rate=0.0)),
     )
-    again, first = (load_weights(path, dtype=torch.float32) for path in (tmp_path / "a.safetensors", uninterrupted[1]))
+    again, first = (load_model(path, dtype=torch.float32) for path in (tmp_path / "a.safetensors", uninterrupted[1]))
     assert torch.equal(numbers(again.network), numbers(first.network)) and again.about["start"] == "mine"
     assert first.about["start"] == "random"
 
@@ -287,7 +288,7 @@ def uninterrupted(folder, tmp_path_factory):
 
 def test_the_file_says_how_it_was_made(uninterrupted, folder):
     model, out = uninterrupted
-    again = load_weights(out, dtype=torch.float32)
+    again = load_model(out, dtype=torch.float32)
     about = again.about
     assert about["data"] == "folder" and about["licence"] == "made up" and about["name"] == "mine"
     assert about["recipe"] == asdict(replace(SETTING.recipe, seed=3)) and about["crop"] == 16
@@ -339,7 +340,7 @@ def test_an_interrupted_fit_ends_with_the_same_weights(interrupted, uninterrupte
         quiet(interrupted, folder, resume=True, seed=3)
     model = quiet(interrupted, folder, resume=True, seed=3)
     assert torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
-    ours, theirs = (load_weights(path, dtype=torch.float32) for path in (interrupted, uninterrupted[1]))
+    ours, theirs = (load_model(path, dtype=torch.float32) for path in (interrupted, uninterrupted[1]))
     assert torch.equal(numbers(ours.network), numbers(theirs.network))
     its_own = {"training_seconds": 0, "checksum": ""}
     assert ours.about | its_own == theirs.about | its_own
@@ -354,7 +355,7 @@ def test_an_unfinished_training_is_neither_overwritten_nor_continued_silently(in
     assert str(checkpoint) in str(caught.value) and "--force" in str(caught.value)
     assert checkpoint.read_bytes() == content
     model = quiet(interrupted, folder, seed=4, force=True)  # anew
-    assert load_weights(interrupted).about["recipe"]["seed"] == 4
+    assert load_model(interrupted).about["recipe"]["seed"] == 4
     assert not torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
 
 

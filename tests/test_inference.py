@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from small_networks import random_network
 from torch.nn import functional as F
 
-from sdfdiff.diffusion.network import Architecture, ScoreNetwork, fast_dtype, load_weights, multiply_adds
+from sdfdiff.diffusion.model import load_model
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork, fast_dtype, multiply_adds
 from sdfdiff.ensembles import fused as inference
 from sdfdiff.ensembles.fused import (
     Fused,
@@ -85,7 +86,7 @@ def test_bfloat16_rounds_no_worse(fuse):
 @pytest.mark.parametrize("name", ["nuclei", "tissue"])
 def test_members_do_not_depend_on_their_mates(name, fuse):
     "In bfloat16 to the bit."
-    network = load_weights(name, dtype=torch.bfloat16).network
+    network = load_model(name, dtype=torch.bfloat16).network
     noisy, features = inputs(network, 7, side=32)
     fused = Fused(network, fuse)
     together = fused(noisy, 0.3, features)
@@ -95,7 +96,7 @@ def test_members_do_not_depend_on_their_mates(name, fuse):
 
 def test_members_in_float32_depend_on_their_mates_by_rounding_only():
     "oneDNN cuts the work differently for a lone member."
-    network = load_weights("tissue", dtype=torch.float32).network
+    network = load_model("tissue", dtype=torch.float32).network
     noisy, features = inputs(network, 5, side=32)
     fused = Fused(network)
     together = fused(noisy, 0.3, features)
@@ -290,7 +291,7 @@ def test_keep_memory_tells_what_it_did(monkeypatch):
 
 def test_shipped_networks_are_fused_where_the_processor_is_fast():
     "No assertion on time: only that the fast way is the one taken on a processor with matrix units."
-    network = load_weights("tissue").network
+    network = load_model("tissue").network
     assert Fused(network).fuse or fast_dtype() == torch.float32
 
 
@@ -338,7 +339,7 @@ def test_in_parallel_is_lazy_and_stops(workers):
 
 
 def test_members_drawn_in_threads_are_the_same():
-    network = load_weights("tissue", dtype=torch.bfloat16).network
+    network = load_model("tissue", dtype=torch.bfloat16).network
     noisy, features = inputs(network, 6, side=32)
     fused = Fused(network)
 

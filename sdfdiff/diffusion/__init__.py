@@ -5,6 +5,6 @@ from .. import _serve
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:  # never true: for editors, type checkers and `_serve`
-    from .network import load_weights as load_weights
+    from .model import load_model as load_model
 
 __getattr__, __dir__ = _serve(__name__, __file__)

@@ -20,7 +20,8 @@ from .. import __version__
 from .corruption import VE
 from ..files import Exists, Refused
 from ..images.layouts import GLANDS, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels, split_cases
-from .network import Architecture, Model, ScoreNetwork, load_weights, save_weights
+from .model import Model, load_model, save_weights
+from .network import Architecture, ScoreNetwork
 from ..images.training_data import STRONG, Augmentation, Pairs, Scenes, moments
 from ..images.cases import RatedCase, find_cases, read_case
 from .training import Recipe, Step, stored_recipe, train
@@ -206,7 +207,7 @@ def fit(
     recipe = replace(setting.recipe, seed=seed, steps=_amount(steps, minutes) or setting.recipe.steps)
     network = new_network(setting.architecture, pairs, recipe)
     if start is not None:
-        take_over(network, load_weights(start, dtype=torch.float32).network)
+        take_over(network, load_model(start, dtype=torch.float32).network)
     if not resume:
         checkpoint.unlink(missing_ok=True)  # not before the data could be read
     if checkpoint.exists():
