@@ -298,8 +298,8 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
 
 
 def test_shipped_names_lie_in_the_data_folder(monkeypatch, tmp_path):
-    assert module._data_folder().name == "data"
-    monkeypatch.setattr(module, "_data_folder", lambda: tmp_path)
+    assert module.data_folder().name == "data"
+    monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
     (tmp_path / "glands.safetensors").touch()
     assert weights_path("glands") == tmp_path / "glands.safetensors"
     with pytest.raises(FileNotFoundError, match="nuclei"):
