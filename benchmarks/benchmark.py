@@ -22,7 +22,8 @@ from benchmarks.frontier import examples, judge
 from sdfdiff.ensembles.method import Method
 from sdfdiff.ensembles.method import METHODS, method_of
 from sdfdiff import __version__
-from sdfdiff.diffusion.network import Model, load_weights, multiply_adds
+from sdfdiff.diffusion.model import Model, load_model
+from sdfdiff.diffusion.network import multiply_adds
 from sdfdiff.diffusion.sampling import last
 from sdfdiff.ensembles.collection import described, ensemble, plain
 from sdfdiff.ensembles.members import Denoiser, batch_size, draw_members, sample_batches
@@ -158,7 +159,7 @@ def one_by_one(
 
 def _naive(plan: Plan) -> Model:
     "The weights as anybody would load them."
-    model = load_weights(plan.weights, dtype=torch.float32)
+    model = load_model(plan.weights, dtype=torch.float32)
     model.network.to(memory_format=torch.contiguous_format)
     return model
 
@@ -290,7 +291,7 @@ def resident(
 def draw_alone(weights: str, side: int, members: int, quality: str, seed: int) -> dict[str, float]:
     "Seconds of one ensemble in this process, its memory before and its peak; see `alone`."
     with one_thread():
-        model = load_weights(weights)
+        model = load_model(weights)
         ensemble(model, slide(model, 128), "draft", members=1, keep=1, workers=1, progress=False)  # warm up
         image = slide(model, side)
         before, start = resident("VmRSS"), perf_counter()
@@ -347,7 +348,7 @@ def precision(
     plan: Plan,
 ) -> xr.Dataset:  # By case: difference of F1, ratio and correlation of the spread, bfloat16 against float32
     "The same members in two number formats, on scenes whose posterior is known."
-    exact, fast = (load_weights(plan.scenes, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, fast = (load_model(plan.scenes, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     rows, cases = [], examples("tissue", fast, plan.cases)
     for case in cases:
         drawn = [
@@ -375,7 +376,7 @@ def benchmark(
 ) -> xr.Dataset:  # Variables by part: chain_, setting_, driver_, tiling_, large_, distance_, members_, precision_
     "Everything side by side in one run: see notebook 34 for what comes out."
     plan = plan or (QUICK if quick else FULL)
-    model = load_weights(plan.weights)
+    model = load_model(plan.weights)
     about = {
         "title": "sdfdiff benchmark",
         "quick": int(quick),
@@ -412,7 +413,7 @@ def _prefixed(dataset: xr.Dataset, prefix: str) -> xr.Dataset:
 
 
 def _drivers(plan: Plan) -> xr.Dataset:
-    model = load_weights(plan.scenes)
+    model = load_model(plan.scenes)
     return _prefixed(
         race_drivers(
             model,

@@ -21,7 +21,7 @@ from benchmarks.frontier import Example, judge
 from benchmarks.noise_levels import flow_levels
 from sdfdiff.ensembles.method import Method
 from sdfdiff.ensembles.method import METHODS, QUALITIES
-from sdfdiff.diffusion.network import Model
+from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, last, member_generators
 from sdfdiff.distance import _edge, signed_distance, signed_distance_batch
 from sdfdiff.ensembles.collection import Collected, ensemble, label
@@ -248,7 +248,7 @@ def gathered(
     shape: tuple[int, int],  # Rows and columns of the image
 ) -> xr.Dataset:  # As from `ensemble`
     "Mean, spread and members of a state that anybody may have drawn."
-    collected = Collected(shape, model.threshold("half_pixel"), model.limit, len(state))
+    collected = Collected(shape, model.threshold("half_pixel"), model.reach, len(state))
     collected.add(in_pixels(model, state, shape))
     return label(collected.fields(), {"threshold_px": model.threshold("half_pixel"), "members": len(state)}, shape)
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from sdfdiff.ensembles.method import Method
 from sdfdiff.ensembles.method import METHODS, untuned
-from sdfdiff.diffusion.network import Model
+from sdfdiff.diffusion.model import Model
 from sdfdiff.ensembles.collection import described, ensemble, plain
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.files import check_writable

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # never true: for editors, type checkers and `_serve`
     from . import shapes as shapes
     from . import study as study
     from . import uncertainty as uncertainty
-    from .diffusion.network import load_weights as load_weights
+    from .diffusion.model import load_model as load_model
     from .distance import signed_distance as signed_distance, to_mask as to_mask
     from .ensembles.collection import ensemble as ensemble
     from .ensembles.segmentation import segment as segment

@@ -126,11 +126,11 @@ def _earlier(path: Path):  # xarray.Dataset
 
 def _segment(arguments: argparse.Namespace) -> None:
     "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
-    from sdfdiff.diffusion.network import load_weights
+    from sdfdiff.diffusion.model import load_model
     from sdfdiff.ensembles.segmentation import output_paths, segment_file
 
     images = _images(arguments)
-    method, model = chosen_method(arguments, arguments.weights), load_weights(arguments.weights)
+    method, model = chosen_method(arguments, arguments.weights), load_model(arguments.weights)
     prepare_process()
     how = {"scale": arguments.scale, "stain": arguments.stain, "workers": chosen_workers(arguments, model)}
     for path in images:
@@ -182,13 +182,13 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     from sdfdiff.ensembles.figures import summary_figure
     from sdfdiff.files import check_writable, write_dataset, writing
-    from sdfdiff.diffusion.network import load_weights
+    from sdfdiff.diffusion.model import load_model
     from sdfdiff.ensembles.segmentation import segment
 
     picture, numbers = arguments.out / "demo.png", arguments.out / "demo.nc"
     check_writable([picture, numbers], arguments.force)
     prepare_process()
-    method, model = chosen_method(arguments, "nuclei"), load_weights("nuclei")
+    method, model = chosen_method(arguments, "nuclei"), load_model("nuclei")
     start = time.perf_counter()
     image = immunohistochemistry().astype(np.float32) / 255
     how = {"scale": _DEMO_SCALE, "stain": "haematoxylin", "workers": chosen_workers(arguments, model)}

@@ -39,7 +39,7 @@ def _add_evaluate(commands):
 # %% ../nbs/8_engine_room/3_measuring.ipynb #measuring-07
 def _evaluate(arguments: argparse.Namespace) -> None:
     "Measure F1 and IoU on a data set under every convention; prints a table and, with --out, keeps the study."
-    from sdfdiff.diffusion.network import load_weights
+    from sdfdiff.diffusion.model import load_model
     from sdfdiff.study.evaluation import evaluate, summary
 
     weights = arguments.weights or {"monuseg": "nuclei", "glas": "glands"}.get(arguments.dataset)
@@ -58,7 +58,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         resume=arguments.resume,
         force=arguments.force,
-        workers=chosen_workers(arguments, load_weights(weights)),
+        workers=chosen_workers(arguments, load_model(weights)),
     )
     print(summary(result))
     if arguments.out is not None:

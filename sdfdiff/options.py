@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sdfdiff.diffusion.network import Model
+    from sdfdiff.diffusion.model import Model
     from sdfdiff.ensembles.method import Method
 
 # %% ../nbs/8_engine_room/2_options.ipynb #options-05

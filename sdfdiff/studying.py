@@ -170,7 +170,7 @@ def _study(arguments: argparse.Namespace) -> None:
             )
         return
     _checked(arguments)
-    from sdfdiff.diffusion.network import load_weights
+    from sdfdiff.diffusion.model import load_model
     from sdfdiff.study.plan import read_plan
     from sdfdiff.study.store import export_study, finish, run_study
 
@@ -179,7 +179,7 @@ def _study(arguments: argparse.Namespace) -> None:
         raise ValueError(f"A study of {plan.dataset} needs --root, the folder of the data set.")
     prepare_process()
     here = arguments.cluster is None
-    workers = chosen_workers(arguments, load_weights(plan.methods[0].weights)) if here else arguments.workers or 1
+    workers = chosen_workers(arguments, load_model(plan.methods[0].weights)) if here else arguments.workers or 1
     with cluster_client(arguments.cluster) as client:
         last = finish(
             run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, client, workers=workers)

@@ -11,7 +11,8 @@ from small_networks import random_network
 
 from sdfdiff.command import main
 from sdfdiff.diffusion import fitting
-from sdfdiff.diffusion.network import Architecture, Model, save_weights
+from sdfdiff.diffusion.model import Model, save_weights
+from sdfdiff.diffusion.network import Architecture
 from sdfdiff.images.preparation import NUCLEI
 from sdfdiff.images.synthetic import tissue
 

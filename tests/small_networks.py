@@ -1,8 +1,13 @@
-"A network that many tests need: small, quick, and with weights that do not matter."
+"Networks that many tests need: small, quick, and with weights that do not matter."
+
+import math
+from dataclasses import replace
 
 import torch
 
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
+
+TINY = Architecture(width=8, multipliers=(1, 2), encoder_blocks=1, mean=0.05, deviation=0.15)
 
 
 def random_network(channels=1, seed=0):
@@ -16,3 +21,19 @@ def random_network(channels=1, seed=0):
             else:
                 weights.fill_("norm.weight" in name)
     return network.eval().requires_grad_(False)
+
+
+def fresh(architecture=TINY, **changes):
+    "A network as it is before training, always the same one."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ScoreNetwork(replace(architecture, **changes)).eval().requires_grad_(False)
+
+
+def stirred(architecture=TINY, **changes):
+    "A network in which no weight is zero: as after training, nothing is hidden by a zero."
+    network, generator = fresh(architecture, **changes), torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        spread = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.1
+        parameter += spread * torch.randn(parameter.shape, generator=generator)
+    return network

@@ -7,7 +7,7 @@ import xarray as xr
 from PIL import Image
 from small_networks import random_network
 
-from sdfdiff.diffusion.network import Model, save_weights
+from sdfdiff.diffusion.model import Model, save_weights
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import label
 from sdfdiff.ensembles.method import untuned

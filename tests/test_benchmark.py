@@ -23,7 +23,7 @@ from benchmarks.benchmark import (
     steps_of_chain,
 )
 from benchmarks.competitors import DRIVERS, OPTIONAL, SCHEDULERS, gathered
-from sdfdiff.diffusion.network import Model, load_weights, save_weights
+from sdfdiff.diffusion.model import Model, load_model, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.figures import benchmark_table
 from sdfdiff.ensembles.members import Denoiser
@@ -128,7 +128,7 @@ FEW, PAPER = untuned("dpm", 4, "geometric", stochasticity=0.25), replace(METHODS
 @pytest.mark.parametrize("dtype, within", [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=["float32", "bfloat16"])
 def test_the_naive_loop_draws_the_same_members(weights, sampling, dtype, within):
     "Same sampler, same seeds: only rounding may differ, relative to the members' own deviation."
-    plain, model = load_weights(weights, dtype=torch.float32), load_weights(weights, dtype=dtype)
+    plain, model = load_model(weights, dtype=torch.float32), load_model(weights, dtype=dtype)
     naive = one_by_one(Plain(plain, IMAGE, again=True), plain, sampling, 3, seed=4)
     fast = one_by_one(Denoiser(model, IMAGE), model, sampling, 3, batch=3, seed=4)
     assert float((naive - fast).std()) < within * float(naive.std())
@@ -141,7 +141,7 @@ def test_the_naive_loop_draws_the_same_members(weights, sampling, dtype, within)
 
 
 def test_each_step_runs(plan):
-    found = steps_of_chain(plan, load_weights(plan.weights), slide(load_weights(plan.weights), 64))
+    found = steps_of_chain(plan, load_model(plan.weights), slide(load_model(plan.weights), 64))
     assert list(found)[:4] == ["naive loop", "fewer calls", "encoder once", "number format"]
     assert list(found)[4:] == ["members in batches", "fused network", "workers", "the rest"]
     assert [bool(once) for _, _, once in found.values()] == [False, False, True, True, True, False, False, False]
@@ -164,7 +164,7 @@ def test_one_thread_is_given_back():
 
 
 def test_slide(weights):
-    model = load_weights(weights)
+    model = load_model(weights)
     small, large = slide(model, 96), slide(model, 700)
     assert small.shape == (3, 96, 96) and large.shape == (3, 700, 700) and small.dtype == np.float32
     assert np.array_equal(large[:, 512:], large[:, 511:323:-1]) and large.min() >= 0 and large.max() <= 1

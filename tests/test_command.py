@@ -22,7 +22,7 @@ from shell import QUICK, files, no_work, picture, refused, sentences, tiny
 import sdfdiff
 from sdfdiff.command import main
 from sdfdiff.diffusion import fitting
-from sdfdiff.diffusion.network import save_weights
+from sdfdiff.diffusion.model import save_weights
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.method import METHODS
@@ -742,11 +742,11 @@ def quick_demo(monkeypatch, place):
     "The demo without its large network and its large picture."
     from matplotlib.figure import Figure
 
-    from sdfdiff.diffusion import network
+    from sdfdiff.diffusion import model as model_files
     from sdfdiff.ensembles import figures
 
     save_weights("nuclei.safetensors", tiny())
-    monkeypatch.setattr(network, "data_folder", lambda: place)
+    monkeypatch.setattr(model_files, "data_folder", lambda: place)
     monkeypatch.setattr(figures, "summary_figure", lambda dataset, **options: Figure((1, 1)))
     return place
 

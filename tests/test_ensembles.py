@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from small_networks import random_network
 
 from benchmarks.noise_levels import exact_power, mode_variance, worst_error
-from sdfdiff.diffusion.network import Features, Model, load_weights
+from sdfdiff.diffusion.model import Model, load_model
+from sdfdiff.diffusion.network import Features
 from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField, high_frequency_power
 from sdfdiff.diffusion.sampling import (
     SAMPLERS,
@@ -205,7 +206,7 @@ def test_bits_do_not_depend_on_batches_workers_and_threads(model, sampling, thre
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_lone_member_of_shipped_weights_is_the_same(dtype):
     "In float32 oneDNN rounds otherwise for one member than for several."
-    model = load_weights("tissue", dtype=dtype)
+    model = load_model("tissue", dtype=dtype)
     image = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
     three = drawn(model, image, 3, QUICK)
     for batch in (1, 2):

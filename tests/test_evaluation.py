@@ -9,7 +9,7 @@ from small_studies import folder as plain_folder
 
 from sdfdiff.command import main
 from sdfdiff.diffusion.fitting import training_split
-from sdfdiff.diffusion.network import Model, load_weights, save_weights
+from sdfdiff.diffusion.model import Model, load_model, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.cases import find_cases, read_case
@@ -67,7 +67,7 @@ def test_counts_by_other_means(root, tmp_path, preparation):
     weights = tiny_file(tmp_path / "own.safetensors", preparation)
     method = untuned("dpm_sde", 2, members=3, seed=4, weights=weights)
     table = evaluate("folder", root, "test", method, cases=2, progress=False)["counts"].isel(case=1, method=0)
-    case, model = read_case(find_cases("folder", root, "test")[1]), load_weights(weights)
+    case, model = read_case(find_cases("folder", root, "test")[1]), load_model(weights)
     truth = case.labels > 0
     if preparation.scale == 0.5:
         truth = truth[1::2, 1::2]  # the pixel at, or right below, the centre of each new one

@@ -16,13 +16,11 @@ from sdfdiff.diffusion.fitting import (
     Setting,
     fit,
     load_pairs,
-    new_network,
-    steps_in,
-    take_over,
     training_split,
     watch,
 )
-from sdfdiff.diffusion.network import Architecture, ScoreNetwork, load_weights
+from sdfdiff.diffusion.model import load_model
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork
 from sdfdiff.diffusion.training import Recipe, Step, stored_recipe, train
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
@@ -153,14 +151,14 @@ def pairs(folder):
 
 def test_a_new_network_depends_on_seed_and_data_only(pairs):
     before = torch.random.get_rng_state()
-    one, two, other = (new_network(TINY, pairs, Recipe(seed=seed)) for seed in (5, 5, 6))
+    one, two, other = (fitting._new_network(TINY, pairs, Recipe(seed=seed)) for seed in (5, 5, 6))
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(numbers(one), numbers(two)) and not torch.equal(numbers(one), numbers(other))
     mean, deviation = moments(pairs, 10.0, 0.2)
     assert one.architecture == replace(TINY, mean=one.architecture.mean, deviation=one.architecture.deviation)
     assert one.architecture.mean == pytest.approx(mean, abs=1e-4)
     assert one.architecture.deviation == pytest.approx(deviation, abs=1e-4) and deviation > 0.02
-    scaled = new_network(TINY, pairs, Recipe(truncation=5.0, data_scale=1.0)).architecture
+    scaled = fitting._new_network(TINY, pairs, Recipe(truncation=5.0, data_scale=1.0)).architecture
     assert scaled.deviation == pytest.approx(moments(pairs, 5.0, 1.0)[1], abs=1e-4)
 
 
@@ -170,7 +168,7 @@ def test_masks_without_any_boundary_are_named(label, side):
     "Empty masks, or full ones: there is nothing to learn. (The deviation of equal numbers may be 1e-8 instead of 0.)"
     image, labels = np.zeros((3, side, side), np.float32), np.full((side, side), label)
     with pytest.raises(ValueError, match="mask") as caught:
-        new_network(TINY, Pairs.of([image], [labels], 16), Recipe())
+        fitting._new_network(TINY, Pairs.of([image], [labels], 16), Recipe())
     assert "\n" not in str(caught.value)
 
 
@@ -184,15 +182,18 @@ def test_minutes_become_steps(monkeypatch, pairs):
             yield Step(k + 1, 1.0, 1.0, 10 + 0.5 * k, network)
 
     monkeypatch.setattr(fitting, "train", timed)
-    network = new_network(TINY, pairs, Recipe())
-    assert steps_in(1.0, network, pairs, Recipe(steps=10**6)) == 120 and steps_in(2.5, network, pairs, Recipe()) == 300
-    assert steps_in(0.01, network, pairs, Recipe()) == 20 and asked == [6, 6, 6]
+    network = fitting._new_network(TINY, pairs, Recipe())
+    assert (
+        fitting._steps_in(1.0, network, pairs, Recipe(steps=10**6)) == 120
+        and fitting._steps_in(2.5, network, pairs, Recipe()) == 300
+    )
+    assert fitting._steps_in(0.01, network, pairs, Recipe()) == 20 and asked == [6, 6, 6]
 
 
 def test_measuring_does_not_change_the_network(pairs):
-    network = new_network(TINY, pairs, SETTING.recipe)
+    network = fitting._new_network(TINY, pairs, SETTING.recipe)
     before = numbers(network)
-    assert steps_in(0.01, network, pairs, SETTING.recipe) >= 20
+    assert fitting._steps_in(0.01, network, pairs, SETTING.recipe) >= 20
     assert torch.equal(numbers(network), before)
 
 
@@ -217,7 +218,7 @@ def stirred(architecture, seed=1):
 
 def test_taking_over_copies_every_weight():
     other, network = stirred(TINY), stirred(replace(TINY, mean=0.3, deviation=0.1), seed=2)
-    take_over(network, other)
+    fitting._take_over(network, other)
     assert torch.equal(numbers(network), numbers(other))
     assert (network.architecture.mean, network.architecture.deviation) == (0.3, 0.1)  # those of its own data
 
@@ -225,7 +226,7 @@ def test_taking_over_copies_every_weight():
 def test_a_grey_network_becomes_a_colour_network_that_does_the_same():
     grey, colour = stirred(replace(TINY, image_channels=1)), stirred(TINY, seed=2)
     before = numbers(grey)
-    take_over(colour, grey)
+    fitting._take_over(colour, grey)
     image = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     luminance = torch.from_numpy(rgb2gray(image.permute(0, 2, 3, 1).numpy()))[:, None]
     noisy = torch.randn(2, 1, 8, 12, generator=torch.Generator().manual_seed(1))
@@ -258,7 +259,7 @@ def test_weights_of_another_architecture_are_not_taken_over(change):
         network = stirred(own, seed=2)
         before = numbers(network)
         with pytest.raises(ValueError, match="another architecture") as caught:
-            take_over(network, stirred(source))
+            fitting._take_over(network, stirred(source))
         assert "\n" not in str(caught.value) and torch.equal(numbers(network), before)
 
 
@@ -270,7 +271,7 @@ def test_fit_starts_from_weights(folder, tmp_path, uninterrupted):
         start=uninterrupted[1],
         setting=replace(SETTING, recipe=replace(SETTING.recipe, learning_rate=0.0)),
     )
-    again, first = (load_weights(path, dtype=torch.float32) for path in (tmp_path / "a.safetensors", uninterrupted[1]))
+    again, first = (load_model(path, dtype=torch.float32) for path in (tmp_path / "a.safetensors", uninterrupted[1]))
     assert torch.equal(numbers(again.network), numbers(first.network)) and again.about["start"] == "mine"
     assert first.about["start"] == "random"
 
@@ -287,7 +288,7 @@ def uninterrupted(folder, tmp_path_factory):
 
 def test_the_file_says_how_it_was_made(uninterrupted, folder):
     model, out = uninterrupted
-    again = load_weights(out, dtype=torch.float32)
+    again = load_model(out, dtype=torch.float32)
     about = again.about
     assert about["data"] == "folder" and about["licence"] == "made up" and about["name"] == "mine"
     assert about["recipe"] == asdict(replace(SETTING.recipe, seed=3)) and about["crop"] == 16
@@ -302,7 +303,7 @@ def test_the_file_says_how_it_was_made(uninterrupted, folder):
 
 def test_it_is_the_average_after_the_last_step(uninterrupted, pairs):
     recipe = replace(SETTING.recipe, seed=3)
-    *_, last = train(new_network(TINY, pairs, recipe), pairs, recipe)
+    *_, last = train(fitting._new_network(TINY, pairs, recipe), pairs, recipe)
     assert torch.equal(numbers(last.average), numbers(uninterrupted[0].network))
 
 
@@ -339,7 +340,7 @@ def test_an_interrupted_fit_ends_with_the_same_weights(interrupted, uninterrupte
         quiet(interrupted, folder, resume=True, seed=3)
     model = quiet(interrupted, folder, resume=True, seed=3)
     assert torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
-    ours, theirs = (load_weights(path, dtype=torch.float32) for path in (interrupted, uninterrupted[1]))
+    ours, theirs = (load_model(path, dtype=torch.float32) for path in (interrupted, uninterrupted[1]))
     assert torch.equal(numbers(ours.network), numbers(theirs.network))
     its_own = {"training_seconds": 0, "checksum": ""}
     assert ours.about | its_own == theirs.about | its_own
@@ -349,12 +350,12 @@ def test_an_interrupted_fit_ends_with_the_same_weights(interrupted, uninterrupte
 def test_an_unfinished_training_is_neither_overwritten_nor_continued_silently(interrupted, uninterrupted, folder):
     checkpoint = interrupted.with_suffix(".checkpoint.safetensors")
     content = checkpoint.read_bytes()
-    with pytest.raises(FileExistsError, match="--resume") as caught:
+    with pytest.raises(FileExistsError, match="resume=True") as caught:
         quiet(interrupted, folder, seed=3)
-    assert str(checkpoint) in str(caught.value) and "--force" in str(caught.value)
+    assert str(checkpoint) in str(caught.value) and "force=True" in str(caught.value)
     assert checkpoint.read_bytes() == content
     model = quiet(interrupted, folder, seed=4, force=True)  # anew
-    assert load_weights(interrupted).about["recipe"]["seed"] == 4
+    assert load_model(interrupted).about["recipe"]["seed"] == 4
     assert not torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
 
 
@@ -378,10 +379,10 @@ def test_a_training_is_not_continued_with_other_settings(interrupted, folder, ot
 def test_a_training_by_minutes_keeps_the_steps_it_began_with(folder, tmp_path, monkeypatch):
     out = tmp_path / "mine.safetensors"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(fitting, "steps_in", lambda *rest: 4)
+        patch.setattr(fitting, "_steps_in", lambda *rest: 4)
         patch.setattr(fitting, "watch", stopped_after(2))
         quiet(out, folder, minutes=1.0)
-    monkeypatch.setattr(fitting, "steps_in", lambda *rest: 99)
+    monkeypatch.setattr(fitting, "_steps_in", lambda *rest: 99)
     assert quiet(out, folder, minutes=1.0, resume=True).about["recipe"]["steps"] == 4
 
 
@@ -426,7 +427,7 @@ def test_weights_are_not_overwritten_without_force(uninterrupted, tmp_path):
     out = tmp_path / "mine.safetensors"
     out.write_bytes(uninterrupted[1].read_bytes())
     for resume in (False, True):
-        with pytest.raises(FileExistsError, match="--force") as caught:
+        with pytest.raises(FileExistsError, match="force=True") as caught:
             quiet(out, tmp_path / "not even looked at", resume=resume)
         assert str(out) in str(caught.value)
     assert out.read_bytes() == uninterrupted[1].read_bytes() and os.listdir(tmp_path) == [out.name]
@@ -434,7 +435,7 @@ def test_weights_are_not_overwritten_without_force(uninterrupted, tmp_path):
 
 def test_steps_and_minutes_override_the_setting(folder, tmp_path, monkeypatch):
     assert quiet(tmp_path / "a.safetensors", folder, steps=2).about["recipe"]["steps"] == 2
-    monkeypatch.setattr(fitting, "steps_in", lambda minutes, *rest: round(10 * minutes))
+    monkeypatch.setattr(fitting, "_steps_in", lambda minutes, *rest: round(10 * minutes))
     assert quiet(tmp_path / "b.safetensors", str(folder), minutes=0.3).about["recipe"]["steps"] == 3
 
 

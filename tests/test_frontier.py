@@ -13,7 +13,7 @@ from small_networks import random_network
 from benchmarks import frontier
 from benchmarks.frontier import CALLS, UNITS, Example, examples, judge, measure, ways
 from sdfdiff.diffusion.fitting import training_split
-from sdfdiff.diffusion.network import Model
+from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import METHODS, QUALITIES, untuned

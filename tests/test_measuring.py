@@ -16,7 +16,7 @@ from shell import QUICK, files, no_work, refused, tiny
 
 from sdfdiff.command import parser
 from sdfdiff.diffusion import fitting
-from sdfdiff.diffusion.network import load_weights, save_weights
+from sdfdiff.diffusion.model import load_model, save_weights
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.method import METHODS, Method, method_of, untuned
 from sdfdiff.images.preparation import TISSUE
@@ -132,7 +132,7 @@ class Stop:
 
 
 def numbers(path):
-    return {name: value.clone() for name, value in load_weights(path, dtype=torch.float32).network.state_dict().items()}
+    return {name: value.clone() for name, value in load_model(path, dtype=torch.float32).network.state_dict().items()}
 
 
 def test_train_stop_resume(run, place, small, monkeypatch):
@@ -152,12 +152,12 @@ def test_train_stop_resume(run, place, small, monkeypatch):
     assert not Path("part.checkpoint.safetensors").exists()
     whole, part = numbers("new/whole.safetensors"), numbers("part.safetensors")
     assert whole.keys() == part.keys() and all(torch.equal(whole[name], part[name]) for name in whole)
-    assert load_weights("part.safetensors").about["recipe"] == load_weights("new/whole.safetensors").about["recipe"]
+    assert load_model("part.safetensors").about["recipe"] == load_model("new/whole.safetensors").about["recipe"]
 
 
 def test_train_then_evaluate_on_what_was_held_out(run, dataset, small):
     code, _, _ = run("train", "folder", "--root", "data", "--steps", "2", "--out", "own.safetensors", "--seed", "3")
-    about = load_weights("own.safetensors").about
+    about = load_model("own.safetensors").about
     assert code == 0 and about["recipe"]["seed"] == 3 and len(about["held_out"]) == 1 and about["name"] == "own"
     words = ("evaluate", "folder", "--root", "data", "--weights", "own.safetensors", *QUICK, "--out", "a.zarr")
     assert run(*words, "--split", "validation")[0] == 0

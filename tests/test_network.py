@@ -1,41 +1,20 @@
-"The network against its own formula, a count by hand, and files that were cut, flipped, exchanged or never written."
+"The network against its own formula, a count by hand, and what it does with images and maps that do not fit."
 
-import json
 import math
-import os
-import struct
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from small_networks import TINY, fresh, stirred
 from torch.nn.functional import pixel_shuffle
 
 from sdfdiff.diffusion import network as module
-from sdfdiff.diffusion.corruption import VE
-from sdfdiff.diffusion.network import (
-    SHIPPED,
-    Architecture,
-    Model,
-    NoiseEmbedding,
-    ScoreNetwork,
-    data_folder,
-    fast_dtype,
-    load_weights,
-    multiply_adds,
-    save_weights,
-    scalings,
-    weights_path,
-)
-from sdfdiff.images.preparation import NUCLEI, Preparation
+from sdfdiff.diffusion.network import fast_dtype, multiply_adds, scalings
 
-TINY = Architecture(width=8, multipliers=(1, 2), encoder_blocks=1, mean=0.05, deviation=0.15)
 LEVELS = torch.tensor([1e-3, 0.02, 0.15, 1.0, 5.0])
 PARAMETRISATIONS = ("preconditioned", "score")
 
@@ -46,21 +25,6 @@ def seeded(seed=0):
 
 def noise(*shape, seed=0):
     return torch.randn(shape, generator=seeded(seed))
-
-
-def fresh(architecture=TINY, **changes):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return ScoreNetwork(replace(architecture, **changes)).eval().requires_grad_(False)
-
-
-def stirred(architecture=TINY, **changes):
-    "A network in which no weight is zero: as after training, nothing is hidden by a zero."
-    network, generator = fresh(architecture, **changes), seeded(1)
-    for parameter in network.parameters():
-        spread = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.1
-        parameter += spread * torch.randn(parameter.shape, generator=generator)
-    return network
 
 
 def raw_answers(network, noisy, noise_level, features):
@@ -213,7 +177,7 @@ def test_the_encoder_s_own_guess_is_in_model_units_and_full_size():
 
 
 def test_noise_embedding_tells_levels_apart_over_four_decades():
-    embedding, levels = NoiseEmbedding(32), torch.logspace(-3, 1, 30)
+    embedding, levels = module._NoiseEmbedding(32), torch.logspace(-3, 1, 30)
     waves = embedding.waves(levels)
     assert waves.shape == (30, 32) and embedding(levels).shape == (30, 32)
     assert torch.allclose(waves[:, :16] ** 2 + waves[:, 16:] ** 2, torch.ones(30, 16), atol=1e-5)
@@ -225,8 +189,8 @@ def test_noise_embedding_tells_levels_apart_over_four_decades():
 def test_noise_embedding_keeps_its_frequencies_in_any_number_format():
     "In bfloat16 a frequency of 50 would be off by up to 0.125: another embedding than the one that was trained."
     levels = torch.logspace(-3, 0.7, 20)
-    exact = NoiseEmbedding(32).waves(levels)
-    assert torch.allclose(NoiseEmbedding(32).to(torch.bfloat16).waves(levels), exact, atol=1e-5)
+    exact = module._NoiseEmbedding(32).waves(levels)
+    assert torch.allclose(module._NoiseEmbedding(32).to(torch.bfloat16).waves(levels), exact, atol=1e-5)
 
 
 def test_bfloat16_answers_in_float32_and_nearly_the_same():
@@ -299,300 +263,3 @@ def test_fast_dtype_asks_the_machine(monkeypatch):
     assert fast_dtype("cuda") == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert fast_dtype("cuda:0") == torch.float32
-
-
-# Model and its units -------------------------------------------------------------------------------------------------
-
-
-def test_model_units():
-    model = Model(fresh(), VE(0.01, 3.0), truncation=8.0, data_scale=0.4, boundary="half_pixel")
-    assert torch.allclose(model.to_pixels(torch.tensor([0.4, -0.1])), torch.tensor([8.0, -2.0]))
-    assert model.threshold("paper") == pytest.approx(0.6) and model.threshold("half_pixel") == 0
-    assert Model(fresh()).threshold("half_pixel") == 0.5 and Model(fresh()).threshold("paper") == pytest.approx(0.15)
-
-
-# On disk -------------------------------------------------------------------------------------------------------------
-
-
-MODEL = {
-    "schedule": VE(0.002, 7.0),
-    "truncation": 8.5,
-    "data_scale": 0.3,
-    "boundary": "half_pixel",
-    "preparation": Preparation("haematoxylin", "grey", size=(96, 64)),
-    "about": {"name": "tiny", "licence": "none", "recipe": {"steps": 3}, "held_out": ["ä", "b"]},
-}
-
-
-@pytest.fixture
-def saved(tmp_path):
-    path = tmp_path / "tiny.safetensors"
-    save_weights(path, Model(stirred(), **MODEL))
-    return path
-
-
-def header(path):
-    "The header of a safetensors file, parsed with nothing but struct and json."
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
-
-
-def without_checks(thing, **values):
-    "Put values into a frozen dataclass, also impossible ones: what a file of another origin may hold."
-    for name, value in values.items():
-        object.__setattr__(thing, name, value)
-    return thing
-
-
-def refused(path):
-    "The one sentence with which a file is refused."
-    with pytest.raises(ValueError) as caught:
-        load_weights(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
-def test_float32_comes_back_to_the_bit(tmp_path, parametrisation):
-    network = stirred(parametrisation=parametrisation)
-    save_weights(tmp_path / "a.safetensors", Model(network, **MODEL), dtype=torch.float32)
-    again = load_weights(tmp_path / "a.safetensors", dtype=torch.float32)
-    assert again.network.architecture == network.architecture
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.network.state_dict().values()))
-    noisy, image = noise(2, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=seeded())
-    expected = network(noisy, 0.3, network.encode(image))
-    assert torch.allclose(again.network(noisy, 0.3, again.network.encode(image)), expected, atol=1e-6)
-
-
-def test_float16_comes_back_rounded_and_the_rest_exactly(saved):
-    original, again = Model(stirred(), **MODEL), load_weights(saved, dtype=torch.float32)
-    for name, value in original.network.state_dict().items():
-        assert torch.equal(again.network.state_dict()[name], value.half().float())
-    for name in ("schedule", "truncation", "data_scale", "boundary", "preparation"):
-        assert getattr(again, name) == MODEL[name]
-    assert again.about.pop("checksum") and again.about == MODEL["about"]
-    assert again.network.architecture == TINY and not again.network.training
-    assert not any(parameter.requires_grad for parameter in again.network.parameters())
-
-
-def test_a_loaded_network_has_the_wanted_number_format(saved, monkeypatch):
-    for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(module, "fast_dtype", lambda device, dtype=dtype: dtype)
-        assert {p.dtype for p in load_weights(saved).network.parameters()} == {dtype}
-    assert {p.dtype for p in load_weights(saved, dtype=torch.float64).network.parameters()} == {torch.float64}
-
-
-def test_saving_leaves_the_model_alone_and_is_repeatable(tmp_path):
-    model = Model(stirred(), **MODEL)
-    before = [p.clone() for p in model.network.parameters()]
-    for name in ("a", "b"):
-        save_weights(tmp_path / f"{name}.safetensors", model)
-    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(before, model.network.parameters()))
-    assert model.about == MODEL["about"] and "checksum" not in model.about
-    assert header(tmp_path / "a.safetensors") == header(tmp_path / "b.safetensors")
-
-
-def test_the_layout_in_memory_does_not_matter(tmp_path):
-    "channels_last and contiguous weights are the same numbers, so the same file."
-    for name, layout in (("a", torch.contiguous_format), ("b", torch.channels_last)):
-        save_weights(tmp_path / f"{name}.safetensors", Model(stirred().to(memory_format=layout), **MODEL))
-    assert header(tmp_path / "a.safetensors") == header(tmp_path / "b.safetensors")
-
-
-def test_what_the_file_says_can_be_read_without_this_package(saved):
-    head, _ = header(saved)
-    described = json.loads(head["__metadata__"]["sdfdiff"])
-    expected = asdict(TINY) | {"multipliers": [1, 2]}
-    assert described["architecture"] == expected and described["schedule"] == {"sigma_min": 0.002, "sigma_max": 7.0}
-    assert described["preparation"] == MODEL["preparation"].to_dict() and described["about"] == MODEL["about"]
-    assert all(value["dtype"] == "F16" for key, value in head.items() if key != "__metadata__")
-    assert set(head) - {"__metadata__"} == set(stirred().state_dict())
-
-
-def test_the_checksum_names_the_weights(tmp_path):
-    "The same weights have the same checksum, whatever the file is called; one number more or less has another."
-
-    def checksum(network):
-        save_weights(tmp_path / "a.safetensors", Model(network), force=True)
-        return load_weights(tmp_path / "a.safetensors").about["checksum"]
-
-    first, other = checksum(stirred()), stirred()
-    other.leave.bias[3] += 0.01
-    assert first == checksum(stirred()) != checksum(other) and len(first) == 64
-
-
-def test_any_flipped_bit_of_the_numbers_is_noticed(saved):
-    content = saved.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    for place in np.random.default_rng(0).integers(8 * (8 + length), 8 * len(content), 20):
-        flipped = bytearray(content)
-        flipped[place // 8] ^= 1 << place % 8
-        saved.write_bytes(flipped)
-        assert "damaged" in refused(saved)
-
-
-def test_any_flipped_bit_of_the_description_is_noticed(saved):
-    "One bit makes 0.3 out of 0.2, or another boundary: units must be as certain as weights."
-    content, wrong = saved.read_bytes(), []
-    start, stop = content.index(b"architecture"), content.index(b"checksum")
-    for place in np.random.default_rng(0).integers(8 * start, 8 * stop, 60):
-        flipped = bytearray(content)
-        flipped[place // 8] ^= 1 << place % 8
-        saved.write_bytes(flipped)
-        try:
-            load_weights(saved)
-        except ValueError as error:
-            wrong += [] if str(saved) in str(error) else [f"not named: {error}"]
-        else:
-            wrong.append(f"not noticed: {bytes(flipped[place // 8 - 20 : place // 8 + 9])}")
-    assert not wrong, f"{len(wrong)} of 60, such as {wrong[:3]}"
-
-
-@settings(max_examples=25)
-@given(share=st.floats(0, 0.9999))
-def test_a_truncated_file_is_refused(share, tmp_path_factory):
-    path = tmp_path_factory.mktemp("cut") / "cut.safetensors"
-    save_weights(path, Model(SMALL, about={"name": "cut"}))
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    refused(path)
-
-
-SMALL = fresh(multipliers=(1,))
-
-
-@settings(max_examples=30)
-@given(content=st.binary(max_size=300))
-def test_random_bytes_are_refused(content, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "random.safetensors"
-    path.write_bytes(content)
-    refused(path)
-
-
-def test_foreign_files_are_refused(tmp_path):
-    path, tensors = tmp_path / "other.safetensors", {"weight": torch.ones(3)}
-    for metadata in (None, {"format": "pt"}, *({"sdfdiff": text} for text in ("null", "[]", "{}", "3"))):
-        save_file(tensors, path, metadata=metadata)
-        assert "holds no sdfdiff model" in refused(path)
-    save_file(tensors, path, metadata={"sdfdiff": "{not json"})
-    refused(path)
-    torch.save(tensors, path)
-    refused(path)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"width": 16},
-        {"width": 12},
-        {"width": -8},
-        {"multipliers": [1]},
-        {"multipliers": 3},
-        {"image_channels": 3},
-        {"parametrisation": "velocity"},
-        {"mean": "low"},
-    ],
-    ids=str,
-)
-def test_weights_of_another_architecture_are_refused(tmp_path, wrong):
-    network = stirred()
-    without_checks(network.architecture, **wrong)
-    save_weights(tmp_path / "a.safetensors", Model(network))
-    refused(tmp_path / "a.safetensors")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"schedule": without_checks(VE(), sigma_min=9.0)},
-        {"schedule": TINY},
-        {"preparation": without_checks(Preparation(), stain="gold")},
-        {"preparation": SimpleNamespace(to_dict=lambda: {"rotation": 3})},
-        {"truncation": "ten"},
-        {"truncation": -1.0},
-        {"truncation": None},
-        {"data_scale": 0.0},
-        {"boundary": "outer"},
-        {"about": None},
-        {"about": ["name"]},
-    ],
-    ids=lambda wrong: next(iter(wrong)),
-)
-def test_impossible_descriptions_are_refused(tmp_path, wrong):
-    save_weights(tmp_path / "a.safetensors", without_checks(Model(fresh()), **wrong))
-    refused(tmp_path / "a.safetensors")
-
-
-def test_weights_under_other_names_are_refused(tmp_path):
-    network = stirred()
-    network.register_parameter("extra", torch.nn.Parameter(torch.ones(2)))
-    save_weights(tmp_path / "more.safetensors", Model(network))
-    del network.extra, network.read
-    save_weights(tmp_path / "less.safetensors", Model(network))
-    assert "another version" in refused(tmp_path / "more.safetensors")
-    assert "another version" in refused(tmp_path / "less.safetensors")
-
-
-def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
-    for name in ("liver", tmp_path, tmp_path / "missing.safetensors", ""):
-        with pytest.raises(FileNotFoundError, match="nuclei, glands, tissue") as caught:
-            load_weights(name)
-        assert str(name) in str(caught.value)
-    assert SHIPPED == ("nuclei", "glands", "tissue")
-
-
-def test_shipped_names_lie_in_the_data_folder(monkeypatch, tmp_path):
-    assert data_folder().name == "data"
-    monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
-    (tmp_path / "glands.safetensors").touch()
-    assert weights_path("glands") == tmp_path / "glands.safetensors"
-    with pytest.raises(FileNotFoundError, match="nuclei"):
-        weights_path("nuclei")
-
-
-def test_a_file_is_not_replaced_without_force(saved):
-    before = saved.read_bytes()
-    with pytest.raises(FileExistsError, match="tiny.safetensors exists"):
-        save_weights(saved, Model(fresh()))
-    assert saved.read_bytes() == before
-    save_weights(saved, Model(fresh(), preparation=NUCLEI), force=True)
-    assert load_weights(saved).preparation == NUCLEI
-
-
-@pytest.mark.parametrize("problem", [RuntimeError("disk full"), KeyboardInterrupt(), None], ids=["full", "key", "json"])
-def test_nothing_half_written_when_saving_fails(saved, monkeypatch, problem):
-    before, model = saved.read_bytes(), Model(fresh(), about={} if problem else {"path": object()})
-
-    def fails(path, content):
-        path.open("wb").write(content[: len(content) // 2])
-        raise problem
-
-    if problem:
-        monkeypatch.setattr(Path, "write_bytes", fails)
-    for path in (saved, saved.with_name("new.safetensors")):
-        with pytest.raises(type(problem) if problem else TypeError):
-            save_weights(path, model, force=True)
-    assert os.listdir(saved.parent) == [saved.name] and saved.read_bytes() == before
-
-
-def test_folders_are_made_and_both_kinds_of_path_work(tmp_path):
-    path = tmp_path / "runs" / "deep" / "tiny.safetensors"
-    save_weights(str(path), Model(fresh()))
-    assert load_weights(str(path)).network.architecture == load_weights(path).network.architecture == TINY
-    assert os.listdir(path.parent) == [path.name]
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_weights_are_whole_and_say_what_they_are(name):
-    model = load_weights(name, dtype=torch.float32)
-    network, recipe = model.network, model.about["recipe"]
-    assert model.about["licence"] not in ("", "unknown") and recipe["steps"] > 100
-    assert (model.truncation, model.data_scale) == (recipe["truncation"], recipe["data_scale"])
-    channels = network.architecture.image_channels
-    assert channels == {"grey": 1, "rgb": 3}[model.preparation.colour]
-    assert all(parameter.isfinite().all() for parameter in network.parameters())
-    clean = torch.full((1, 1, 32, 32), 0.1)  # a little noise on a map is taken away
-    noisy = clean + 0.01 * noise(1, 1, 32, 32)
-    denoised = network(noisy, 0.01, network.encode(torch.full((1, channels, 32, 32), 0.7)))
-    assert (denoised - clean).square().mean() < 0.9 * 0.01**2

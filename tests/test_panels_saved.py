@@ -9,7 +9,7 @@ from pictures import coloured, expected_corruption, masked, pixels, says, settle
 
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VP
-from sdfdiff.diffusion.network import load_weights
+from sdfdiff.diffusion.model import load_model
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import untuned
@@ -24,7 +24,7 @@ from sdfdiff.uncertainty.margins import grown, margin_trade
 @pytest.fixture(scope="module")
 def material():
     "A scene of 64x64 with an ensemble of 6 members and a rater's mask."
-    scene, model = tissue(3, (64, 64)), load_weights("tissue")
+    scene, model = tissue(3, (64, 64)), load_model("tissue")
     image, truth = np.moveaxis(scene.image, -1, 0), scene.rate(np.random.default_rng(1)) > 0
     return model, image, truth, ensemble(model, image, untuned("dpm_sde", 4), members=6, truth=truth, progress=False)
 

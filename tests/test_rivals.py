@@ -32,7 +32,8 @@ from benchmarks.competitors import (
     versions,
 )
 from benchmarks.frontier import Example
-from sdfdiff.diffusion.network import Features, Model
+from sdfdiff.diffusion.model import Model
+from sdfdiff.diffusion.network import Features
 from sdfdiff.diffusion.oracle import GaussianField
 from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, last, member_generators
 from sdfdiff.distance import signed_distance

@@ -1,12 +1,14 @@
 "Samplers against exact solutions, diffusers, arithmetic written anew, and the moments of the oracles."
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdfdiff.diffusion import oracle, sampling
 from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField
 from sdfdiff.diffusion.sampling import (
     SAMPLERS,
@@ -14,7 +16,6 @@ from sdfdiff.diffusion.sampling import (
     ancestral,
     calls,
     corrector_step,
-    corrector_step_size,
     dpm_solver,
     euler_maruyama,
     gaussian,
@@ -27,6 +28,7 @@ from sdfdiff.diffusion.sampling import (
 )
 
 FIELD = GaussianField((16, 16), length=2.0)
+SCORE = partial(oracle.score, FIELD)
 CORRECTORS = ("paper", "score_sde", "authors")
 
 
@@ -238,7 +240,7 @@ def algorithm_1(score, noisy, levels, draw, corrections, ratio):
 def test_paper_variant_is_algorithm_1(corrections, ratio):
     noisy, levels, generator = start(1), geometric_levels(1e-2, 5, 30), seeded(4)
     draw = lambda: gaussian((1, 1, 16, 16), generator).double()  # noqa: E731
-    expected = algorithm_1(FIELD.score, noisy, levels, draw, corrections, ratio)
+    expected = algorithm_1(SCORE, noisy, levels, draw, corrections, ratio)
     sample = last(predictor_corrector(FIELD, noisy, levels, seeded(4), corrections=corrections, ratio=ratio))
     torch.testing.assert_close(sample.double(), expected, atol=2e-4, rtol=0)
 
@@ -248,11 +250,11 @@ def test_score_sde_variant_corrects_first_and_ends_at_the_predictor_mean():
     state = noisy.double()
     for k, (high, low) in enumerate(zip(levels.double(), levels.double()[1:])):
         for _ in range(2):
-            z, g = gaussian(noisy.shape, generator).double(), FIELD.score(state, high)
+            z, g = gaussian(noisy.shape, generator).double(), SCORE(state, high)
             epsilon = 2 * (0.2 * z.norm() / g.norm()) ** 2
             state = state + epsilon * g + (2 * epsilon).sqrt() * z
         z = gaussian(noisy.shape, generator).double()
-        state = state + (high**2 - low**2) * FIELD.score(state, high) + (k < 11) * (high**2 - low**2).sqrt() * z
+        state = state + (high**2 - low**2) * SCORE(state, high) + (k < 11) * (high**2 - low**2).sqrt() * z
     sample = last(SAMPLERS["score_sde"](FIELD, noisy, levels, seeded(4), corrections=2, ratio=0.2))
     torch.testing.assert_close(sample.double(), state, atol=2e-4, rtol=0)
 
@@ -264,9 +266,9 @@ def test_authors_variant_is_the_released_loop():
     state, before = noisy.double().clamp(-10, 10), sigma[0]
     for level in sigma:
         z, change = gaussian(noisy.shape, generator).clamp(-2, 2).double(), before**2 - level**2
-        state = state + change * FIELD.score(state, before) + change.sqrt() * z
+        state = state + change * SCORE(state, before) + change.sqrt() * z
         for _ in range(2):
-            z, g = gaussian(noisy.shape, generator).clamp(-2, 2).double(), FIELD.score(state, level)
+            z, g = gaussian(noisy.shape, generator).clamp(-2, 2).double(), SCORE(state, level)
             epsilon = 2 * (0.15 * z.norm() / g.norm()) ** 2
             mean = state + epsilon * g
             state = mean + (2 * epsilon).sqrt() * z
@@ -283,7 +285,7 @@ def test_corrector_step_is_diffusers():
     theirs = ScoreSdeVeScheduler(snr=0.15)
     theirs.set_timesteps(10)
     theirs.set_sigmas(10)
-    theirs = theirs.step_correct(FIELD.score(state, level), state, generator=seeded(2)).prev_sample
+    theirs = theirs.step_correct(SCORE(state, level), state, generator=seeded(2)).prev_sample
     ours = sum(corrector_step(FIELD, state, level, gaussian(state.shape, seeded(2)), 0.15))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
@@ -294,7 +296,7 @@ def test_euler_maruyama_is_the_papers_sde():
     state = next(iter(euler_maruyama(FIELD, noisy, levels, seeded(3))))
     g_squared, dt = 2 * 25 * math.log(5 / 1e-3), 0.1
     noise = gaussian(noisy.shape, seeded(3))
-    expected = noisy + g_squared * dt * FIELD.score(noisy, 5.0) + math.sqrt(g_squared * dt) * noise
+    expected = noisy + g_squared * dt * SCORE(noisy, 5.0) + math.sqrt(g_squared * dt) * noise
     torch.testing.assert_close(state, expected, atol=1e-4, rtol=1e-5)
 
 
@@ -374,10 +376,10 @@ def test_guard_caps_the_step_and_spares_a_good_score():
 
 def test_step_size_is_line_9():
     noise, score = gaussian((3, 1, 4, 4), seeded()), gaussian((3, 1, 4, 4), seeded(1))
-    sizes = corrector_step_size(noise, score, 0.2).flatten()
+    sizes = sampling._corrector_step_size(noise, score, 0.2).flatten()
     for z, g, size in zip(noise, score, sizes):
         assert size == pytest.approx(float(2 * (0.2 * z.norm() / g.norm()) ** 2))
-    assert corrector_step_size(noise, score, 0.2, per_member=False) == pytest.approx(
+    assert sampling._corrector_step_size(noise, score, 0.2, per_member=False) == pytest.approx(
         float(2 * (0.2 * noise.norm() / score.norm()) ** 2)
     )
 

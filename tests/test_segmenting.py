@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from small_networks import random_network
 
-from sdfdiff.diffusion.network import Model
+from sdfdiff.diffusion.model import Model
 from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.collection import source_pixels
 from sdfdiff.ensembles.method import untuned

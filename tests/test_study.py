@@ -18,7 +18,7 @@ import zarr
 from PIL import Image
 from small_studies import content, folder, quick, tiny_weights
 
-from sdfdiff.diffusion.network import load_weights
+from sdfdiff.diffusion.model import load_model
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import method_of, untuned
 from sdfdiff.files import DiskFull
@@ -89,7 +89,7 @@ def test_the_numbers_are_those_of_the_ensembles(whole):
     "Drawn and scored again, by the functions of the notebooks before."
     found, paths = open_study(whole).load(), study_cases(SCENES)
     for k, j in ((0, 0), (1, 1)):
-        model, method, here = load_weights("tissue"), SCENES.methods[j], found.isel(case=k, method=j)
+        model, method, here = load_model("tissue"), SCENES.methods[j], found.isel(case=k, method=j)
         case = read_prepared(paths[k], model.preparation)
         drawn = ensemble(model, case.image, method, progress=False)
         np.testing.assert_array_equal(here["truth"], case.truth)
@@ -198,7 +198,7 @@ def test_scenes_for_a_network_that_sees_half_the_resolution(tmp_path):
     finish(run_study(StudyPlan("tissue", (quick("half", weights, 2),), cases=1), tmp_path / "a.zarr"), progress=False)
     found, full = (
         open_study(tmp_path / "a.zarr"),
-        read_prepared(study_cases(SCENES)[0], load_weights("tissue").preparation),
+        read_prepared(study_cases(SCENES)[0], load_model("tissue").preparation),
     )
     np.testing.assert_allclose(found["posterior"][0], full.posterior[1::2, 1::2], atol=1e-6)
     np.testing.assert_array_equal(found["truth"][0], full.truth[1::2, 1::2])
@@ -235,7 +235,7 @@ def test_threads_leave_no_trace(whole, tmp_path):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_float32_networks_leave_no_trace_either(tmp_path, monkeypatch, batch):
     "As on machines without bfloat16."
-    monkeypatch.setattr(study, "load_weights", lambda path: load_weights(path, dtype=torch.float32))
+    monkeypatch.setattr(study, "load_model", lambda path: load_model(path, dtype=torch.float32))
     study._loaded.cache_clear()
     plan = StudyPlan("tissue", (quick("a", "tissue", 4),), cases=1, keep=4)
     for name, size in (("a", 4), ("b", batch)):
@@ -752,4 +752,4 @@ def test_the_same_seed_needs_the_same_sampling(whole):
     assert found["calls"].values.tolist() == [method.calls for method in SCENES.methods] and found[
         "members"
     ].values.tolist() == [4, 3]
-    assert set(found["weights_checksum"].values.tolist()) == {load_weights("tissue").about["checksum"]}
+    assert set(found["weights_checksum"].values.tolist()) == {load_model("tissue").about["checksum"]}

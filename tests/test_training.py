@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save, save_file
 from scipy import stats
 
@@ -23,14 +24,7 @@ from sdfdiff import shapes
 from sdfdiff.diffusion import training as module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
-from sdfdiff.diffusion.training import (
-    Recipe,
-    denoising_loss,
-    draw_noise_levels,
-    learning_rate_factor,
-    stored_recipe,
-    train,
-)
+from sdfdiff.diffusion.training import Recipe, denoising_loss, stored_recipe, train
 from sdfdiff.images.training_data import Augmentation, Pairs
 
 TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
@@ -80,10 +74,10 @@ def numbers(network):
 @given(number=st.integers(1, 40), seed=st.integers(0, 1000), centre=st.floats(0.2, 5), spread=st.floats(0.2, 3))
 def test_each_slice_of_the_law_gets_exactly_one_level(number, seed, centre, spread):
     wide, recipe = VE(1e-30, 1e30), Recipe(noise_centre=centre, noise_spread=spread)
-    levels = draw_noise_levels(number, recipe, wide, 0.17, seeded(seed)).double()
+    levels = module._draw_noise_levels(number, recipe, wide, 0.17, seeded(seed)).double()
     places = stats.norm.cdf((levels / (0.17 * centre)).log().numpy() / spread) * number
     assert levels.shape == (number,) and (np.abs(np.sort(places) - np.arange(number) - 0.5) <= 0.5 + 1e-3).all()
-    levels = draw_noise_levels(number, replace(recipe, noise="uniform_time"), VE(), 0.17, seeded(seed))
+    levels = module._draw_noise_levels(number, replace(recipe, noise="uniform_time"), VE(), 0.17, seeded(seed))
     places = VE().time(levels.double()).numpy() * number
     assert (np.abs(np.sort(places) - np.arange(number) - 0.5) <= 0.5 + 1e-3).all()
 
@@ -99,7 +93,7 @@ def test_each_slice_of_the_law_gets_exactly_one_level(number, seed, centre, spre
 def test_levels_follow_their_law(recipe, law):
     "The logarithm is normal, or uniform; also when a few are drawn at a time, and whichever one of them is looked at."
     generator = seeded()
-    batches = torch.stack([draw_noise_levels(16, recipe, VE(), 0.1, generator) for _ in range(250)])
+    batches = torch.stack([module._draw_noise_levels(16, recipe, VE(), 0.1, generator) for _ in range(250)])
     assert batches.dtype == torch.float32
     logarithm = batches.double().log().numpy()
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
@@ -110,15 +104,15 @@ def test_levels_follow_their_law(recipe, law):
 
 
 def test_levels_never_leave_the_schedule_s_range():
-    levels = draw_noise_levels(2000, Recipe(noise_spread=4.0), VE(0.01, 2.0), 0.1, seeded())
+    levels = module._draw_noise_levels(2000, Recipe(noise_spread=4.0), VE(0.01, 2.0), 0.1, seeded())
     assert levels.min() == pytest.approx(0.01) and levels.max() == 2.0
-    inner = draw_noise_levels(2000, Recipe(noise="uniform_time"), VE(0.01, 2.0), 0.1, seeded())
+    inner = module._draw_noise_levels(2000, Recipe(noise="uniform_time"), VE(0.01, 2.0), 0.1, seeded())
     assert inner.min() >= 0.01 * 0.999 and inner.max() <= 2.0 * 1.001
 
 
 def test_an_unknown_law_is_named():
     with pytest.raises(ValueError, match='"pink"'):
-        draw_noise_levels(4, Recipe(noise="pink"), VE(), 0.1, seeded())
+        module._draw_noise_levels(4, Recipe(noise="pink"), VE(), 0.1, seeded())
 
 
 # The loss ------------------------------------------------------------------------------------------------------------
@@ -199,12 +193,17 @@ def test_levels_belong_to_the_images_they_are_given_to():
 
 
 def test_the_learning_rate_rises_then_falls_as_a_cosine():
-    factors = np.array([learning_rate_factor(step, 2000) for step in range(2000)])
+    factors = np.array([module._learning_rate_factor(step, 2000) for step in range(2000)])
     assert factors[0] == pytest.approx(1 / 40, rel=1e-3) and factors[39] == pytest.approx(1, abs=2e-3)  # 2 % of 2000
     assert (np.diff(factors[:40]) > 0).all() and (np.diff(factors[40:]) < 0).all()
     assert factors[1000] == pytest.approx(0.5) and factors[500] == pytest.approx(0.5 + math.sqrt(0.125), rel=1e-6)
-    assert 0 < factors[-1] < 1e-5 and learning_rate_factor(2000, 2000) == learning_rate_factor(2001, 2000) == 0
-    assert learning_rate_factor(9, 100) == pytest.approx(0.25 * (1 + math.cos(0.09 * math.pi)))  # at least 20 steps
+    assert (
+        0 < factors[-1] < 1e-5
+        and module._learning_rate_factor(2000, 2000) == module._learning_rate_factor(2001, 2000) == 0
+    )
+    assert module._learning_rate_factor(9, 100) == pytest.approx(
+        0.25 * (1 + math.cos(0.09 * math.pi))
+    )  # at least 20 steps
 
 
 def test_the_loop_equals_an_independent_one():
@@ -219,7 +218,7 @@ def test_the_loop_equals_an_independent_one():
     for k in range(6):
         images, distances = pairs.draw(2, generator)
         clean = distances.clamp(-10, 10) * 0.02
-        levels = draw_noise_levels(4, recipe, VE(), 0.15, generator)
+        levels = module._draw_noise_levels(4, recipe, VE(), 0.15, generator)
         loss, estimate_loss = denoising_loss(network, images, clean, levels, generator)
         assert reported[k].loss == pytest.approx(loss.item(), rel=1e-3)
         assert reported[k].estimate_loss == pytest.approx(estimate_loss.item(), rel=1e-3)
@@ -440,6 +439,18 @@ def test_the_stored_recipe_is_the_whole_recipe(tmp_path):
     )
     run(fresh(), recipe, checkpoint=tmp_path / "c.safetensors")
     assert stored_recipe(tmp_path / "c.safetensors") == recipe == stored_recipe(str(tmp_path / "c.safetensors"))
+
+
+def test_a_checkpoint_of_an_older_version_is_continued(stopped):
+    "It calls the weight of the initial estimate `prior_weight`."
+    with safe_open(stopped, framework="pt") as file:
+        about, tensors = json.loads(file.metadata()["training"]), {k: file.get_tensor(k) for k in file.keys()}
+    about["recipe"]["prior_weight"] = about["recipe"].pop("estimate_weight")
+    save_file(tensors, stopped, metadata={"training": json.dumps(about)})
+    assert stored_recipe(stopped) == RECIPE
+    straight = run(fresh(), RECIPE)
+    resumed = list(train(fresh(seed=9), disc_pairs(), RECIPE, checkpoint=stopped, dtype=torch.float32))
+    assert resumed[0].number == 4 and torch.equal(numbers(resumed[-1].average), numbers(straight.average))
 
 
 @pytest.mark.parametrize("change", [{"steps": 9}, {"seed": 1}, {"noise": "uniform_time"}, {"average": 0.9}], ids=str)

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VE, VP, displacement, fragments
-from sdfdiff.diffusion.network import load_weights
+from sdfdiff.diffusion.model import load_model
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.synthetic import tissue
@@ -33,7 +33,7 @@ from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, P
 
 @pytest.fixture(scope="module")
 def material():
-    scene, model = tissue(3, (64, 64)), load_weights("tissue")
+    scene, model = tissue(3, (64, 64)), load_model("tissue")
     image, truth = np.moveaxis(scene.image, -1, 0), scene.rate(np.random.default_rng(1)) > 0
     return model, image, truth, ensemble(model, image, untuned("dpm_sde", 4), members=6, truth=truth, progress=False)
 
@@ -77,7 +77,7 @@ def test_a_run_ends_where_the_ensemble_does(material, sampler, calls):
     run = reverse_run(model, image, sampling, members=3, seed=5)
     dataset = ensemble(model, image, sampling, members=3, seed=5, progress=False)
     last = run.state[-1] * model.truncation / model.data_scale
-    np.testing.assert_allclose(last.clip(-model.limit, model.limit), dataset["distance"].values, atol=1e-4)
+    np.testing.assert_allclose(last.clip(-model.reach, model.reach), dataset["distance"].values, atol=1e-4)
     assert run.calls[0] == 0 and run.calls[-1] == calls and (np.diff(run.calls) > 0).all()
     assert run.noise_level[0] == pytest.approx(model.schedule.sigma_max) and run.noise_level[-1] == 0
     assert (np.diff(run.noise_level) < 0).all()

@@ -18,7 +18,7 @@ import xarray as xr
 from .. import __version__
 from .members import Denoiser, in_pixels, sample_batches
 from .method import Method, method_of
-from ..diffusion.network import Model
+from ..diffusion.model import Model
 from .streaming import ROUND, Running, certain
 
 # %% ../../nbs/3_ensembles/3_collection.ipynb #collection-05
@@ -160,7 +160,7 @@ def ensemble(
     model = model if method.reach is None else replace(model, reach=method.reach)
     keep = min(method.members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
     denoiser = Denoiser(model, image, tile, overlap)
-    collected = Collected(shape, model.threshold(method.rule), model.limit, keep)
+    collected = Collected(shape, model.threshold(method.rule), model.reach, keep)
     about = described(model) | plain(_provenance(model, denoiser, method))
     _resume(collected, previous, image, about | {"members": method.members})
     draw = partial(sample_batches, denoiser, model, method, batch=batch, workers=workers, progress=progress)
@@ -192,7 +192,7 @@ def described(
         "weights_checksum": model.about.get("checksum", "none"),
         "boundary": model.boundary,
         "truncation_px": model.truncation,
-        "reach_px": model.limit,
+        "reach_px": model.reach,
         "data_scale": model.data_scale,
         "sigma_min": model.schedule.sigma_min,
         "sigma_max": model.schedule.sigma_max,

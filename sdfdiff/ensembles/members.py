@@ -18,7 +18,8 @@ import torch
 from tqdm.auto import tqdm
 
 from .fused import Fused, free_memory, in_parallel, members_at_once
-from ..diffusion.network import Model, ScoreNetwork
+from ..diffusion.model import Model
+from ..diffusion.network import ScoreNetwork
 from ..diffusion.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, member_generators
 from .method import Method
 

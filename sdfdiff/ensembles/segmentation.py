@@ -21,7 +21,7 @@ from .collection import ensemble
 from .method import SETTINGS, Method, method_of
 from ..files import check_writable, read_dataset, read_image, write_dataset, write_png, writing
 from ..images.preparation import prepare_image, prepared_shape
-from ..diffusion.network import Model, load_weights
+from ..diffusion.model import Model, load_model
 
 # %% ../../nbs/3_ensembles/4_segmentation.ipynb #segmentation-05
 SMALLEST, LARGEST = 32, 4096  # Pixels per side
@@ -41,7 +41,7 @@ def segment(
     shape = image.shape[:2]
     if min(shape) < SMALLEST or max(shape) > LARGEST:
         raise ValueError(f"The image has {shape[0]} x {shape[1]} pixels: each side must have {SMALLEST} to {LARGEST}.")
-    model = load_weights(model) if isinstance(model, str | os.PathLike) else model
+    model = load_model(model) if isinstance(model, str | os.PathLike) else model
     preparation = replace(model.preparation, size=None)
     changes = {"scale": scale, "stain": stain}
     preparation = replace(preparation, **{key: value for key, value in changes.items() if value is not None})

@@ -22,7 +22,7 @@ from ..ensembles.collection import masks
 from ..uncertainty.margins import grown, margin_trade
 from ..ensembles.members import Denoiser, draw_members
 from ..ensembles.method import Method, method_of
-from ..diffusion.network import Model
+from ..diffusion.model import Model
 from ..diffusion.sampling import gaussian
 from ..uncertainty.errors import retained_error, uncertainty_maps
 

@@ -20,7 +20,7 @@ from ..distance import BOUNDARIES, signed_distance, to_mask
 from ..ensembles.collection import masks
 from ..files import read_dataset
 from ..ensembles.method import Method, SAMPLER_CALLS, untuned
-from ..diffusion.network import Model, load_weights
+from ..diffusion.model import Model, load_model
 from .pages import Numbers, Panel, canvas, choice, codes, colours, packed, play, slider, toggle
 from ..images.synthetic import tissue
 from ..uncertainty.errors import retained_error, tied_shares
@@ -275,7 +275,7 @@ class ReversePanel(_Runs):
         seed: int = 0,  # Of the ensemble
     ):
         self.model, self.image = (
-            load_weights(model) if isinstance(model, str) else model,
+            load_model(model) if isinstance(model, str) else model,
             _checked_image(image, members),
         )
         _check_choices(samplers, calls)

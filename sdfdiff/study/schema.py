@@ -15,7 +15,7 @@ import xarray as xr
 from scipy import ndimage
 
 from .. import __version__
-from ..diffusion.network import Model
+from ..diffusion.model import Model
 from ..ensembles.collection import UNITS, described
 from ..images.cases import CasePaths
 from .plan import Prepared, StudyPlan, to_json

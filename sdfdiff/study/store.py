@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..ensembles.method import Method
 from ..ensembles.collection import described, ensemble
 from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
-from ..diffusion.network import Model, load_weights, weights_path
+from ..diffusion.model import Model, load_model, weights_path
 from .plan import StudyPlan, from_json, read_prepared, study_cases
 from .schema import known, placed, template
 from .scoring import scored
@@ -55,7 +55,7 @@ def _write(store: Path, study: xr.Dataset, values: dict, region: dict[str, slice
 # %% ../../nbs/5_study/3_store.ipynb #store-08
 @lru_cache(maxsize=8)
 def _loaded(path: Path, changed: float) -> Model:
-    return load_weights(path)
+    return load_model(path)
 
 
 def _model(method: Method) -> Model:

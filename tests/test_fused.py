@@ -1,4 +1,4 @@
-"The prepared network says what the network says, to rounding; memory is counted right, and decides how many members go together."
+"The prepared network says what the network says, to rounding; memory is counted, and sets the number of members."
 
 from weakref import ref
 
@@ -9,23 +9,10 @@ from hypothesis import strategies as st
 from small_networks import random_network
 from torch.nn import functional as F
 
-from sdfdiff.diffusion.network import Architecture, ScoreNetwork, fast_dtype, load_weights, multiply_adds
-from sdfdiff.ensembles import fused as inference
-from sdfdiff.ensembles.fused import (
-    Fused,
-    fastest,
-    folded,
-    free_memory,
-    fuses,
-    grown,
-    in_parallel,
-    keep_memory,
-    layer_groups,
-    live_bytes,
-    member_bytes,
-    members_at_once,
-    peaks,
-)
+from sdfdiff.diffusion.model import load_model
+from sdfdiff.diffusion.network import Architecture, ScoreNetwork, fast_dtype
+from sdfdiff.ensembles import fused as module
+from sdfdiff.ensembles.fused import Fused, free_memory, in_parallel, keep_memory, member_bytes, members_at_once
 
 ARCHITECTURES = st.builds(
     Architecture, image_channels=st.sampled_from([1, 3]), width=st.sampled_from([8, 16]),
@@ -85,7 +72,7 @@ def test_bfloat16_rounds_no_worse(fuse):
 @pytest.mark.parametrize("name", ["nuclei", "tissue"])
 def test_members_do_not_depend_on_their_mates(name, fuse):
     "In bfloat16 to the bit."
-    network = load_weights(name, dtype=torch.bfloat16).network
+    network = load_model(name, dtype=torch.bfloat16).network
     noisy, features = inputs(network, 7, side=32)
     fused = Fused(network, fuse)
     together = fused(noisy, 0.3, features)
@@ -95,7 +82,7 @@ def test_members_do_not_depend_on_their_mates(name, fuse):
 
 def test_members_in_float32_depend_on_their_mates_by_rounding_only():
     "oneDNN cuts the work differently for a lone member."
-    network = load_weights("tissue", dtype=torch.float32).network
+    network = load_model("tissue", dtype=torch.float32).network
     noisy, features = inputs(network, 5, side=32)
     fused = Fused(network)
     together = fused(noisy, 0.3, features)
@@ -111,13 +98,13 @@ def test_steps_apart_are_the_steps_together():
 
 def test_fuses_says_no_where_it_cannot(monkeypatch):
     "Number formats and devices that oneDNN does not take, and a torch without the private operators."
-    assert not fuses(torch.ones(1, dtype=torch.float64)) and not fuses(torch.ones(1, device="meta"))
+    assert not module._fuses(torch.ones(1, dtype=torch.float64)) and not module._fuses(torch.ones(1, device="meta"))
 
     class Nothing:
         mkldnn = None
 
-    monkeypatch.setattr(inference.torch, "ops", Nothing())
-    assert not fuses(torch.ones(1))
+    monkeypatch.setattr(module.torch, "ops", Nothing())
+    assert not module._fuses(torch.ones(1))
     network = randomised(Architecture(1, 8, (1, 2)))
     noisy, features = inputs(network)
     monkeypatch.undo()
@@ -153,7 +140,7 @@ def test_kept_weights_belong_to_their_noise_level():
     there = [fused(noisy, level, features) for level in levels]
     back = [fused(noisy, level, features) for level in levels.flip(0)][::-1]
     assert all(map(torch.equal, there, back))
-    assert len(fused.kept) <= 32
+    assert fused._fold.cache_info().currsize <= 32
     for level, got in zip(levels[::13], there[::13]):
         torch.testing.assert_close(got, network(noisy, level, features), rtol=0, atol=1e-4)
 
@@ -193,7 +180,7 @@ def test_grown_is_upsampling_and_convolution(incoming, outgoing, rows, seed):
     shapes = (2, incoming, rows, 3), (outgoing, incoming, 3, 3)
     x, weight = (torch.randn(*shape, generator=generator).double() for shape in shapes)
     expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)
-    torch.testing.assert_close(F.conv_transpose2d(x, grown(weight), stride=2, padding=1), expected)
+    torch.testing.assert_close(F.conv_transpose2d(x, module._grown(weight), stride=2, padding=1), expected)
 
 
 def test_folded_is_modulation():
@@ -202,7 +189,7 @@ def test_folded_is_modulation():
     x, modulation = torch.randn(2, 3, 5, 6, generator=generator).double(), torch.randn(8, generator=generator).double()
     scale, shift = modulation[:4, None, None], modulation[4:, None, None]
     torch.testing.assert_close(
-        F.conv2d(x, *folded(convolution, modulation), padding=1), convolution(x) * (1 + scale) + shift
+        F.conv2d(x, *module._folded(convolution, modulation), padding=1), convolution(x) * (1 + scale) + shift
     )
 
 
@@ -233,22 +220,22 @@ def in_place(x):
 
 CASES = [
     (chain, 8000), (forgotten, 8000), (viewed, 4040), (in_place, 4000), (lambda x: [x + i for i in range(5)], 20000),
-    (lambda x: torch.cat([x, x]).view(2, -1)[0] + 1, 12000), (lambda x: x.view(10, 100).t(), 0), (lambda x: x.add_(1), 0),
-    (lambda x: None, 0),
+    (lambda x: torch.cat([x, x]).view(2, -1)[0] + 1, 12000), (lambda x: x.view(10, 100).t(), 0),
+    (lambda x: x.add_(1), 0), (lambda x: None, 0),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("call", "expected"), CASES)
 def test_live_bytes_of_known_calls(call, expected):
     x = torch.ones(1000)
-    assert live_bytes(lambda: call(x)) == expected
-    assert live_bytes(lambda: call(x)) == expected, "nothing is left over from the first time"
+    assert module._live_bytes(lambda: call(x)) == expected
+    assert module._live_bytes(lambda: call(x)) == expected, "nothing is left over from the first time"
 
 
 def test_live_bytes_let_errors_through():
     with pytest.raises(RuntimeError):
-        live_bytes(lambda: torch.ones(2) + torch.ones(3))
-    assert live_bytes(lambda: torch.ones(2)) == 8
+        module._live_bytes(lambda: torch.ones(2) + torch.ones(3))
+    assert module._live_bytes(lambda: torch.ones(2)) == 8
 
 
 def test_live_bytes_grow_with_the_members():
@@ -258,8 +245,8 @@ def test_live_bytes_grow_with_the_members():
     for members in (2, 4, 8):
         noisy, features = inputs(network, members, side=64)
         fused(noisy, 0.3, features)
-        sizes[members] = live_bytes(lambda noisy=noisy, features=features: fused(noisy, 0.3, features))
-        assert sizes[members] < live_bytes(lambda noisy=noisy, features=features: network(noisy, 0.3, features))
+        sizes[members] = module._live_bytes(lambda noisy=noisy, features=features: fused(noisy, 0.3, features))
+        assert sizes[members] < module._live_bytes(lambda noisy=noisy, features=features: network(noisy, 0.3, features))
     assert sizes[8] - sizes[4] == 2 * (sizes[4] - sizes[2])
     assert member_bytes(fused) * 64 * 128 == pytest.approx((sizes[8] - sizes[4]) / 4, rel=0.02)
 
@@ -284,17 +271,17 @@ def test_free_memory_is_plausible():
 
 
 def test_keep_memory_tells_what_it_did(monkeypatch):
-    monkeypatch.setattr(inference.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(module.platform, "libc_ver", lambda: ("", ""))
     assert keep_memory() is False
 
 
 def test_shipped_networks_are_fused_where_the_processor_is_fast():
     "No assertion on time: only that the fast way is the one taken on a processor with matrix units."
-    network = load_weights("tissue").network
+    network = load_model("tissue").network
     assert Fused(network).fuse or fast_dtype() == torch.float32
 
 
-# ---- threads and times
+# ---- threads
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -338,7 +325,7 @@ def test_in_parallel_is_lazy_and_stops(workers):
 
 
 def test_members_drawn_in_threads_are_the_same():
-    network = load_weights("tissue", dtype=torch.bfloat16).network
+    network = load_model("tissue", dtype=torch.bfloat16).network
     noisy, features = inputs(network, 6, side=32)
     fused = Fused(network)
 
@@ -348,34 +335,5 @@ def test_members_drawn_in_threads_are_the_same():
 
     tasks = [(first, level) for level in (0.01, 0.3, 5.0) for first in (0, 2, 4)]
     alone = list(map(draw, tasks))
-    fused.kept.clear()  # both threads make the weights of a level
+    fused._fold.cache_clear()  # both threads make the weights of a level
     assert all(map(torch.equal, in_parallel(draw, tasks, 3), alone))
-
-
-def test_layer_groups_count_what_is_known():
-    "Operations as multiply_adds counts them; the prepared network has none of the sums that were folded."
-    network = random_network()
-    noisy, features = inputs(network, 2, side=64)
-    peak = {"gflops": 100.0, "gbytes": 10.0}
-    plain, prepared = layer_groups(network, features, noisy, peak), layer_groups(Fused(network), features, noisy, peak)
-    counted = sum(row["gflop"] for row in plain if "convolution" in row["group"])
-    assert counted == pytest.approx(2e-9 * multiply_adds(network, (64, 128))["call"])
-    assert sum(row["gflop"] for row in prepared if "convolution" in row["group"]) < counted
-    sizes = [{row["group"]: row["megabytes"] for row in rows} for rows in (plain, prepared)]
-    assert sizes[1]["SiLU"] < sizes[0]["SiLU"] and sizes[1]["sums and products"] < sizes[0]["sums and products"] / 2
-    for row in plain + prepared:
-        assert row["milliseconds"] >= 0 and row["share"] >= 0
-        if row["gflop"]:
-            least = max(row["gflop"] / peak["gflops"], row["megabytes"] / 1e3 / peak["gbytes"])
-            assert row["share"] == pytest.approx(1e3 * least / row["milliseconds"])
-
-
-def test_fastest_is_the_shortest():
-    ticks = iter([0.0, 5.0, 5.0, 7.0, 7.0, 17.0])
-    calls = []
-    assert fastest(lambda: calls.append(1), 10.0, lambda: next(ticks)) == 2.0
-    assert len(calls) == 4
-
-
-def test_peaks_are_positive():
-    assert all(value > 0 for value in peaks(torch.float32).values())
