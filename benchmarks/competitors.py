@@ -23,7 +23,7 @@ from sdfdiff.ensembles.method import Method
 from sdfdiff.ensembles.method import METHODS, QUALITIES
 from sdfdiff.diffusion.network import Model
 from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, last, member_generators
-from sdfdiff.distance import _edge, signed_distance, signed_distance_batch
+from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import Collected, ensemble, label
 from sdfdiff.ensembles.members import Denoiser, draw_members, in_pixels
 
@@ -114,8 +114,8 @@ def framed(
     for mask, place in zip(masks, out):
         inside = mask
         if boundary == "inner":
-            inside = mask & ~(edge := _edge(mask))
-            away = transform(~edge)
+            inside = mask & ~(line := edge(mask))
+            away = transform(~line)
         elif name == "edt":  # it knows several labels: one transform for both sides
             away = import_module("edt").edt(mask.view(np.uint8) + np.uint8(1), parallel=1) - np.float32(0.5)
         else:
