@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from scipy import ndimage
 
-from benchmarks.frontier import Example, judge
+from benchmarks.frontier import judge
 from benchmarks.noise_levels import flow_levels
 from sdfdiff.ensembles.method import Method
 from sdfdiff.ensembles.method import METHODS, QUALITIES
@@ -256,7 +256,7 @@ def gathered(
 @torch.inference_mode()
 def race_drivers(
     model: Model,  # The network
-    cases: list[Example],  # Images
+    cases: list[Prepared],  # Images
     members: int = 32,  # Per driver and image
     reference_members: int = 128,  # Of the long run, which has another seed
     rounds: int = 3,  # Runs that are timed

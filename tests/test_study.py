@@ -198,7 +198,7 @@ def test_scenes_for_a_network_that_sees_half_the_resolution(tmp_path):
     finish(run_study(StudyPlan("tissue", (quick("half", weights, 2),), cases=1), tmp_path / "a.zarr"), progress=False)
     found, full = (
         open_study(tmp_path / "a.zarr"),
-        read_prepared(study_cases(SCENES)[0], load_weights("tissue").preparation),
+        prepare_case(study_cases(SCENES)[0], load_weights("tissue").preparation),
     )
     np.testing.assert_allclose(found["posterior"][0], full.posterior[1::2, 1::2], atol=1e-6)
     np.testing.assert_array_equal(found["truth"][0], full.truth[1::2, 1::2])

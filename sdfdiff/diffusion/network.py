@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .corruption import VE
 from ..distance import threshold
 from ..files import writing
-from ..images.layouts import TISSUE, Preparation
+from ..images.preparation import TISSUE, Preparation
 
 # %% ../../nbs/2_diffusion/3_network.ipynb #network-05
 class Block(nn.Module):

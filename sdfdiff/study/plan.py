@@ -33,7 +33,7 @@ DATASETS = ("tissue", "monuseg", "glas", "raters", "folder")
 def _check(plan: "StudyPlan") -> None:
     "ValueError for what cannot be meant."
     _choice("The data set", plan.dataset, DATASETS)
-    _choice("The split", plan.split, ("train", "validation", "test", "all"))
+    _choice("The split", plan.split, SPLITS)
     names = [one.name for one in plan.methods]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"The methods are {names}: at least one is needed, each with a name of its own.")

@@ -183,7 +183,7 @@ def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None
             "have no common pixels; make two studies."
         )
     with tqdm(paths, desc="reading", unit="case", leave=False) as bar:
-        cases = [read_prepared(path, models[0].preparation) for path in bar]
+        cases = [prepare_case(path, models[0].preparation) for path in bar]
     sizes = _sizes(plan, cases, len(paths))
     variables = _variables(plan, sizes, cases[0].posterior is not None)
     empty = {
@@ -256,7 +256,7 @@ def _model(method: Method) -> Model:
 
 
 _prepared = lru_cache(maxsize=1)(
-    lambda path, preparation, begun: read_prepared(path, preparation)
+    lambda path, preparation, begun: prepare_case(path, preparation)
 )  # anew in every run: files may change between two
 
 # %% ../../nbs/5_study/3_store.ipynb #store-13
