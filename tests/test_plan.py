@@ -2,11 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from small_studies import folder
 
 from sdfdiff.diffusion.sampling import SAMPLERS
@@ -217,40 +215,3 @@ def test_cases_of_a_folder(tmp_path):
         names(cases=("0", "9"))
     with pytest.raises(ValueError, match="A study of folder needs `root`, the folder of the data set"):
         study_cases(StudyPlan("folder", ONE, "all"))
-
-
-def test_scenes_know_their_posterior():
-    "The first rater is the truth, and the mean of the raters nears the exact probability."
-    case = prepare_case(study_cases(StudyPlan("tissue", ONE, cases=1))[0], TISSUE)
-    scene = tissue(1000)
-    assert (
-        isinstance(case, Prepared)
-        and case.raters.shape == (8, 64, 64)
-        and case.raters.dtype == bool
-        and case.truth.dtype == bool
-    )
-    np.testing.assert_array_equal(case.truth, case.raters[0])
-    np.testing.assert_array_equal(case.posterior, scene.probability())
-    np.testing.assert_allclose(case.image, np.moveaxis(scene.image, -1, 0), atol=1e-6)
-    wide = np.mean([scene.rate(np.random.default_rng((7, k))) > 0 for k in range(400)], axis=0)
-    assert abs(wide - case.posterior).max() < 0.15 and len({mask.tobytes() for mask in case.raters}) > 1
-    half = prepare_case(study_cases(StudyPlan("tissue", ONE, cases=1))[0], NUCLEI)
-    assert half.posterior.shape == half.truth.shape == half.image.shape[1:] == (32, 32) and half.source_shape == (
-        64,
-        64,
-    )
-    np.testing.assert_array_equal(half.posterior, case.posterior[1::2, 1::2])
-    np.testing.assert_array_equal(half.raters, case.raters[:, 1::2, 1::2])
-
-
-def test_one_annotation_or_several(tmp_path):
-    folder(tmp_path / "a")
-    case = prepare_case(study_cases(StudyPlan("folder", ONE, "all"), tmp_path / "a")[1], TISSUE)
-    np.testing.assert_array_equal(case.truth, np.asarray(Image.open(tmp_path / "a" / "masks" / "1.png")))
-    assert case.raters is None and case.posterior is None and case.source_shape == (40, 64)
-    masks = np.random.default_rng(0).random((3, 4, 20, 24)) < 0.4
-    np.savez(tmp_path / "b.npz", image=np.zeros((3, 20, 24), np.uint8), masks=masks)
-    case = prepare_case(study_cases(StudyPlan("raters", ONE, "all"), tmp_path / "b.npz")[2], TISSUE)
-    np.testing.assert_array_equal(case.raters, masks[2])
-    np.testing.assert_array_equal(case.truth, masks[2].sum(0) >= 2)
-    assert case.posterior is None and case.image.shape == (3, 20, 24)
