@@ -219,7 +219,9 @@ def train(
         raise
 
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-21
-def _advance(state: _State, data: TrainingData | TissueTrainingData, recipe: Recipe, schedule: VE, device, dtype: torch.dtype) -> Step:
+def _advance(
+    state: _State, data: TrainingData | TissueTrainingData, recipe: Recipe, schedule: VE, device, dtype: torch.dtype
+) -> Step:
     "One optimiser step and one step of the moving average."
     start = time.perf_counter()
     network, a = state.network, state.network.architecture
