@@ -26,6 +26,8 @@ from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, las
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import Collected, ensemble, label
 from sdfdiff.ensembles.members import Denoiser, draw_members, in_pixels
+from sdfdiff.fast_distance import edge, signed_distance_batch
+from sdfdiff.images.cases import Prepared
 
 STATISTICS = ("minimum", "median")  # Of the seconds of several runs
 

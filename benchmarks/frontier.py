@@ -41,34 +41,6 @@ def examples(
     return [_centre(prepare_case(paths, model.preparation), size) for paths in found]
 
 
-CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
-
-
-def ways(
-    paper: tuple[str, ...] = ("nuclei", "glands"),  # The paper's settings to include: 1500 and 400 calls
-    counts: tuple[int, ...] = CALLS,  # Network calls per member
-) -> dict[str, Method]:  # By name
-    "Every sampler at every number of calls, the three qualities, the paper's settings and the authors' variant of them."
-    found = {}
-    for name in ("ancestral", "ddim", "dpm", "dpm_sde", "heun", "euler_maruyama", "paper", "score_sde", "authors"):
-        pair = name in ("heun", "paper", "score_sde", "authors")
-        for steps in sorted({(count - 1) // (1 + pair) for count in counts}):
-            spacing = "geometric" if name in ("euler_maruyama", "paper", "score_sde", "authors") else "karras"
-            if steps:
-                one = untuned(name, steps, spacing, corrections=int(pair and name != "heun"))
-                found[f"{name} {one.calls}"] = one
-    found |= {
-        f"tuned {count}": replace(METHODS["default"], steps=count - 1)
-        for count in sorted(set(counts))
-        if 1 < count <= 13
-    }
-    found |= METHODS | {"one call": untuned("dpm_sde", 0)}
-    for which in paper:
-        one = {"nuclei": METHODS["paper-nuclei"], "glands": METHODS["paper-glands"]}[which]
-        found |= {f"paper's {which}": one, f"authors' {which}": replace(one, sampler="authors")}
-    return found
-
-
 UNITS = {  # variable: (unit, meaning)
     "f1_one": ("1", "F1 of single members, average of the first eight"),
     "f1_mean": ("1", "F1 of the mask of the mean distance"),
@@ -134,7 +106,7 @@ def judge(
 
 def measure(
     model: Model,  # The model
-    cases: list[Example],  # Images
+    cases: list[Prepared],  # Images
     settings: dict[str, Method],  # Ways to sample, by name
     members: int = 24,  # Per way and image
     reference_members: int = 128,  # Of the reference run, which has another seed
@@ -185,7 +157,7 @@ def measure(
 
 
 def _table(
-    name: str, one: Method, rows: list[dict], cases: list[Example], initial_estimates: list, threshold: float
+    name: str, one: Method, rows: list[dict], cases: list[Prepared], initial_estimates: list, threshold: float
 ) -> xr.Dataset:
     "One way as a dataset."
     data = {
@@ -210,7 +182,7 @@ def _table(
     return xr.Dataset(data, coordinates)
 
 
-def _begun(out, about: dict, cases: list[Example], settings: dict[str, Method]) -> xr.Dataset | None:
+def _begun(out, about: dict, cases: list[Prepared], settings: dict[str, Method]) -> xr.Dataset | None:
     "What an earlier run left in the file; ValueError when it was made in another way."
     if not cases or not settings or min(about["members"], about["reference_members"]) < 2:
         raise ValueError(

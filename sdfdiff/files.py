@@ -328,7 +328,7 @@ def read_dataset(
     try:
         engine = "h5netcdf" if h5py.is_hdf5(path) else None  # an older kind of netCDF: whatever xarray finds for it
         dataset = xr.open_dataset(path, engine=engine, chunks={}) if lazy else xr.load_dataset(path, engine=engine)
-    except (OSError, ValueError, RuntimeError, KeyError):  # h5py and xarray raise many kinds for a damaged file
+    except Exception:  # h5py, xarray and SciPy raise any kind for a damaged file: they all mean the same here
         raise ValueError(f"{path} is no netCDF file that can be read{expected}.") from None
     dataset = with_current_names(dataset)
     missing = [name for name in needed if name not in dataset]

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from sdfdiff.files import (
+    DiskFull,
     Exists,
     Refused,
     check_writable,
@@ -287,7 +288,7 @@ def test_what_is_no_picture_is_not_written(tmp_path, array):
 # ---- errors that know a way out
 
 
-@pytest.mark.parametrize(("kind", "caught"), [(Exists, FileExistsError), (Refused, ValueError)])
+@pytest.mark.parametrize(("kind", "caught"), [(Exists, FileExistsError), (Refused, ValueError), (DiskFull, OSError)])
 def test_errors_say_what_helps_in_two_spellings(kind, caught):
     "In Python's words and in the command line's; one way, several, and none."
     one = kind("a.nc exists", force="to replace it")
@@ -301,7 +302,7 @@ def test_errors_say_what_helps_in_two_spellings(kind, caught):
     assert str(kind("Nothing helps here.")) == kind("Nothing helps here.").said("--{}") == "Nothing helps here."
 
 
-@pytest.mark.parametrize("kind", [Exists, Refused])
+@pytest.mark.parametrize("kind", [Exists, Refused, DiskFull])
 def test_errors_keep_their_sentence_on_the_way_from_another_process(kind):
     error = kind("a.nc exists", resume="to continue it", force="to replace it")
     again = pickle.loads(pickle.dumps(error))
@@ -388,7 +389,7 @@ def test_what_is_not_the_dataset_asked_for(tmp_path):
                 read_dataset(path, lazy=lazy)
             assert "\n" not in str(problem.value)
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"\(its title is 'areas', not 'lengths'\): expected what `measure` writes\.$"):
+    with pytest.raises(ValueError, match=r"\(its title is 'areas', not 'lengths'\); expected what `measure` writes\.$"):
         read_dataset(path, "lengths", maker="`measure`")
     with pytest.raises(ValueError, match=r"a.nc is not what is needed here \(it has no length\)\.$"):
         read_dataset(path, "areas", ("area", "length"))

@@ -16,7 +16,7 @@ from sdfdiff.diffusion.network import Model
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import METHODS, QUALITIES, untuned
-from sdfdiff.images.layouts import find_cases
+from sdfdiff.images.cases import Prepared, find_cases
 from sdfdiff.images.preparation import NUCLEI, TISSUE
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.uncertainty.metrics import counts

@@ -9,9 +9,7 @@ from small_studies import folder
 
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.method import METHODS, Method, method_of, untuned
-from sdfdiff.images.preparation import NUCLEI, TISSUE
-from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.plan import RATERS, Prepared, StudyPlan, from_json, read_plan, read_prepared, study_cases, to_json
+from sdfdiff.study.plan import StudyPlan, from_json, read_plan, study_cases, to_json
 
 ONE = (method_of("default", name="ours", weights="tissue", members=32),)
 GOOD = {"dataset": "tissue", "methods": [{"name": "ours", "weights": "tissue"}]}
@@ -213,5 +211,5 @@ def test_cases_of_a_folder(tmp_path):
         names(cases=4)
     with pytest.raises(ValueError, match="has no all case '9' that is asked for; there are 0, 1, 2"):
         names(cases=("0", "9"))
-    with pytest.raises(ValueError, match="A study of folder needs `root`, the folder of the data set"):
+    with pytest.raises(ValueError, match="The data set folder needs its folder: give it as root"):
         study_cases(StudyPlan("folder", ONE, "all"))

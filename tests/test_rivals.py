@@ -37,6 +37,7 @@ from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, kar
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.members import Denoiser, draw_members, tile_windows
 from sdfdiff.ensembles.method import METHODS, untuned
+from sdfdiff.images.cases import Prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"sizes": (32, 48), "truncations": (5, 10), "batches": (1, 3), "boundaries": ("inner",), "seconds": 0.02}

@@ -30,7 +30,8 @@ from ..ensembles.collection import UNITS as FIELDS
 from ..ensembles.collection import described, ensemble
 from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
 from ..diffusion.network import Model, load_weights, weights_path
-from .plan import Prepared, StudyPlan, from_json, read_prepared, study_cases, to_json
+from ..images.cases import Prepared, prepare_case
+from .plan import StudyPlan, from_json, study_cases, to_json
 from .scoring import COUNTS, ESTIMATORS, MASKS, NUMBERS, RANK_BINS, THRESHOLDS, scored
 
 # %% ../../nbs/5_study/3_store.ipynb #store-05
