@@ -41,6 +41,34 @@ def examples(
     return [_centre(prepare_case(paths, model.preparation), size) for paths in found]
 
 
+CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
+
+
+def ways(
+    paper: tuple[str, ...] = ("nuclei", "glands"),  # The paper's settings to include: 1500 and 400 calls
+    counts: tuple[int, ...] = CALLS,  # Network calls per member
+) -> dict[str, Method]:  # By name
+    "Every sampler at every number of calls, the three qualities, the paper's settings and the authors' variant of them."
+    found = {}
+    for name in ("ancestral", "ddim", "dpm", "dpm_sde", "heun", "euler_maruyama", "paper", "score_sde", "authors"):
+        pair = name in ("heun", "paper", "score_sde", "authors")
+        for steps in sorted({(count - 1) // (1 + pair) for count in counts}):
+            spacing = "geometric" if name in ("euler_maruyama", "paper", "score_sde", "authors") else "karras"
+            if steps:
+                one = untuned(name, steps, spacing, corrections=int(pair and name != "heun"))
+                found[f"{name} {one.calls}"] = one
+    found |= {
+        f"tuned {count}": replace(METHODS["default"], steps=count - 1)
+        for count in sorted(set(counts))
+        if 1 < count <= 13
+    }
+    found |= METHODS | {"one call": untuned("dpm_sde", 0)}
+    for which in paper:
+        one = {"nuclei": METHODS["paper-nuclei"], "glands": METHODS["paper-glands"]}[which]
+        found |= {f"paper's {which}": one, f"authors' {which}": replace(one, sampler="authors")}
+    return found
+
+
 UNITS = {  # variable: (unit, meaning)
     "f1_one": ("1", "F1 of single members, average of the first eight"),
     "f1_mean": ("1", "F1 of the mask of the mean distance"),
