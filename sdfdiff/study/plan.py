@@ -130,97 +130,10 @@ def read_plan(
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"{path} is no text file; expected the plan of a study, a .json file.") from None
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-16
-RATERS = 8  # Simulated raters per scene; the first one is the truth
-
-
-@dataclass(frozen=True)
-class ScenePaths(CasePaths):
-    "A scene of synthetic tissue: no files, a seed."
-
-    seed: int = 0
-
-
-def _scenes(cases: int | tuple[str, ...] | None) -> list[ScenePaths]:
-    "Scenes by number or by name."
-    names = (
-        [f"scene {1000 + k}" for k in range(16 if cases is None else cases)] if not isinstance(cases, tuple) else cases
-    )
-    wrong = [name for name in names if not (name.startswith("scene ") and name[6:].isdecimal())]
-    if wrong:
-        raise ValueError(
-            f"The plan asks for the case {wrong[0]!r}, but scenes of tissue are named 'scene N' with a seed N, from "
-            "1000 on by default."
-        )
-    return [ScenePaths(name, Path(name), Path(name), name, int(name[6:])) for name in names]
-
-# %% ../../nbs/5_study/1_plan.ipynb #plan-17
+# %% ../../nbs/5_study/1_plan.ipynb #plan-15
 def study_cases(
     plan: StudyPlan,  # The plan
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
 ) -> list[CasePaths]:  # In the order of the study
     "Find the plan's cases; ValueError, naming it, for one that is not there."
-    if plan.dataset == "tissue":
-        return _scenes(plan.cases)
-    if root is None:
-        raise ValueError(f"A study of {plan.dataset} needs `root`, the folder of the data set.")
-    if plan.split == "validation":
-        found = training_split(find_cases(plan.dataset, root, "train"), setting_of(plan.dataset).validation)[1]
-    else:
-        found = find_cases(plan.dataset, root, plan.split)
-    if isinstance(plan.cases, tuple):
-        there = {case.name: case for case in found}
-        missing = [name for name in plan.cases if name not in there]
-        if missing:
-            raise ValueError(
-                f"{root} has no {plan.split} case {missing[0]!r} that the plan asks for; there are "
-                f"{', '.join(list(there)[:8])}"
-                f"{' and others' if len(there) > 8 else ''}."
-            )
-        return [there[name] for name in plan.cases]
-    if plan.cases is not None and plan.cases > len(found):
-        raise ValueError(f"The plan asks for {plan.cases} {plan.split} cases, but {root} has {len(found)}.")
-    return found[: plan.cases]
-
-# %% ../../nbs/5_study/1_plan.ipynb #plan-18
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    "A case as a network sees it, and its truth on the same pixels."
-
-    image: np.ndarray  # In [0, 1], float32, shape (channel, row, column)
-    truth: np.ndarray  # Boolean, shape (row, column)
-    source_shape: tuple[int, int]  # Rows and columns before preparation
-    raters: np.ndarray | None = None  # Boolean, shape (rater, row, column)
-    posterior: np.ndarray | None = None  # Exact P(object), shape (row, column)
-
-
-def read_prepared(
-    paths: CasePaths,  # From `study_cases`
-    preparation: Preparation,  # The model's
-) -> Prepared:
-    "Read a case and make it ready."
-    if isinstance(paths, ScenePaths):
-        scene = tissue(paths.seed)
-        raters = np.stack([scene.rate(np.random.default_rng((paths.seed, k))) for k in range(RATERS)])
-        case, posterior = (
-            RatedCase(paths.name, scene.image, raters[0], paths.group, paths.image, raters),
-            scene.probability(),
-        )
-    else:
-        case, posterior = read_case(paths), None
-    return _prepared(case, preparation, posterior)
-
-# %% ../../nbs/5_study/1_plan.ipynb #plan-19
-def _prepared(case: Case, preparation: Preparation, posterior: np.ndarray | None) -> Prepared:
-    raters = (
-        np.stack([prepare_labels(one, preparation) > 0 for one in case.raters]) if isinstance(case, RatedCase) else None
-    )
-    if posterior is not None:  # each new pixel takes what the label at its centre has
-        posterior = posterior.ravel()[prepare_labels(np.arange(posterior.size).reshape(posterior.shape), preparation)]
-    return Prepared(
-        prepare_image(case.image, preparation),
-        prepare_labels(case.labels, preparation) > 0,
-        case.labels.shape,
-        raters,
-        posterior,
-    )
+    return find_cases(plan.dataset, root, plan.split, plan.cases)
