@@ -17,15 +17,17 @@ import torch
 import xarray as xr
 from scipy import ndimage
 
-from benchmarks.frontier import Example, judge
+from benchmarks.frontier import judge
 from benchmarks.noise_levels import flow_levels
 from sdfdiff.ensembles.method import Method
 from sdfdiff.ensembles.method import METHODS, QUALITIES
 from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, last, member_generators
-from sdfdiff.distance import _edge, signed_distance, signed_distance_batch
+from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import Collected, ensemble, label
 from sdfdiff.ensembles.members import Denoiser, draw_members, in_pixels
+from sdfdiff.fast_distance import edge, signed_distance_batch
+from sdfdiff.images.cases import Prepared
 
 STATISTICS = ("minimum", "median")  # Of the seconds of several runs
 
@@ -114,8 +116,8 @@ def framed(
     for mask, place in zip(masks, out):
         inside = mask
         if boundary == "inner":
-            inside = mask & ~(edge := _edge(mask))
-            away = transform(~edge)
+            inside = mask & ~(line := edge(mask))
+            away = transform(~line)
         elif name == "edt":  # it knows several labels: one transform for both sides
             away = import_module("edt").edt(mask.view(np.uint8) + np.uint8(1), parallel=1) - np.float32(0.5)
         else:
@@ -256,7 +258,7 @@ def gathered(
 @torch.inference_mode()
 def race_drivers(
     model: Model,  # The network
-    cases: list[Example],  # Images
+    cases: list[Prepared],  # Images
     members: int = 32,  # Per driver and image
     reference_members: int = 128,  # Of the long run, which has another seed
     rounds: int = 3,  # Runs that are timed

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,14 @@ from sdfdiff.diffusion.model import Model
 from sdfdiff.ensembles.collection import described, ensemble, plain
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.files import check_writable
-from sdfdiff.images.cases import read_case
-from sdfdiff.images.layouts import prepare_image, prepare_labels
-from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.evaluation import find_split
+from sdfdiff.images.cases import Prepared, find_cases, prepare_case
 from sdfdiff.uncertainty.metrics import counts, scores_from_counts
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    "An image to sample, and what is known of its mask."
-
-    name: str  # Of the case
-    image: np.ndarray  # Prepared, in [0, 1], shape (channel, row, column)
-    truth: np.ndarray  # Boolean, shape (row, column)
-    probability: np.ndarray | None = None  # Exact P(object), if known
+def _centre(case: Prepared, size: int) -> Prepared:
+    "The part around the centre of a case without raters, at most so many pixels high and wide."
+    window = tuple(slice(max(0, (n - size) // 2), max(0, (n - size) // 2) + size) for n in case.truth.shape)
+    return replace(case, image=case.image[:, *window], truth=case.truth[window])
 
 
 def examples(
@@ -39,23 +32,13 @@ def examples(
     count: int,  # How many
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
     size: int = 128,  # Largest side, pixels: larger images are cropped around their centre
-) -> list[Example]:
+) -> list[Prepared]:
     "Scenes of synthetic tissue from seed 1000 on, or validation images that the shipped weights never saw."
     if dataset == "tissue":
-        scenes = [(seed, tissue(seed)) for seed in range(1000, 1000 + count)]
-        return [
-            Example(f"scene {seed}", np.moveaxis(one.image, -1, 0), one.probability() >= 0.5, one.probability())
-            for seed, one in scenes
-        ]
-    if root is None:
-        raise ValueError(f"The data set {dataset} needs its folder: give it as root.")
-    found = []
-    for paths in find_split(dataset, root, "validation")[:count]:
-        case = read_case(paths)
-        image, truth = prepare_image(case.image, model.preparation), prepare_labels(case.labels, model.preparation) > 0
-        window = tuple(slice(max(0, (n - size) // 2), max(0, (n - size) // 2) + size) for n in truth.shape)
-        found.append(Example(paths.name, image[:, *window], truth[window]))
-    return found
+        scenes = [prepare_case(paths, model.preparation) for paths in find_cases("tissue", only=count)]
+        return [replace(one, truth=one.posterior >= 0.5) for one in scenes]  # the likelier side, not one rater's mask
+    found = find_cases(dataset, root, "validation")[:count]
+    return [_centre(prepare_case(paths, model.preparation), size) for paths in found]
 
 
 CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
@@ -120,7 +103,7 @@ def _ratio(part: float, whole: float) -> float:
 def judge(
     drawn: xr.Dataset,  # An ensemble with all members kept
     reference: xr.Dataset,  # A long run on the same image, with all members kept
-    example: Example,  # The image
+    example: Prepared,  # The image
 ) -> dict[str, float]:  # See UNITS; NaN where the truth is not known
     "Quality of an ensemble's masks and of its spread."
     threshold = drawn.attrs["threshold_px"]
@@ -140,9 +123,9 @@ def judge(
         "spread_correlation": _ratio(same[0, 1], math.sqrt(same[0, 0] * same[1, 1])),
         "fragments": float(np.mean([_parts(one) for one in inside]) / max(1, _parts(other.mean(axis=0) >= 0.5))),
     }
-    if example.probability is None:
+    if example.posterior is None:
         return found | {"raters": np.nan, "miscalibration": np.nan}
-    exact = example.probability
+    exact = example.posterior
     return found | {
         "raters": _ratio(_disagreement(inside), (exact * (1 - exact)).mean()),
         "miscalibration": float(np.abs(inside.mean(axis=0) - exact).mean()),
@@ -151,7 +134,7 @@ def judge(
 
 def measure(
     model: Model,  # The model
-    cases: list[Example],  # Images
+    cases: list[Prepared],  # Images
     settings: dict[str, Method],  # Ways to sample, by name
     members: int = 24,  # Per way and image
     reference_members: int = 128,  # Of the reference run, which has another seed
@@ -202,7 +185,7 @@ def measure(
 
 
 def _table(
-    name: str, one: Method, rows: list[dict], cases: list[Example], initial_estimates: list, threshold: float
+    name: str, one: Method, rows: list[dict], cases: list[Prepared], initial_estimates: list, threshold: float
 ) -> xr.Dataset:
     "One way as a dataset."
     data = {
@@ -227,7 +210,7 @@ def _table(
     return xr.Dataset(data, coordinates)
 
 
-def _begun(out, about: dict, cases: list[Example], settings: dict[str, Method]) -> xr.Dataset | None:
+def _begun(out, about: dict, cases: list[Prepared], settings: dict[str, Method]) -> xr.Dataset | None:
     "What an earlier run left in the file; ValueError when it was made in another way."
     if not cases or not settings or min(about["members"], about["reference_members"]) < 2:
         raise ValueError(

@@ -284,6 +284,13 @@ def write_dataset(
 
 # %% ../nbs/0_ground/3_files.ipynb #files-41
 _FORMER = {"prior": "initial_estimate", "f1_prior": "f1_initial_estimate", "doubt": "uncertainty"}  # name: today's
+_WORDED = ("estimator", "map", "field", "start")  # Labels in words of ours, not in those of whoever named a case
+
+
+def _of_today(text: str) -> str:
+    "A setting within a longer text, as Python or as JSON, by its name of today."
+    text = text.replace("start='prior'", "start='initial_estimate'")
+    return text.replace('"start": "prior"', '"start": "initial_estimate"')
 
 
 def with_current_names(
@@ -292,12 +299,18 @@ def with_current_names(
     "The same with today's names of variables, labels and settings."
     dataset = dataset.rename({name: new for name, new in _FORMER.items() if name in dataset.variables})
     for name, labels in dataset.coords.items():
-        if labels.dtype.kind in "UOT" and labels.ndim == 1 and set(_FORMER) & set(map(str, labels.values)):
-            new = np.array([_FORMER.get(str(label), str(label)) for label in labels.values], labels.dtype.kind)
-            dataset = dataset.assign_coords({name: (labels.dims, new, labels.attrs)})
-    return dataset.assign_attrs({key: "initial_estimate" for key in ("start",) if dataset.attrs.get(key) == "prior"})
+        if labels.ndim == 1 and labels.dtype.kind in "UOT" and name in (*_WORDED, "sampling"):
+            old = list(map(str, labels.values))
+            new = [_FORMER.get(one, one) if name in _WORDED else _of_today(one) for one in old]
+            if new != old:
+                dataset = dataset.assign_coords({name: (labels.dims, np.array(new, labels.dtype.kind), labels.attrs)})
+    starts = [key for key, value in dataset.attrs.items() if key.endswith("start") and isinstance(value, str)]
+    changes = {key: "initial_estimate" for key in starts if dataset.attrs[key] == "prior"}
+    if isinstance(plan := dataset.attrs.get("plan"), str):
+        changes["plan"] = _of_today(plan)
+    return dataset.assign_attrs(changes)
 
-
+# %% ../nbs/0_ground/3_files.ipynb #files-42
 def read_dataset(
     path: str | Path,  # A .nc file
     title: str | None = None,  # What its attribute `title` must be; None: anything
@@ -315,7 +328,7 @@ def read_dataset(
     try:
         engine = "h5netcdf" if h5py.is_hdf5(path) else None  # an older kind of netCDF: whatever xarray finds for it
         dataset = xr.open_dataset(path, engine=engine, chunks={}) if lazy else xr.load_dataset(path, engine=engine)
-    except (OSError, ValueError, RuntimeError, KeyError):  # h5py and xarray raise many kinds for a damaged file
+    except Exception:  # h5py, xarray and SciPy raise any kind for a damaged file: they all mean the same here
         raise ValueError(f"{path} is no netCDF file that can be read{expected}.") from None
     dataset = with_current_names(dataset)
     missing = [name for name in needed if name not in dataset]

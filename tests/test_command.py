@@ -525,7 +525,7 @@ def test_ctrl_c_in_every_command(run, place, monkeypatch):
 
     monkeypatch.setattr(segmenting, "ensemble", pressed)
     monkeypatch.setattr(plan, "find_cases", pressed)
-    monkeypatch.setattr(fitting, "load_pairs", pressed)
+    monkeypatch.setattr(fitting, "load_training_data", pressed)
     before = files()
     weights = " --weights tiny.safetensors"
     for words in (

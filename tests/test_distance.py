@@ -1,41 +1,22 @@
-"Signed distances against brute force over all pairs of pixels, SciPy, shapes known exactly, and the same transform in torch."
+"Signed distances against brute force over all pairs of pixels and shapes known exactly; units and thresholds."
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
+from small_masks import blobs, each_boundary
 
-from sdfdiff import distance as module
 from sdfdiff import shapes
-from sdfdiff.distance import (
-    BOUNDARIES,
-    _nearest_squared,
-    _on_device,
-    _steps_in_rows,
-    denormalise,
-    normalise,
-    signed_distance,
-    signed_distance_batch,
-    threshold,
-    to_mask,
-)
+from sdfdiff.distance import denormalise, normalise, signed_distance, threshold, to_mask
+from sdfdiff.fast_distance import BOUNDARIES, edge, signed_distance_batch
 
-each_boundary = pytest.mark.parametrize("boundary", BOUNDARIES)
 instances = arrays(np.int32, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9), elements=st.integers(0, 3))
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=11))
-
-
-def blobs(shape=(40, 50), seed=0, wavelength=14.0):
-    "A mask of smooth random blobs: a sum of plane waves above its mean."
-    generator = np.random.default_rng(seed)
-    row, column = np.indices(shape)
-    waves = generator.normal(size=(30, 2)) / wavelength
-    return sum(np.cos(2 * np.pi * (a * row + b * column) + generator.uniform(0, 7)) for a, b in waves) > 1
 
 
 def brute_force(labels, boundary):
@@ -135,124 +116,12 @@ def test_diagonal_neighbours_do_not_make_a_boundary():
     assert signed_distance(mask)[1, 1] == -1 and signed_distance(mask)[0, 1] == 0
 
 
-def by_scipy(labels, truncation, boundary):
-    "Two transforms per object and no window; the edge by shifting the padded map. Written apart from the module."
-    labels = np.asarray(labels).astype(np.int64)
-    rows, columns = labels.shape
-    around = np.pad(labels, 1, mode="edge")
-    beside = [around[1 + r : 1 + r + rows, 1 + c : 1 + c + columns] for r, c in ((0, 1), (1, 0), (0, -1), (-1, 0))]
-    edge = (labels > 0) & np.any([one != labels for one in beside], axis=0)
-
-    def to(marks):
-        return ndimage.distance_transform_edt(~marks) if marks.any() else np.full(marks.shape, np.inf)
-
-    if boundary == "inner":
-        answer = np.where(labels > 0, -1, 1) * to(edge)
-    else:
-        answer = to(labels > 0) - 0.5
-        for label in np.unique(labels[labels > 0]):
-            answer = np.where(labels == label, 0.5 - to(labels != label), answer)
-    return answer.clip(-truncation, truncation)
-
-
-LIMITS = (0.3, 1, 1.5, 5.5, 10.5, 10.51, 11, 11.5, 12, 64, 126, 127, 180.5, 181, 181.2, 200, 1000.0, math.inf)
-
-
-def assert_equals_scipy(labels, truncation, boundary):
-    expected = by_scipy(labels, truncation, boundary)
-    found = signed_distance(labels, None if truncation == math.inf else truncation, boundary)
-    np.testing.assert_allclose(found, expected, rtol=3e-7, atol=5e-7)
-    if labels.size < 10_000:  # small enough that SciPy may have been chosen: not for two
-        second = signed_distance_batch(np.stack([labels, labels]), truncation, boundary)[1]
-        np.testing.assert_allclose(second, expected, rtol=3e-7, atol=5e-7)
-
-
-@each_boundary
-@pytest.mark.parametrize("truncation", LIMITS)
-def test_equals_scipy_for_every_truncation(boundary, truncation):
-    "Also where the boundary is far (one pixel, a cut corner), dense (a checkerboard) or nowhere."
-    pixel, corner = np.zeros((230, 190), bool), np.ones((150, 260), bool)
-    pixel[20, 150], corner[:2, :1] = True, False
-    checkerboard, nothing = np.indices((80, 73)).sum(0) % 2 > 0, np.zeros((80, 90), bool)
-    for labels in (blobs((70, 81)), pixel, ~pixel, corner, checkerboard, nothing, ~nothing):
-        assert_equals_scipy(labels, truncation, boundary)
-
-
-@each_boundary
-@settings(max_examples=60)
-@given(
-    seed=st.integers(0, 2**31),
-    shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-    kinds=st.integers(1, 4),
-    width=st.floats(0.5, 20),
-    truncation=st.floats(0.05, 250),
-)
-def test_equals_scipy_on_random_blobs(boundary, seed, shape, kinds, width, truncation):
-    "Larger than what brute force can do, with distances of all sizes, and touching instances."
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), width)
-    labels = np.digitize(noise, np.quantile(noise, np.linspace(0.4, 1, kinds + 1))[:-1])
-    assert_equals_scipy(labels, truncation, boundary)
-
-
-@each_boundary
-@pytest.mark.parametrize("shape", [(700, 600), (3, 70_000), (70_000, 3), (1, 200_000), (200_000, 1), (2500, 130)])
-def test_nothing_happens_where_blocks_meet(boundary, shape):
-    "Larger than the blocks that are worked on at once; a few boundaries only, so that the nearest lies in another block."
-    noise = ndimage.gaussian_filter(np.random.default_rng(4).normal(size=shape), 15)
-    labels = np.digitize(noise, (np.quantile(noise, 0.7), np.quantile(noise, 0.9)))
-    for truncation in (7, 40.5, 130):
-        assert_equals_scipy(labels, truncation, boundary)
-
-
-@pytest.mark.parametrize("reach", [1, 2, 11, 12, 181])
-def test_small_integers_are_wide_enough(reach):
-    "The largest sum that can occur is reach**2 + (reach - 1)**2."
-    marks = np.zeros((2 * reach + 3, 3), bool)
-    marks[-1, 0] = True
-    squared = _nearest_squared(_steps_in_rows(marks, 0, reach), None, reach)
-    away = np.subtract.outer(np.arange(len(marks)), [len(marks) - 1]) ** 2 + np.arange(3) ** 2
-    np.testing.assert_array_equal(squared, np.where(away < reach**2, away, reach**2))
-    assert squared.dtype == (np.uint8 if reach <= 11 else np.uint16)
-
-
-@each_boundary
-def test_an_image_without_pixels_has_no_distances(boundary):
-    for shape in ((0, 5), (5, 0), (0, 0)):
-        found = signed_distance(np.zeros(shape, bool), 5, boundary)
-        assert found.shape == shape and found.dtype == np.float32
-    assert signed_distance_batch(np.zeros((0, 4, 5), bool), 5.0, boundary).shape == (0, 4, 5)
-
-
-@each_boundary
-def test_scipy_is_called_only_when_it_must(boundary, monkeypatch):
-    calls = []
-    slow = module._anywhere
-    monkeypatch.setattr(module, "_anywhere", lambda *given: calls.append(1) or slow(*given))
-    far = np.zeros((300, 300), bool)
-    far[0, 0] = True
-    for mask, truncation in ((blobs((90, 90)), None), (blobs((300, 300)), 1000.0), (far, 64), (far, 180)):
-        signed_distance(mask, truncation, boundary)
-    signed_distance_batch(np.stack([blobs((20, 20))] * 2), 64, boundary)
-    assert not calls
-    signed_distance(far, 200, boundary)
-    signed_distance(blobs((20, 20)), 64, boundary)
-    assert len(calls) == 2
-    calls.clear()
-    both = signed_distance_batch(np.stack([far, blobs((300, 300)), far]), 1000.0, boundary)
-    assert len(calls) == 2  # not for the one in between
-    np.testing.assert_array_equal(both[1], signed_distance(blobs((300, 300)), None, boundary))
-
-
-@each_boundary
-def test_both_methods_agree_to_the_last_bit(boundary):
-    for shape in ((60, 50), (20, 20), (1, 9), (1, 1)):
-        labels = blobs(shape, wavelength=30.0) * np.int32(1)
-        labels[20:40] *= 2
-        near = module._within(labels[None], boundary, math.inf)[0]
-        np.testing.assert_array_equal(near, module._anywhere(labels, boundary))
-        for truncation in (0.3, 5.5, 64):
-            near = module._within(labels[None], boundary, truncation)[0]
-            np.testing.assert_array_equal(near, module._anywhere(labels, boundary).clip(-truncation, truncation))
+def test_edge_is_what_erosion_takes_away():
+    "For a mask: the object without its erosion by the four sides, where outside the image counts as object."
+    for mask in (blobs(), ~blobs(), np.eye(9, dtype=bool), np.ones((4, 6), bool), np.zeros((3, 3), bool)):
+        np.testing.assert_array_equal(edge(mask), mask & ~ndimage.binary_erosion(mask, border_value=1))
+    labels = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    assert edge(labels).tolist() == [[False, True, True, False]] * 2
 
 
 # Nothing, everything, one --------------------------------------------------------------------------------------------
@@ -370,67 +239,6 @@ def test_instance_numbers_may_have_gaps_and_be_large():
         np.testing.assert_array_equal(large, plain)
 
 
-# In batches ----------------------------------------------------------------------------------------------------------
-
-
-def in_batches(labels, truncation, boundary):
-    "The three ways: an array, a tensor, and the rounds that an accelerator would run, here on the processor."
-    yield signed_distance_batch(labels, truncation, boundary)
-    for batch in (
-        signed_distance_batch(torch.from_numpy(labels), truncation, boundary),
-        _on_device(torch.from_numpy(labels), boundary, truncation),
-    ):
-        assert batch.dtype == torch.float32
-        yield batch.numpy()
-
-
-@each_boundary
-@settings(max_examples=40)
-@given(
-    labels=arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)))
-    | arrays(np.int32, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)),
-    truncation=st.floats(0.05, 14),
-)
-@example(labels=np.eye(12, dtype=bool)[None] & (np.arange(12) == 0), truncation=14.0)  # one corner pixel
-@example(labels=~(np.eye(9, dtype=bool) & (np.arange(9) == 4))[None], truncation=5.0)
-def test_the_batch_equals_single_masks(boundary, labels, truncation):
-    single = np.stack([signed_distance(one, truncation, boundary) for one in labels])
-    for batch in in_batches(labels, truncation, boundary):
-        assert batch.dtype == np.float32
-        np.testing.assert_array_equal(batch, single)
-
-
-@each_boundary
-def test_the_batch_takes_every_kind_of_integer(boundary):
-    labels = np.stack([blobs((20, 23), seed) * np.int32(1 + seed) for seed in range(3)])
-    single = np.stack([signed_distance(one, 6.0, boundary) for one in labels])
-    for kind in (torch.int32, torch.uint8, torch.int64, torch.int16):
-        given_as = torch.from_numpy(labels).to(kind)
-        np.testing.assert_array_equal(signed_distance_batch(given_as, 6.0, boundary).numpy(), single)
-        np.testing.assert_array_equal(_on_device(given_as, boundary, 6.0).numpy(), single)
-    across = np.ascontiguousarray(labels.transpose(2, 1, 0)).transpose(2, 1, 0)
-    np.testing.assert_array_equal(signed_distance_batch(across, 6.0, boundary), single)
-    np.testing.assert_array_equal(signed_distance_batch(torch.from_numpy(across), 6.0, boundary), single)
-
-
-@each_boundary
-def test_the_batch_is_exact_where_boundaries_are_far(boundary):
-    masks = np.stack([blobs((40, 50), seed, 40.0) for seed in range(3)] + [blobs((40, 50)) & (np.arange(50) < 4)])
-    for truncation in (0.3, 1.0, 7.25, 15.0, 200.0, math.inf):
-        single = np.stack([by_scipy(one, truncation, boundary) for one in masks])
-        for batch in in_batches(masks, truncation, boundary):
-            np.testing.assert_allclose(batch, single, rtol=3e-7, atol=5e-7)
-
-
-@each_boundary
-def test_masks_of_a_batch_do_not_see_each_other(boundary):
-    "More masks than a block holds, empty ones between full ones: what lies beside a mask in the block is another image."
-    masks = np.stack([blobs((50, 60), seed) if seed % 3 else np.full((50, 60), seed % 2 > 0) for seed in range(100)])
-    batch = signed_distance_batch(masks, 40.0, boundary)
-    for one, found in zip(masks, batch):
-        np.testing.assert_array_equal(found, signed_distance(one, 40.0, boundary))
-
-
 # Units and thresholds ------------------------------------------------------------------------------------------------
 
 
@@ -485,16 +293,7 @@ def test_half_a_pixel_gives_the_mean_of_masks_its_area_back():
         (lambda: signed_distance(np.eye(3, dtype=bool), 0.0), "0.0"),
         (lambda: signed_distance(np.eye(3, dtype=bool), -2), "-2"),
         (lambda: signed_distance(np.eye(3, dtype=bool), math.nan), "nan"),
-        (lambda: signed_distance_batch(torch.eye(3)[None].bool(), 5.0, "outer"), '"outer"'),
-        (lambda: signed_distance_batch(-torch.eye(3)[None].int(), 5.0, "half_pixel"), "-1"),
         (lambda: signed_distance(np.full((3, 3), 2**31, np.uint32)), "2147483648: instance numbers"),
-        (lambda: signed_distance_batch(np.zeros((3, 3), bool), 5.0), r"\(batch, row, column\) .* \(3, 3\)"),
-        (lambda: signed_distance_batch(np.zeros((1, 3, 3)), 5.0), "float64"),
-        (lambda: signed_distance_batch(torch.zeros((1, 3, 3), device="meta").bool(), -1.0), "-1.0"),
-        (lambda: signed_distance_batch(torch.eye(3)[None].bool(), 0.0), "0.0"),
-        (lambda: signed_distance_batch(torch.eye(3)[None].bool(), -5.0), "-5.0"),
-        (lambda: signed_distance_batch(torch.full((1, 3, 3), 0.9), 5.0), "float32"),
-        (lambda: signed_distance_batch(torch.eye(3).bool(), 5.0), r"\(3, 3\)"),
         (lambda: threshold("best"), '"best"'),
         (lambda: threshold("half_pixel", "outer"), '"outer"'),
     ],

@@ -58,7 +58,7 @@ def test_pixel_edges_count_unlike_neighbours(seed):
         for row in range(7 - down)
         for column in range(9 - across)
     )
-    edges = drawing.pixel_edges(labels)
+    edges = drawing._pixel_edges(labels)
     assert edges.shape == (expected, 2, 2)
     assert np.allclose(np.abs(np.diff(edges, axis=1)).sum(-1), 1)  # each is one pixel long
 
@@ -66,7 +66,7 @@ def test_pixel_edges_count_unlike_neighbours(seed):
 def test_pixel_edges_surround_a_pixel():
     mask = np.zeros((5, 6), bool)
     mask[2, 4] = True
-    corners = {tuple(point) for edge in drawing.pixel_edges(mask) for point in edge.tolist()}
+    corners = {tuple(point) for edge in drawing._pixel_edges(mask) for point in edge.tolist()}
     assert corners == {(3.5, 1.5), (4.5, 1.5), (3.5, 2.5), (4.5, 2.5)}  # (column, row)
 
 

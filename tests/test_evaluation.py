@@ -8,11 +8,10 @@ from small_networks import random_network
 from small_studies import folder as plain_folder
 
 from sdfdiff.command import main
-from sdfdiff.diffusion.fitting import training_split
 from sdfdiff.diffusion.model import Model, load_model, save_weights
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import untuned
-from sdfdiff.images.cases import find_cases, read_case
+from sdfdiff.images.cases import find_cases, hold_out, read_case
 from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study.evaluation import evaluate, scores_by_convention, summary
@@ -143,7 +142,7 @@ def test_held_out_cases_are_marked(whole):
 
 
 def test_validation_is_what_training_held_out(root, method):
-    fitted, held_out = training_split(find_cases("folder", root, "train"))
+    fitted, held_out = hold_out(find_cases("folder", root, "train"), "folder")
     names = [case.name for case in held_out]
     found = evaluate("folder", root, "validation", method, progress=False)
     assert found["case"].values.tolist() == names and not set(names) & {case.name for case in fitted} and names

@@ -1,14 +1,31 @@
-"Reading images and labels in the forms users have; writing all or nothing."
+"Reading images and labels in the forms users have; writing all or nothing; datasets, today's and older ones."
+
+import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from sdfdiff.files import read_image, read_labels, write_png, writing
+from sdfdiff.files import (
+    DiskFull,
+    Exists,
+    Refused,
+    check_writable,
+    read_dataset,
+    read_image,
+    read_labels,
+    with_current_names,
+    write_dataset,
+    write_png,
+    writing,
+)
 
 RAMP = np.linspace(0, 1, 40 * 30).reshape(40, 30)
 COLOUR = np.stack([RAMP, RAMP**2, 1 - RAMP], axis=2)
@@ -266,3 +283,205 @@ def test_what_is_no_picture_is_not_written(tmp_path, array):
     with pytest.raises(ValueError, match="a.png"):
         write_png(tmp_path / "a.png", array)
     assert not list(tmp_path.iterdir())
+
+
+# ---- errors that know a way out
+
+
+@pytest.mark.parametrize(("kind", "caught"), [(Exists, FileExistsError), (Refused, ValueError), (DiskFull, OSError)])
+def test_errors_say_what_helps_in_two_spellings(kind, caught):
+    "In Python's words and in the command line's; one way, several, and none."
+    one = kind("a.nc exists", force="to replace it")
+    assert isinstance(one, caught) and str(one) == "a.nc exists: pass force=True to replace it."
+    assert one.said("--{}") == "a.nc exists: pass --force to replace it."
+    more = kind("a.nc exists", resume="to continue it", keep="to add to it", force="to replace it")
+    said = "a.nc exists: pass resume=True to continue it, keep=True to add to it, or force=True to replace it."
+    assert str(more) == said and more.said("--{}") == said.replace("=True", "").replace("pass ", "pass --").replace(
+        ", keep", ", --keep"
+    ).replace("or force", "or --force")
+    assert str(kind("Nothing helps here.")) == kind("Nothing helps here.").said("--{}") == "Nothing helps here."
+
+
+@pytest.mark.parametrize("kind", [Exists, Refused, DiskFull])
+def test_errors_keep_their_sentence_on_the_way_from_another_process(kind):
+    error = kind("a.nc exists", resume="to continue it", force="to replace it")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind and str(again) == str(error) and again.said("--{}") == error.said("--{}")
+    assert again.ways == error.ways
+
+
+def test_what_can_be_written(tmp_path):
+    "Nothing is made or changed by asking; each thing in the way is named, with the ways out that were given."
+    there, new = tmp_path / "a.nc", tmp_path / "deeper" / "still" / "b.nc"
+    there.write_text("mine")
+    check_writable([new, tmp_path / "c.nc"])
+    check_writable([there], force=True)
+    with pytest.raises(Exists, match=r"a.nc exists: pass force=True to replace it, or resume=True to continue it\.$"):
+        check_writable([new, there], resume="to continue it")
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
+        check_writable([tmp_path], force=True)
+    with pytest.raises(NotADirectoryError, match="a.nc is a file; name a folder for b.nc"):
+        check_writable([there / "b.nc"], force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nc"] and there.read_text() == "mine"
+
+
+# ---- datasets
+
+
+def table(**attrs):
+    "A small dataset with a title."
+    fields = {"area": ("case", [310.0, 295.5], {"units": "px"}), "count": ("case", [3, 4])}
+    return xr.Dataset(fields, {"case": ["a", "b"]}, {"title": "areas"} | attrs)
+
+
+def test_a_dataset_comes_back_as_it_was(tmp_path):
+    "Numbers, names, units and settings of Python's own kinds; one that is read lazily, too."
+    dataset = table(members=2, reach=1.5, said="two")
+    write_dataset(dataset, tmp_path / "a.nc")
+    for lazy in (False, True):
+        found = read_dataset(tmp_path / "a.nc", "areas", ("area", "count"), lazy=lazy)
+        xr.testing.assert_identical(found, dataset)
+        assert [type(value) for value in found.attrs.values()] == [str, int, float, str]
+        assert bool(found["area"].chunks) is lazy
+        found.close()
+
+
+def test_write_dataset_is_whole_compressed_and_careful(tmp_path):
+    blank = np.zeros((500, 500), np.float32)
+    dataset = xr.Dataset({"blank": (("row", "column"), blank), "name": ("row", np.arange(500))})
+    path = tmp_path / "new" / "one.nc"
+    write_dataset(dataset, path)
+    assert path.stat().st_size < 100_000 and [one.name for one in path.parent.iterdir()] == ["one.nc"]
+    xr.testing.assert_identical(xr.load_dataset(path, engine="h5netcdf"), dataset)
+    with pytest.raises(FileExistsError, match="force=True"):
+        write_dataset(dataset, path)
+    write_dataset(dataset + 1, path, force=True)
+    assert xr.load_dataset(path, engine="h5netcdf")["blank"].max() == 1
+
+
+def test_names_are_not_cut(tmp_path):
+    "A dataset that was read remembers how long its names were; what is added to it may be longer."
+    first, second = (xr.Dataset({"value": ("case", [1.0])}, {"case": [name]}) for name in ("a_9", "a_10"))
+    path = tmp_path / "a.nc"
+    write_dataset(first, path)
+    write_dataset(xr.concat([read_dataset(path), second], "case"), path, force=True)
+    assert read_dataset(path)["case"].values.tolist() == ["a_9", "a_10"]
+
+
+def test_an_older_kind_of_netcdf_is_read(tmp_path):
+    table().drop_vars("case").to_netcdf(tmp_path / "three.nc", engine="scipy", format="NETCDF3_CLASSIC")
+    assert (tmp_path / "three.nc").read_bytes()[:3] == b"CDF"
+    found = read_dataset(tmp_path / "three.nc", "areas", ("area",))
+    assert found["area"].values.tolist() == [310.0, 295.5] and found["count"].values.tolist() == [3, 4]
+
+
+def test_what_is_not_the_dataset_asked_for(tmp_path):
+    "One sentence that names the file: not there, damaged anywhere, of another title, without what is needed."
+    path = tmp_path / "a.nc"
+    with pytest.raises(FileNotFoundError, match=r"a.nc does not exist; check the spelling and the folder\.$"):
+        read_dataset(path)
+    write_dataset(table(), path)
+    whole = path.read_bytes()
+    for content in (b"", b"no dataset", whole[:8], whole[: len(whole) // 3], whole[:-200], b"CDF" + whole[3:]):
+        path.write_bytes(content)
+        for lazy in (False, True):
+            with pytest.raises(ValueError, match="a.nc is no netCDF file that can be read") as problem:
+                read_dataset(path, lazy=lazy)
+            assert "\n" not in str(problem.value)
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"\(its title is 'areas', not 'lengths'\); expected what `measure` writes\.$"):
+        read_dataset(path, "lengths", maker="`measure`")
+    with pytest.raises(ValueError, match=r"a.nc is not what is needed here \(it has no length\)\.$"):
+        read_dataset(path, "areas", ("area", "length"))
+
+
+# ---- names of today
+
+OLD = Path(__file__).parent / "data"
+SAMPLING = "Sampling(sampler='dpm', steps=9, start='prior', final=True)"
+
+
+def test_an_old_evaluation_has_today_s_names():
+    maps, estimators = ["ratio", "prior", "spread"], ["one_sample", "mmse", "majority", "prior"]
+    old = xr.Dataset(
+        {
+            "doubt": ("case", [0.1, 0.2], {"units": "1"}),
+            "prior": (("row", "column"), np.eye(2)),
+            "f1": (("case", "estimator"), np.zeros((2, 4))),
+            "auroc": ("map", [0.5, 0.6, 0.7]),
+            "missed": ("field", [0.0, 0.1, 0.2]),
+        },
+        {"estimator": estimators, "map": maps, "field": ["edge", "mean", "doubt"], "case": ["a", "b"]},
+        {"start": "prior", "seed": 3},
+    )
+    found = with_current_names(old)
+    assert set(found) == {"uncertainty", "initial_estimate", "f1", "auroc", "missed"}
+    assert found["estimator"].values.tolist() == ["one_sample", "mmse", "majority", "initial_estimate"]
+    assert found["map"].values.tolist() == ["ratio", "initial_estimate", "spread"]
+    assert found["field"].values.tolist() == ["edge", "mean", "uncertainty"]
+    assert found.attrs == {"start": "initial_estimate", "seed": 3}
+    np.testing.assert_array_equal(found["uncertainty"], old["doubt"])
+    assert found["uncertainty"].attrs == {"units": "1"} and float(found["auroc"].sel(map="initial_estimate")) == 0.6
+    assert old.attrs["start"] == "prior" and "doubt" in old  # what was given stays
+    xr.testing.assert_identical(with_current_names(found), found)
+
+
+def test_an_old_frontier_and_an_old_plan_have_today_s_settings():
+    plan = json.dumps({"methods": [{"name": "prior", "quality": {"sampler": "dpm", "start": "prior"}}]}, indent=1)
+    old = xr.Dataset(
+        {"f1_mean": ("way", [0.5, 0.6])},
+        {
+            "way": ["default", "zero"],
+            "start": ("way", ["prior", "zero"]),
+            "f1_prior": ("case", [0.7]),
+            "sampling": ("way", [SAMPLING, SAMPLING.replace("prior", "zero")]),
+        },
+        {"reference_start": "prior", "default_start": "zero", "plan": plan, "title": "prior"},
+    )
+    found = with_current_names(old)
+    assert found["start"].values.tolist() == ["initial_estimate", "zero"] and "f1_initial_estimate" in found.coords
+    assert "start='initial_estimate'" in str(found["sampling"].values[0]) and "start='zero'" in str(
+        found["sampling"][1]
+    )
+    assert found.attrs["reference_start"] == "initial_estimate" and found.attrs["default_start"] == "zero"
+    assert json.loads(found.attrs["plan"]) == {
+        "methods": [{"name": "prior", "quality": {"sampler": "dpm", "start": "initial_estimate"}}]
+    }
+    assert found.attrs["title"] == "prior"
+
+
+def test_names_that_users_gave_stay():
+    "An image called doubt, a method called prior."
+    old = xr.Dataset({"f1": (("case", "method"), [[0.5]])}, {"case": ["doubt"], "method": ["prior"]})
+    xr.testing.assert_identical(with_current_names(old), old)
+
+
+def test_an_old_study_opens_with_today_s_names():
+    "Written before the names changed; no number of it does."
+    old = xr.load_dataset(OLD / "study_old.nc", engine="h5netcdf")
+    assert "doubt" in old and "prior" in old["estimator"].values
+    found = read_dataset(OLD / "study_old.nc", "sdfdiff verification", ("uncertainty", "auroc", "f1"))
+    assert not {"prior", "doubt"} & {*found.variables, *found["estimator"].values, *found["map"].values}
+    assert "initial_estimate" in found["map"].values and "uncertainty" in found["field"].values
+    assert "start='initial_estimate'" in str(found["sampling"].values[0])
+    np.testing.assert_array_equal(found["uncertainty"], old["doubt"])
+    for name, label in (("auroc", "map"), ("f1", "estimator")):
+        new = found[name].sel({label: "initial_estimate"})
+        np.testing.assert_array_equal(new, old[name].sel({label: "prior"}))
+
+
+def test_an_old_frontier_opens_with_today_s_names():
+    old = xr.load_dataset(OLD / "frontier_old.nc", engine="h5netcdf")
+    found = read_dataset(OLD / "frontier_old.nc", "sdfdiff frontier", ("f1_mean", "f1_initial_estimate"))
+    assert old["start"].values.tolist() == ["prior", "zero"] and old.attrs["reference_start"] == "prior"
+    assert found["start"].values.tolist() == ["initial_estimate", "zero"]
+    assert found.attrs["reference_start"] == "initial_estimate"
+    np.testing.assert_array_equal(found["f1_initial_estimate"], old["f1_prior"])
+    np.testing.assert_array_equal(found["f1_mean"], old["f1_mean"])
+
+
+@pytest.mark.parametrize("path", sorted((OLD.parents[1] / "data").glob("*_*.nc")), ids=lambda path: path.stem)
+def test_shipped_tables_hold_today_s_names(path):
+    "They were written anew: nothing in them is renamed when they are read."
+    stored = xr.load_dataset(path, engine="h5netcdf")
+    xr.testing.assert_identical(with_current_names(stored), stored)

@@ -1,9 +1,7 @@
 "From a folder to weights: who is held out, what is decided where, and what happens when it is interrupted."
 
-import copy
 import os
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +13,7 @@ from sdfdiff.diffusion.fitting import (
     SETTINGS,
     Setting,
     fit,
-    load_pairs,
-    training_split,
+    load_training_data,
     watch,
 )
 from sdfdiff.diffusion.model import load_model
@@ -24,9 +21,9 @@ from sdfdiff.diffusion.network import Architecture, ScoreNetwork
 from sdfdiff.diffusion.training import Recipe, Step, stored_recipe, train
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
-from sdfdiff.images.layouts import DATASETS, find_cases
+from sdfdiff.images.cases import DATASETS, find_cases, hold_out
 from sdfdiff.images.preparation import TISSUE, Preparation, prepare_image, prepare_labels
-from sdfdiff.images.training_data import Augmentation, Pairs, Scenes, moments
+from sdfdiff.images.training_data import Augmentation, TissueTrainingData, TrainingData, moments
 
 TINY = Architecture(image_channels=3, width=8, multipliers=(1,), encoder_blocks=1)
 SETTING = Setting(TISSUE, TINY, Recipe(steps=6, batch=2, learning_rate=2e-3), crop=16, licence="made up")
@@ -59,14 +56,14 @@ def quiet(out, root, dataset="folder", **options):
 
 
 def test_every_data_set_has_its_setting():
-    assert {*DATASETS, "tissue"} <= set(SETTINGS)
+    assert {*DATASETS} <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "tissue"])
 def test_every_setting_can_be_fitted(name, tmp_path):
     "Its name is known to those who look for its files: they miss images, not a data set of that name."
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        load_pairs(name, tmp_path, SETTINGS[name], progress=False)
+        load_training_data(name, tmp_path, SETTINGS[name], progress=False)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -89,44 +86,32 @@ def test_data_that_may_not_be_sold_says_so():
 # Who is held out -----------------------------------------------------------------------------------------------------
 
 
-def test_whole_patients_are_held_out_always_the_same():
-    cases = [SimpleNamespace(name=f"image-{k}", group=f"patient-{k % 7}") for k in range(35)]
-    fitted, held_out = training_split(cases)
-    assert not {case.group for case in fitted} & {case.group for case in held_out}
-    assert sorted(case.name for case in fitted + held_out) == sorted(case.name for case in cases)
-    assert 5 <= len(held_out) <= 10  # a fifth is 7, and patients come in fives
-    again = training_split(copy.deepcopy(cases))
-    assert ([case.name for case in fitted], [case.name for case in held_out]) == tuple(
-        [case.name for case in part] for part in again
-    )
-
-
 def test_files_held_out_are_not_even_opened(folder, tmp_path):
     "They may be damaged, and nobody notices; damage to a training image is noticed."
-    held_out = training_split(find_cases("folder", folder, "train"))[1]
+    held_out = hold_out(find_cases("folder", folder, "train"), "folder")[1]
     spoiled = tmp_path / "copy"
     for kind in ("images", "masks"):
         (spoiled / kind).mkdir(parents=True)
         for path in (folder / kind).iterdir():
             known = path.stem not in {case.name for case in held_out}
             (spoiled / kind / path.name).write_bytes(path.read_bytes() if known else b"nothing to see here")
-    pairs, names = load_pairs("folder", spoiled, SETTING, progress=False)
-    assert names == [case.name for case in held_out] and len(names) == 1 and len(pairs.images) == 5
+    data, names = load_training_data("folder", spoiled, SETTING, progress=False)
+    assert names == [case.name for case in held_out] and len(names) == 1 and len(data.images) == 5
     (
         spoiled / "images" / next(case.name for case in find_cases("folder", folder) if case.name not in names)
     ).with_suffix(".png").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="cannot be read|not an image"):
-        load_pairs("folder", spoiled, SETTING, progress=False)
+        load_training_data("folder", spoiled, SETTING, progress=False)
 
 
 @pytest.mark.parametrize("instances", [True, False])
-def test_pairs_are_prepared_images_with_their_distances(folder, instances):
+def test_data_are_prepared_images_with_their_distances(folder, instances):
     preparation = Preparation("none", "grey", size=(36, 42))
     setting = replace(SETTING, preparation=preparation, instances=instances, augmentation=Augmentation(flip=False))
-    pairs, _ = load_pairs("folder", folder, setting, progress=False)
-    assert pairs.crop == 16 and pairs.augmentation == Augmentation(flip=False)
-    fitted = training_split(find_cases("folder", folder, "train"))[0]
-    for paths, image, distance in zip(fitted, pairs.images, pairs.distances, strict=True):
+    data, _ = load_training_data("folder", folder, setting, progress=False)
+    assert data.crop == 16 and data.augmentation == Augmentation(flip=False)
+    fitted = hold_out(find_cases("folder", folder, "train"), "folder")[0]
+    for paths, image, distance in zip(fitted, data.images, data.distances, strict=True):
         case = fitting.read_case(paths)
         labels = prepare_labels(case.labels, preparation)
         assert torch.equal(image, torch.from_numpy(prepare_image(case.image, preparation)))
@@ -137,29 +122,29 @@ def test_pairs_are_prepared_images_with_their_distances(folder, instances):
 
 
 def test_tissue_needs_no_folder():
-    pairs, held_out = load_pairs("tissue", None, replace(SETTING, crop=40))
-    assert pairs == Scenes(40) and held_out == []
+    data, held_out = load_training_data("tissue", None, replace(SETTING, crop=40))
+    assert data == TissueTrainingData(40) and held_out == []
 
 
 # A network for the data ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def pairs(folder):
-    return load_pairs("folder", folder, SETTING, progress=False)[0]
+def data(folder):
+    return load_training_data("folder", folder, SETTING, progress=False)[0]
 
 
-def test_a_new_network_depends_on_seed_and_data_only(pairs):
+def test_a_new_network_depends_on_seed_and_data_only(data):
     before = torch.random.get_rng_state()
-    one, two, other = (fitting._new_network(TINY, pairs, Recipe(seed=seed)) for seed in (5, 5, 6))
+    one, two, other = (fitting._new_network(TINY, data, Recipe(seed=seed)) for seed in (5, 5, 6))
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(numbers(one), numbers(two)) and not torch.equal(numbers(one), numbers(other))
-    mean, deviation = moments(pairs, 10.0, 0.2)
+    mean, deviation = moments(data, 10.0, 0.2)
     assert one.architecture == replace(TINY, mean=one.architecture.mean, deviation=one.architecture.deviation)
     assert one.architecture.mean == pytest.approx(mean, abs=1e-4)
     assert one.architecture.deviation == pytest.approx(deviation, abs=1e-4) and deviation > 0.02
-    scaled = fitting._new_network(TINY, pairs, Recipe(truncation=5.0, data_scale=1.0)).architecture
-    assert scaled.deviation == pytest.approx(moments(pairs, 5.0, 1.0)[1], abs=1e-4)
+    scaled = fitting._new_network(TINY, data, Recipe(truncation=5.0, data_scale=1.0)).architecture
+    assert scaled.deviation == pytest.approx(moments(data, 5.0, 1.0)[1], abs=1e-4)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -168,32 +153,32 @@ def test_masks_without_any_boundary_are_named(label, side):
     "Empty masks, or full ones: there is nothing to learn. (The deviation of equal numbers may be 1e-8 instead of 0.)"
     image, labels = np.zeros((3, side, side), np.float32), np.full((side, side), label)
     with pytest.raises(ValueError, match="mask") as caught:
-        fitting._new_network(TINY, Pairs.of([image], [labels], 16), Recipe())
+        fitting._new_network(TINY, TrainingData.of([image], [labels], 16), Recipe())
     assert "\n" not in str(caught.value)
 
 
-def test_minutes_become_steps(monkeypatch, pairs):
+def test_minutes_become_steps(monkeypatch, data):
     "The first step is slow and does not count; half a second each from then on."
     asked = []
 
-    def timed(network, pairs, recipe, **options):
+    def timed(network, data, recipe, **options):
         asked.append(recipe.steps)
         for k in range(recipe.steps):
             yield Step(k + 1, 1.0, 1.0, 10 + 0.5 * k, network)
 
     monkeypatch.setattr(fitting, "train", timed)
-    network = fitting._new_network(TINY, pairs, Recipe())
+    network = fitting._new_network(TINY, data, Recipe())
     assert (
-        fitting._steps_in(1.0, network, pairs, Recipe(steps=10**6)) == 120
-        and fitting._steps_in(2.5, network, pairs, Recipe()) == 300
+        fitting._steps_in(1.0, network, data, Recipe(steps=10**6)) == 120
+        and fitting._steps_in(2.5, network, data, Recipe()) == 300
     )
-    assert fitting._steps_in(0.01, network, pairs, Recipe()) == 20 and asked == [6, 6, 6]
+    assert fitting._steps_in(0.01, network, data, Recipe()) == 20 and asked == [6, 6, 6]
 
 
-def test_measuring_does_not_change_the_network(pairs):
-    network = fitting._new_network(TINY, pairs, SETTING.recipe)
+def test_measuring_does_not_change_the_network(data):
+    network = fitting._new_network(TINY, data, SETTING.recipe)
     before = numbers(network)
-    assert fitting._steps_in(0.01, network, pairs, SETTING.recipe) >= 20
+    assert fitting._steps_in(0.01, network, data, SETTING.recipe) >= 20
     assert torch.equal(numbers(network), before)
 
 
@@ -293,7 +278,7 @@ def test_the_file_says_how_it_was_made(uninterrupted, folder):
     assert about["data"] == "folder" and about["licence"] == "made up" and about["name"] == "mine"
     assert about["recipe"] == asdict(replace(SETTING.recipe, seed=3)) and about["crop"] == 16
     assert about["augmentation"] == asdict(SETTING.augmentation) and about["sdfdiff_version"]
-    assert about["held_out"] == [case.name for case in training_split(find_cases("folder", folder, "train"))[1]]
+    assert about["held_out"] == [case.name for case in hold_out(find_cases("folder", folder, "train"), "folder")[1]]
     assert (again.preparation, again.truncation, again.data_scale, again.boundary) == (TISSUE, 10.0, 0.2, "inner")
     assert again.network.architecture == model.network.architecture and not model.network.training
     assert torch.equal(numbers(again.network), numbers(model.network).half().float())
@@ -301,9 +286,9 @@ def test_the_file_says_how_it_was_made(uninterrupted, folder):
     assert str(folder).encode() not in out.read_bytes() and b"/tmp" not in out.read_bytes()  # nobody's folders
 
 
-def test_it_is_the_average_after_the_last_step(uninterrupted, pairs):
+def test_it_is_the_average_after_the_last_step(uninterrupted, data):
     recipe = replace(SETTING.recipe, seed=3)
-    *_, last = train(fitting._new_network(TINY, pairs, recipe), pairs, recipe)
+    *_, last = train(fitting._new_network(TINY, data, recipe), data, recipe)
     assert torch.equal(numbers(last.average), numbers(uninterrupted[0].network))
 
 

@@ -11,13 +11,12 @@ from PIL import Image
 from small_networks import random_network
 
 from benchmarks import frontier
-from benchmarks.frontier import CALLS, UNITS, Example, examples, judge, measure, ways
-from sdfdiff.diffusion.fitting import training_split
+from benchmarks.frontier import CALLS, UNITS, examples, judge, measure, ways
 from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import METHODS, QUALITIES, untuned
-from sdfdiff.images.layouts import find_cases
+from sdfdiff.images.cases import Prepared, find_cases
 from sdfdiff.images.preparation import NUCLEI, TISSUE
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.uncertainty.metrics import counts
@@ -48,7 +47,7 @@ def drawn_from(probability, members, seed=0):
 
 def example(probability, truth=None):
     truth = probability >= 0.5 if truth is None else truth
-    return Example("case", np.zeros((1, *probability.shape), np.float32), truth, probability)
+    return Prepared(np.zeros((1, *probability.shape), np.float32), truth, truth.shape, posterior=probability)
 
 
 def test_perfect_raters_are_judged_perfect():
@@ -84,7 +83,7 @@ def test_an_ensemble_agrees_with_itself():
 def test_spread_is_compared_in_size_and_in_place():
     members = np.random.default_rng(0).normal(0, 1, (50, 16, 16)) * np.linspace(0.1, 2, 16)
     one, half, turned = made(members), made(members / 2), made(members[:, :, ::-1])
-    case = Example("case", None, np.ones((16, 16), bool))
+    case = Prepared(None, np.ones((16, 16), bool), (16, 16))
     assert judge(half, one, case)["spread_ratio"] == pytest.approx(0.5, rel=1e-6)
     assert judge(half, one, case)["spread_correlation"] == pytest.approx(1, rel=1e-6)
     assert judge(turned, one, case)["spread_ratio"] == pytest.approx(1, rel=1e-6)
@@ -97,11 +96,11 @@ def test_scores_by_hand():
     right, half = [[-1.0, 0.2, 1.0, 1.0]], [[-1.0, 5.0, 1.0, 1.0]]  # F1 1 and 2/3
     wrong = [[1.0, 1.0, -1.0, -1.0]]
     one = made([right] * 4 + [half] * 4 + [wrong] * 30, threshold=0.3)
-    found = judge(one, one, Example("case", None, truth))
+    found = judge(one, one, Prepared(None, truth, truth.shape))
     assert found["f1_one"] == pytest.approx((1 + 2 / 3) / 2) and found["f1_mean"] == 0
     assert np.isnan(found["raters"]) and np.isnan(found["miscalibration"]), "nothing is known of raters"
     few = made([right, half], threshold=0.3)  # means -1 and 2.6
-    assert judge(few, few, Example("case", None, truth))["f1_mean"] == pytest.approx(2 / 3)
+    assert judge(few, few, Prepared(None, truth, truth.shape))["f1_mean"] == pytest.approx(2 / 3)
     assert judge(few, few, example(np.array([[0.5, 0.5, 0.0, 0.0]]), truth))["miscalibration"] == pytest.approx(
         (0.5 + 0) / 4
     )
@@ -115,9 +114,9 @@ def test_fragments_are_counted():
     four[0, 0] = four[1, 1] = four[4:6, 4:6] = four[8, 0] = -1
     reference = made([two, two, nothing])
     for members, expected in (([two, two], 1), ([four, four], 2), ([two, four, nothing], 1), ([nothing, nothing], 0)):
-        assert judge(made(members), reference, Example("case", None, two < 0))["fragments"] == expected
+        assert judge(made(members), reference, Prepared(None, two < 0, two.shape))["fragments"] == expected
     empty = made([two, nothing, nothing])  # no majority for anything
-    assert judge(made([four, four]), empty, Example("case", None, two < 0))["fragments"] == 4
+    assert judge(made([four, four]), empty, Prepared(None, two < 0, two.shape))["fragments"] == 4
 
 
 @pytest.mark.filterwarnings("error")
@@ -212,9 +211,7 @@ def test_tissue_scenes_come_with_their_posterior():
     for seed, one in enumerate(found, start=1000):
         scene = tissue(seed)
         assert one.name == f"scene {seed}" and np.array_equal(one.image, np.moveaxis(scene.image, -1, 0))
-        assert np.array_equal(one.probability, scene.probability()) and np.array_equal(
-            one.truth, one.probability >= 0.5
-        )
+        assert np.array_equal(one.posterior, scene.probability()) and np.array_equal(one.truth, one.posterior >= 0.5)
 
 
 @pytest.mark.parametrize("size", [20, 64, 1000])
@@ -222,15 +219,13 @@ def test_tissue_scenes_come_with_their_posterior():
 def test_crops_of_the_validation_images(root, preparation, size):
     "Around the centre, never larger than the image; truth and image stay on top of each other; no training image."
     model = tiny(preparation)
-    validation = training_split(find_cases("folder", root, "train"))[1]
+    validation = find_cases("folder", root, "validation")
     assert len(validation) >= 2
     whole = examples("folder", model, 100, root, 10**6)
     assert [one.name for one in whole] == [case.name for case in validation]
     for one, all_of_it in zip(examples("folder", model, 100, root, size), whole):
         rows, columns = all_of_it.truth.shape
-        assert (
-            one.image.shape[1:] == one.truth.shape == (min(rows, size), min(columns, size)) and one.probability is None
-        )
+        assert one.image.shape[1:] == one.truth.shape == (min(rows, size), min(columns, size)) and one.posterior is None
         up, left = ((n - min(n, size)) // 2 for n in (rows, columns))
         window = slice(up, up + size), slice(left, left + size)
         assert np.array_equal(one.truth, all_of_it.truth[window]) and np.array_equal(

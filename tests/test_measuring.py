@@ -167,7 +167,7 @@ def test_train_then_evaluate_on_what_was_held_out(run, dataset, small):
 
 
 def test_train_overwrites_nothing(run, place, small, monkeypatch):
-    monkeypatch.setattr(fitting, "load_pairs", no_work)
+    monkeypatch.setattr(fitting, "load_training_data", no_work)
     Path("a.safetensors").write_text("mine")
     for more in ([], ["--resume"]):
         assert refused(run("train", "tissue", "--out", "a.safetensors", *more), "a.safetensors", "--force")

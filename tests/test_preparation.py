@@ -13,6 +13,7 @@ from skimage.color import rgb2gray
 from skimage.data import immunohistochemistry
 from skimage.transform import resize
 
+from sdfdiff.images import preparation as module
 from sdfdiff.images.preparation import (
     GLANDS,
     NUCLEI,
@@ -20,11 +21,9 @@ from sdfdiff.images.preparation import (
     TISSUE,
     Preparation,
     Stain,
-    amounts,
     fit_stain,
     haematoxylin,
     normalise_stain,
-    optical_density,
     prepare_image,
     prepare_labels,
     prepared_shape,
@@ -66,7 +65,7 @@ def test_amounts_equal_an_active_set_solver(matrix, density, sparsity):
     if matrix[0] @ matrix[1] > 0.99:
         return  # nearly one colour: the amounts are not unique
     overlap = np.linalg.cholesky(matrix @ matrix.T)  # L L' = W W'
-    for pixel, found in zip(density, amounts(density, matrix, sparsity), strict=True):
+    for pixel, found in zip(density, module._amounts(density, matrix, sparsity), strict=True):
         known, _ = nnls(overlap.T, np.linalg.solve(overlap, matrix @ pixel - sparsity))
         assert np.allclose(found, known, atol=1e-7)
 
@@ -77,7 +76,7 @@ def test_nothing_is_cheaper_than_the_amounts(matrix, density, sparsity, seed):
     def cost(dyes):
         return 0.5 * ((density - dyes @ matrix) ** 2).sum(axis=-1) + sparsity * dyes.sum(axis=-1)
 
-    ours = amounts(density, matrix, sparsity)
+    ours = module._amounts(density, matrix, sparsity)
     assert (ours >= 0).all()
     generator = np.random.default_rng(seed)
     for width in (1, 0.1, 0.01):
@@ -85,8 +84,14 @@ def test_nothing_is_cheaper_than_the_amounts(matrix, density, sparsity, seed):
 
 
 def test_density_adds_and_ends():
-    assert optical_density(np.ones(3)).max() == 0 and np.isclose(optical_density(np.zeros(1))[0], np.log(255))
-    assert np.allclose(optical_density(np.array([0.5 * 0.4])), optical_density(np.array([0.5, 0.4])).sum(), atol=1e-6)
+    assert module._optical_density(np.ones(3)).max() == 0 and np.isclose(
+        module._optical_density(np.zeros(1))[0], np.log(255)
+    )
+    assert np.allclose(
+        module._optical_density(np.array([0.5 * 0.4])),
+        module._optical_density(np.array([0.5, 0.4])).sum(),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("matrix", "strength"), [(RUIFROK, 1.0), (OTHER, 1.6), (RUIFROK, 0.7)])
@@ -150,7 +155,7 @@ def test_odd_images_stay_images(image, stain):
 
 def test_an_absent_dye_is_not_blown_up():
     dyes = slide(RUIFROK)[1] * [0, 1]
-    density = optical_density(normalise_stain(np.exp(-dyes @ unit(RUIFROK)).astype(np.float32)))
+    density = module._optical_density(normalise_stain(np.exp(-dyes @ unit(RUIFROK)).astype(np.float32)))
     known = REFERENCE_STAIN.strength[1] * np.array(REFERENCE_STAIN.matrix[1])
     assert np.allclose(np.percentile(density.reshape(-1, 3), 99, axis=0), known, rtol=0.1)
 

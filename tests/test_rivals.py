@@ -31,7 +31,6 @@ from benchmarks.competitors import (
     transforms,
     versions,
 )
-from benchmarks.frontier import Example
 from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.network import Features
 from sdfdiff.diffusion.oracle import GaussianField
@@ -39,6 +38,7 @@ from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, kar
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.members import Denoiser, draw_members, tile_windows
 from sdfdiff.ensembles.method import METHODS, untuned
+from sdfdiff.images.cases import Prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"sizes": (32, 48), "truncations": (5, 10), "batches": (1, 3), "boundaries": ("inner",), "seconds": 0.02}
@@ -155,7 +155,9 @@ def test_unipc_is_another_method_with_the_same_aim():
 def test_drivers_are_judged_side_by_side():
     model = Model(random_network(), about={"name": "tiny"})
     image, truth = np.random.default_rng(0).random((1, 64, 64), dtype=np.float32), blobs(1, 64)[0]
-    raced = race_drivers(model, [Example("one", image, truth, truth * 0.8)], members=3, reference_members=3, rounds=1)
+    raced = race_drivers(
+        model, [Prepared(image, truth, truth.shape, None, truth * 0.8, "one")], members=3, reference_members=3, rounds=1
+    )
     assert list(raced.driver.values) == list(DRIVERS) and raced.seconds.notnull().all()
     assert (raced.spread_ratio > 0).all() and raced.miscalibration.notnull().all()
     reference = raced.seconds.sel(driver="sdfdiff reference", statistic="minimum")

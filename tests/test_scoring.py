@@ -13,8 +13,8 @@ from small_studies import REACH, drawn_from
 from sdfdiff.distance import signed_distance
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study import scoring
-from sdfdiff.study.scoring import NUMBERS, RANK_BINS, estimates, scored
 from sdfdiff.study.schema import LABELS
+from sdfdiff.study.scoring import NUMBERS, RANK_BINS, estimates, scored
 
 NUMBERS_OF = np.random.default_rng(0)
 

@@ -42,7 +42,7 @@ def lipschitz(distance):
 @given(place, length)
 def test_disc(centre, radius):
     distance = shapes.disc(SIZE, centre, radius)
-    row, column = shapes.grid(SIZE)
+    row, column = shapes._grid(SIZE)
     assert agrees(distance, on_circle(centre, radius))
     inside = (row - centre[0]) ** 2 + (column - centre[1]) ** 2 < radius**2
     clear = np.abs(distance) > 1e-4
@@ -90,7 +90,7 @@ def test_capsule_without_length_is_a_disc():
 
 def test_half_plane():
     distance = shapes.half_plane(SIZE, (10.5, 0), (2, 0))
-    row, _ = shapes.grid(SIZE)
+    row, _ = shapes._grid(SIZE)
     assert np.allclose(distance, row - 10.5)
     assert np.abs(shapes.slope(shapes.half_plane(SIZE, (3, 4), (1, -2))) - 1).max() < 1e-4
 
@@ -140,7 +140,7 @@ def test_area_converges():
 
 def test_slope_is_one_off_the_medial_axis():
     distance = shapes.box((60, 60), (30, 30), (22, 12))
-    row, column = shapes.grid((60, 60))
+    row, column = shapes._grid((60, 60))
     down, across = np.abs(row - 30) - 22, np.abs(column - 30) - 12
     off_axis = (np.abs(down - across) > 2) & (np.abs(row - 30) > 2) & (np.abs(column - 30) > 2) & (distance < 0)
     assert off_axis.sum() > 300 and np.abs(shapes.slope(distance) - 1)[off_axis].max() < 1e-4

@@ -22,9 +22,10 @@ from sdfdiff.diffusion.model import load_model
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import method_of, untuned
 from sdfdiff.files import DiskFull
+from sdfdiff.images.cases import prepare_case
 from sdfdiff.images.preparation import NUCLEI
 from sdfdiff.study import store as study
-from sdfdiff.study.plan import StudyPlan, from_json, read_prepared, study_cases
+from sdfdiff.study.plan import StudyPlan, from_json, study_cases
 from sdfdiff.study.scoring import NUMBERS, scored
 from sdfdiff.study.store import Progress, export_study, finish, open_study, run_study
 from sdfdiff.study.verification import verify
@@ -90,7 +91,7 @@ def test_the_numbers_are_those_of_the_ensembles(whole):
     found, paths = open_study(whole).load(), study_cases(SCENES)
     for k, j in ((0, 0), (1, 1)):
         model, method, here = load_model("tissue"), SCENES.methods[j], found.isel(case=k, method=j)
-        case = read_prepared(paths[k], model.preparation)
+        case = prepare_case(paths[k], model.preparation)
         drawn = ensemble(model, case.image, method, progress=False)
         np.testing.assert_array_equal(here["truth"], case.truth)
         np.testing.assert_array_equal(here["raters"], case.raters)
@@ -198,7 +199,7 @@ def test_scenes_for_a_network_that_sees_half_the_resolution(tmp_path):
     finish(run_study(StudyPlan("tissue", (quick("half", weights, 2),), cases=1), tmp_path / "a.zarr"), progress=False)
     found, full = (
         open_study(tmp_path / "a.zarr"),
-        read_prepared(study_cases(SCENES)[0], load_model("tissue").preparation),
+        prepare_case(study_cases(SCENES)[0], load_model("tissue").preparation),
     )
     np.testing.assert_allclose(found["posterior"][0], full.posterior[1::2, 1::2], atol=1e-6)
     np.testing.assert_array_equal(found["truth"][0], full.truth[1::2, 1::2])
@@ -594,7 +595,7 @@ def test_refused_before_any_work(tmp_path, monkeypatch, members, out, words):
 
 def test_data_sets_need_a_folder(tmp_path):
     plan = StudyPlan("folder", SCENES.methods, "all")
-    with pytest.raises(ValueError, match="A study of folder needs `root`, the folder of the data set"):
+    with pytest.raises(ValueError, match="The data set folder needs its folder: give it as root"):
         finish(run_study(plan, tmp_path / "a.zarr"), progress=False)
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         finish(run_study(plan, tmp_path / "a.zarr", tmp_path / "nowhere"), progress=False)

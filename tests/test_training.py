@@ -25,7 +25,7 @@ from sdfdiff.diffusion import training as module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
 from sdfdiff.diffusion.training import Recipe, denoising_loss, stored_recipe, train
-from sdfdiff.images.training_data import Augmentation, Pairs
+from sdfdiff.images.training_data import Augmentation, TrainingData
 
 TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
 RECIPE = Recipe(steps=8, batch=2, learning_rate=2e-3)
@@ -50,16 +50,16 @@ def stirred(architecture=TINY):
     return network
 
 
-def disc_pairs(crop=16, augmentation=Augmentation()):
+def disc_data(crop=16, augmentation=Augmentation()):
     "One grey image that shows its mask, and not much else."
     distance = shapes.disc((32, 32), (15.0, 17.0), 8.0)
     image = 0.2 + 0.6 * shapes.mask(distance) + 0.1 * np.random.default_rng(0).random((32, 32))
-    return Pairs.of([image[None]], [shapes.mask(distance)], crop, augmentation)
+    return TrainingData.of([image[None]], [shapes.mask(distance)], crop, augmentation)
 
 
-def run(network, recipe, pairs=None, dtype=torch.float32, **options):
+def run(network, recipe, data=None, dtype=torch.float32, **options):
     "The last step of a training."
-    *_, last = train(network, pairs or disc_pairs(), recipe, dtype=dtype, **options)
+    *_, last = train(network, data or disc_data(), recipe, dtype=dtype, **options)
     return last
 
 
@@ -208,15 +208,15 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
 
 def test_the_loop_equals_an_independent_one():
     "Crops, levels, noise, loss, clipping, AdamW with its schedule, and the average, written out from the description."
-    recipe, pairs = replace(RECIPE, steps=6, average=0.6, weight_decay=0.1, estimate_weight=0.7, seed=11), disc_pairs()
+    recipe, data = replace(RECIPE, steps=6, average=0.6, weight_decay=0.1, estimate_weight=0.7, seed=11), disc_data()
     wide = replace(TINY, width=16)  # at 8, a bias before the last normalisation has no gradient but rounding errors,
     trained = stirred(wide)  # and so it is behind a zero; Adam would make steps of them
-    reported = list(train(trained, pairs, recipe, dtype=torch.float32))
+    reported = list(train(trained, data, recipe, dtype=torch.float32))
     network, generator = stirred(wide), seeded(11)
     parameters, first, second = list(network.parameters()), {}, {}
     average = [p.detach().double().clone() for p in parameters]
     for k in range(6):
-        images, distances = pairs.draw(2, generator)
+        images, distances = data.draw(2, generator)
         clean = distances.clamp(-10, 10) * 0.02
         levels = module._draw_noise_levels(4, recipe, VE(), 0.15, generator)
         loss, estimate_loss = denoising_loss(network, images, clean, levels, generator)
@@ -244,7 +244,7 @@ def test_the_loop_equals_an_independent_one():
 def test_the_average_follows_its_formula():
     network = fresh()
     expected, recipe = numbers(network).double(), replace(RECIPE, steps=12, average=0.3)
-    for step in train(network, disc_pairs(), recipe, dtype=torch.float32):
+    for step in train(network, disc_data(), recipe, dtype=torch.float32):
         decay = min(0.3, (1 + step.number) / (10 + step.number))
         expected = decay * expected + (1 - decay) * numbers(network).double()
         assert torch.allclose(numbers(step.average).double(), expected, atol=1e-6)
@@ -253,7 +253,7 @@ def test_the_average_follows_its_formula():
 
 
 def test_steps_are_counted_and_timed():
-    steps = list(train(fresh(), disc_pairs(), RECIPE, dtype=torch.float32))
+    steps = list(train(fresh(), disc_data(), RECIPE, dtype=torch.float32))
     assert [step.number for step in steps] == list(range(1, 9))
     assert all(a.seconds < b.seconds for a, b in zip(steps, steps[1:])) and steps[0].seconds > 0
 
@@ -278,7 +278,7 @@ def test_units_of_the_recipe_are_those_of_the_training():
     "Twice the truncation at twice the data scale are the same model units up to the cut; the network must see them."
     seen = []
 
-    class Watched(Pairs):
+    class Watched(TrainingData):
         def draw(self, batch, generator):
             return torch.zeros(batch, 1, 8, 8), torch.tensor([-99.0, -5.0, 5.0, 99.0]).repeat(batch, 1, 8, 2)
 
@@ -286,21 +286,21 @@ def test_units_of_the_recipe_are_those_of_the_training():
         seen.append(clean)
         return denoising_loss(network, images, clean, levels, generator)
 
-    pairs = Watched([], [])
+    data = Watched([], [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "denoising_loss", watched)
-        run(fresh(), replace(RECIPE, steps=1, truncation=10.0, data_scale=0.2), pairs)
-        run(fresh(), replace(RECIPE, steps=1, truncation=4.0, data_scale=1.0), pairs)
+        run(fresh(), replace(RECIPE, steps=1, truncation=10.0, data_scale=0.2), data)
+        run(fresh(), replace(RECIPE, steps=1, truncation=4.0, data_scale=1.0), data)
     assert torch.allclose(seen[0][0, 0, 0, :4], torch.tensor([-0.2, -0.1, 0.1, 0.2]))
     assert torch.allclose(seen[1][0, 0, 0, :4], torch.tensor([-1.0, -1.0, 1.0, 1.0]))
 
 
 def test_a_tiny_network_learns_one_pair():
     "Far above the data's deviation the noisy map says little: what is known there comes from the image."
-    pairs = disc_pairs(32, Augmentation(flip=False))
+    data = disc_data(32, Augmentation(flip=False))
     recipe = Recipe(steps=100, batch=2, learning_rate=1e-2, average=0.9, noise_centre=2.0)
-    network = run(fresh(replace(TINY, mean=0.093, deviation=0.084)), recipe, pairs).average
-    images, distances = pairs.draw(16, seeded(123))
+    network = run(fresh(replace(TINY, mean=0.093, deviation=0.084)), recipe, data).average
+    images, distances = data.draw(16, seeded(123))
     clean = distances.clamp(-10, 10) * 0.02
     with torch.inference_mode():
         features = network.encode(images)
@@ -323,13 +323,13 @@ def test_bfloat16_arithmetic_trains_float32_weights():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_stopping_and_continuing_changes_not_one_bit(tmp_path, dtype):
     recipe, checkpoint = replace(RECIPE, average=0.9), tmp_path / "c.safetensors"
-    straight = list(train(fresh(), disc_pairs(), recipe, dtype=dtype))
+    straight = list(train(fresh(), disc_data(), recipe, dtype=dtype))
     resumed = []
     for stop in (3, 4, 8):
         network = fresh(seed=stop)  # other weights: they must come from the checkpoint
         if stop == 3:
             network = fresh()
-        for step in train(network, disc_pairs(), recipe, checkpoint=checkpoint, dtype=dtype):
+        for step in train(network, disc_data(), recipe, checkpoint=checkpoint, dtype=dtype):
             resumed.append(step)
             if step.number == stop:
                 break
@@ -343,8 +343,8 @@ def test_stopping_and_continuing_changes_not_one_bit(tmp_path, dtype):
 CHILD = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
-from test_training import LONGER, disc_pairs, fresh, torch, train
-for step in train(fresh(), disc_pairs(), LONGER, checkpoint=sys.argv[1], every=0, dtype=torch.float32):
+from test_training import LONGER, disc_data, fresh, torch, train
+for step in train(fresh(), disc_data(), LONGER, checkpoint=sys.argv[1], every=0, dtype=torch.float32):
     print(step.number, flush=True)
     time.sleep(0.02)
 """
@@ -363,8 +363,8 @@ def test_a_killed_process_can_be_continued_to_the_bit(tmp_path):
         child.send_signal(signal.SIGKILL)
         child.wait()
     assert child.returncode == -signal.SIGKILL and stored_recipe(checkpoint) == recipe
-    straight = list(train(fresh(), disc_pairs(), recipe, dtype=torch.float32))
-    resumed = list(train(fresh(seed=9), disc_pairs(), recipe, checkpoint=checkpoint, dtype=torch.float32))
+    straight = list(train(fresh(), disc_data(), recipe, dtype=torch.float32))
+    resumed = list(train(fresh(seed=9), disc_data(), recipe, checkpoint=checkpoint, dtype=torch.float32))
     assert 7 < resumed[0].number < 30 and resumed[-1].number == 30
     assert [step.loss for step in resumed] == [step.loss for step in straight[resumed[0].number - 1 :]]
     assert torch.equal(numbers(resumed[-1].average), numbers(straight[-1].average))
@@ -374,7 +374,7 @@ def test_a_killed_process_can_be_continued_to_the_bit(tmp_path):
 def after_three(tmp_path_factory):
     "What a checkpoint holds after 3 of 8 steps."
     path = tmp_path_factory.mktemp("after") / "three.safetensors"
-    for step in train(fresh(), disc_pairs(), RECIPE, checkpoint=path, dtype=torch.float32):
+    for step in train(fresh(), disc_data(), RECIPE, checkpoint=path, dtype=torch.float32):
         if step.number == 3:
             break
     return path.read_bytes()
@@ -416,7 +416,7 @@ def test_a_finished_training_gives_its_weights_again_and_nothing_more(tmp_path):
     checkpoint = tmp_path / "c.safetensors"
     last = run(fresh(), RECIPE, checkpoint=checkpoint)
     content = checkpoint.read_bytes()
-    (again,) = train(fresh(seed=4), disc_pairs(), RECIPE, checkpoint=checkpoint)
+    (again,) = train(fresh(seed=4), disc_data(), RECIPE, checkpoint=checkpoint)
     assert again.number == 8 and math.isnan(again.loss) and again.seconds == last.seconds
     assert torch.equal(numbers(again.average), numbers(last.average)) and checkpoint.read_bytes() == content
 
@@ -449,7 +449,7 @@ def test_a_checkpoint_of_an_older_version_is_continued(stopped):
     save_file(tensors, stopped, metadata={"training": json.dumps(about)})
     assert stored_recipe(stopped) == RECIPE
     straight = run(fresh(), RECIPE)
-    resumed = list(train(fresh(seed=9), disc_pairs(), RECIPE, checkpoint=stopped, dtype=torch.float32))
+    resumed = list(train(fresh(seed=9), disc_data(), RECIPE, checkpoint=stopped, dtype=torch.float32))
     assert resumed[0].number == 4 and torch.equal(numbers(resumed[-1].average), numbers(straight.average))
 
 
@@ -560,10 +560,10 @@ def test_an_interrupted_step_leaves_the_older_checkpoint(stopped, monkeypatch):
 
 @pytest.mark.parametrize("what", ["images", "distances"])
 def test_nan_is_named_and_not_learned(tmp_path, what):
-    pairs, network = disc_pairs(crop=32), fresh()  # each crop is the whole image
-    getattr(pairs, what)[0][..., 3, 5] = math.nan
+    data, network = disc_data(crop=32), fresh()  # each crop is the whole image
+    getattr(data, what)[0][..., 3, 5] = math.nan
     with pytest.raises(ValueError, match="NaN") as caught:
-        run(network, RECIPE, pairs, checkpoint=tmp_path / "c.safetensors", every=0)
+        run(network, RECIPE, data, checkpoint=tmp_path / "c.safetensors", every=0)
     assert "\n" not in str(caught.value) and not (tmp_path / "c.safetensors").exists()
     assert numbers(network).isfinite().all()
 
@@ -575,7 +575,7 @@ def test_a_recipe_without_work_is_refused(wrong):
 
 
 def test_images_with_other_channels_are_named():
-    pairs = disc_pairs()
-    pairs.images[0] = pairs.images[0].repeat(3, 1, 1)
+    data = disc_data()
+    data.images[0] = data.images[0].repeat(3, 1, 1)
     with pytest.raises(ValueError, match=r"\(2, 3, 16, 16\)"):
-        run(fresh(), RECIPE, pairs)
+        run(fresh(), RECIPE, data)

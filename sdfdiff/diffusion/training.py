@@ -24,7 +24,7 @@ from torch import Tensor
 from .corruption import VE, corrupt
 from ..files import writing
 from .network import Features, ScoreNetwork, fast_dtype, scalings
-from ..images.training_data import Pairs
+from ..images.training_data import TissueTrainingData, TrainingData
 
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-05
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def stored_recipe(
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-20
 def train(
     network: ScoreNetwork,  # Changed in place; a fresh one, also when resuming
-    pairs: Pairs,  # Training pairs
+    data: TrainingData | TissueTrainingData,  # Training data
     recipe: Recipe,  # How
     schedule: VE = VE(),  # Noise schedule: the range of levels
     checkpoint: str | Path | None = None,  # Continue from this file if it is there, and keep it up to date
@@ -211,7 +211,7 @@ def train(
     written = time.monotonic()
     try:
         while state.step < recipe.steps:
-            step = _advance(state, pairs, recipe, schedule, device, dtype)
+            step = _advance(state, data, recipe, schedule, device, dtype)
             if checkpoint is not None and (time.monotonic() - written > every or state.step == recipe.steps):
                 _save(state, checkpoint, recipe)
                 written = time.monotonic()
@@ -223,14 +223,14 @@ def train(
 
 # %% ../../nbs/2_diffusion/5_training.ipynb #training-21
 def _advance(
-    state: _State, pairs: Pairs, recipe: Recipe, schedule: VE, device: torch.device, dtype: torch.dtype
+    state: _State, data: TrainingData, recipe: Recipe, schedule: VE, device: torch.device, dtype: torch.dtype
 ) -> Step:
     "One optimiser step and one step of the moving average."
     start = time.perf_counter()
     network, a = state.network, state.network.architecture
     for group in state.optimiser.param_groups:
         group["lr"] = recipe.learning_rate * _learning_rate_factor(state.step, recipe.steps)
-    images, distances = pairs.draw(recipe.batch, state.generator)
+    images, distances = data.draw(recipe.batch, state.generator)
     clean = distances.clamp(-recipe.truncation, recipe.truncation) * (recipe.data_scale / recipe.truncation)
     levels = _draw_noise_levels(recipe.levels * recipe.batch, recipe, schedule, a.deviation, state.generator)
     mixed = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()

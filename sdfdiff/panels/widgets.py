@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from .. import drawing
 from ..diffusion.corruption import VE, VP
-from ..distance import BOUNDARIES, signed_distance, to_mask
+from ..distance import signed_distance, to_mask
+from ..fast_distance import BOUNDARIES
 from ..ensembles.collection import masks
 from ..files import read_dataset
 from ..ensembles.method import Method, SAMPLER_CALLS, untuned

@@ -17,8 +17,8 @@ from scipy import ndimage
 from .. import __version__
 from ..diffusion.model import Model
 from ..ensembles.collection import UNITS, described
-from ..images.cases import CasePaths
-from .plan import Prepared, StudyPlan, to_json
+from ..images.cases import CasePaths, Prepared
+from .plan import StudyPlan, to_json
 from .scoring import COUNTS, ESTIMATORS, MASKS, NUMBERS, RANK_BINS, THRESHOLDS
 
 # %% ../../nbs/5_study/10_schema.ipynb #schema-05

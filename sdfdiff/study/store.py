@@ -24,7 +24,8 @@ from ..ensembles.method import Method
 from ..ensembles.collection import described, ensemble
 from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
 from ..diffusion.model import Model, load_model, weights_path
-from .plan import StudyPlan, from_json, read_prepared, study_cases
+from ..images.cases import prepare_case
+from .plan import StudyPlan, from_json, study_cases
 from .schema import known, placed, template
 from .scoring import scored
 
@@ -39,7 +40,7 @@ def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None
             "have no common pixels; make two studies."
         )
     with tqdm(paths, desc="reading", unit="case", leave=False) as bar:
-        cases = [read_prepared(path, models[0].preparation) for path in bar]
+        cases = [prepare_case(path, models[0].preparation) for path in bar]
     whole = template(plan, paths, cases, models)
     fill = {name: {"fill_value": False if one.dtype == bool else np.nan} for name, one in whole.data_vars.items()}
     with writing(store, force=force) as temporary:
@@ -66,7 +67,7 @@ def _model(method: Method) -> Model:
 
 
 _prepared = lru_cache(maxsize=1)(
-    lambda path, preparation, begun: read_prepared(path, preparation)
+    lambda path, preparation, begun: prepare_case(path, preparation)
 )  # anew in every run: files may change between two
 
 # %% ../../nbs/5_study/3_store.ipynb #store-09

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from sdfdiff.images.synthetic import KINDS, Nucleus, Settings, acceptance, nucleus_distance, smooth_noise, tissue
+from sdfdiff.images import synthetic
+from sdfdiff.images.synthetic import Nucleus, Settings, tissue
 from sdfdiff.shapes import distance_to_points
 
 
@@ -35,7 +36,7 @@ def test_probability_by_hand():
     row, column = np.mgrid[:64, :64].astype(float)
     escape = np.ones((64, 64))
     for one in scene.nuclei:
-        distance = nucleus_distance([one], (row - one.row)[None], (column - one.column)[None])[0]
+        distance = synthetic._nucleus_distance([one], (row - one.row)[None], (column - one.column)[None])[0]
         escape *= 1 - one.accepted * normal(-distance / scene.settings.jitter)
     assert np.abs(1 - escape - scene.probability()).max() < 1e-5  # windows lose nothing
 
@@ -44,9 +45,9 @@ def test_acceptance_follows_from_darkness_alone():
     settings = Settings()
     for seed in range(20):
         for one in tissue(seed).nuclei:
-            low, high = KINDS[one.kind]
+            low, high = synthetic._KINDS[one.kind]
             assert low <= one.contrast <= high
-            assert one.accepted == pytest.approx(acceptance(one.contrast, settings))
+            assert one.accepted == pytest.approx(synthetic._acceptance(one.contrast, settings))
             lowest, highest = {"dark": (1, 1), "pale": (0.79, 0.97), "ambiguous": (0.29, 0.71)}[one.kind]
             assert lowest <= one.accepted <= highest
 
@@ -116,7 +117,7 @@ def test_nuclei_cross_the_border_and_overlap_little():
     for scene in scenes[:10]:
         row, column = np.mgrid[:64, :64].astype(float)
         inside = sum(
-            (nucleus_distance([one], (row - one.row)[None], (column - one.column)[None])[0] < 0).astype(int)
+            (synthetic._nucleus_distance([one], (row - one.row)[None], (column - one.column)[None])[0] < 0).astype(int)
             for one in scene.nuclei
         )
         covered, shared = covered + (inside > 0).sum(), shared + (inside > 1).sum()
@@ -138,15 +139,15 @@ def test_distance_of_an_outline():
         waves = zip(one.amplitudes, (2, 3, 5), one.phases, strict=True)
         radius = one.radius * np.exp(sum(a * np.cos(k * angle - phase) for a, k, phase in waves))
         true = distance_to_points((41, 41), np.stack([20 + radius * np.sin(angle), 20 + radius * np.cos(angle)], 1))
-        wrong = np.abs(np.abs(nucleus_distance([one], row[None], column[None])[0]) - true)
+        wrong = np.abs(np.abs(synthetic._nucleus_distance([one], row[None], column[None])[0]) - true)
         assert wrong[true < 1].max() < 0.06
     circle = Nucleus(1, "dark", 0.0, 0.0, 6.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 1.0)
-    assert np.allclose(nucleus_distance([circle], row[None], column[None])[0], np.hypot(row, column) - 6)
+    assert np.allclose(synthetic._nucleus_distance([circle], row[None], column[None])[0], np.hypot(row, column) - 6)
 
 
 def test_smooth_noise_has_unit_variance_and_the_right_length():
     generator = np.random.default_rng(0)
-    fields = np.stack([smooth_noise((40, 50), 4.0, generator) for _ in range(300)])
+    fields = np.stack([synthetic._smooth_noise((40, 50), 4.0, generator) for _ in range(300)])
     assert abs(fields.mean()) < 0.05 and abs(fields.var() - 1) < 0.05
     for axis in (1, 2):
         first, second = np.moveaxis(fields, axis, 0)[:-4], np.moveaxis(fields, axis, 0)[4:]

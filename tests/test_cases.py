@@ -1,0 +1,540 @@
+"Cases: found, split by patient, read and prepared; annotation files from strangers, and everything that may be wrong."
+
+import json
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.path import Path as Outline
+from PIL import Image
+from safetensors import safe_open
+from small_folders import MASK, PICTURE, SQUARE, aperio, put
+from small_studies import folder
+
+from sdfdiff.diffusion.fitting import SETTINGS, load_training_data
+from sdfdiff.images import cases as module
+from sdfdiff.images.cases import (
+    DATASETS,
+    Case,
+    CasePaths,
+    Prepared,
+    find_cases,
+    hold_out,
+    prepare_case,
+    read_case,
+    split_cases,
+)
+from sdfdiff.images.preparation import NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels
+from sdfdiff.images.synthetic import tissue
+
+QUBIQ = Path(__file__).parents[2] / "shared" / "data" / "qubiq_brain_growth" / "train.npz"
+NUMBERS = np.random.default_rng(0)
+IMAGES = NUMBERS.integers(0, 256, (5, 40, 36), dtype=np.uint8)
+MASKS = NUMBERS.random((5, 3, 40, 36)) < 0.5
+
+
+def packed(path, **changes):
+    "An .npz file like a good one, but for the changes; None leaves an array out."
+    arrays = {"image": IMAGES, "masks": MASKS, "case": np.array([f"p{k}" for k in range(5)])} | changes
+    np.savez_compressed(path, **{name: value for name, value in arrays.items() if value is not None})
+    return path
+
+
+def pictures(root, raters=3, ending="{name}_rater{k}.png", cases=5):
+    "The same as files."
+    root.mkdir(exist_ok=True)
+    for number in range(cases):
+        Image.fromarray(IMAGES[number]).save(root / f"p{number}.png")
+        for k in range(raters):
+            Image.fromarray(MASKS[number, k]).save(root / ending.format(name=f"p{number}", k=k + 1))
+    return root
+
+
+def refused(place, *words, kind=ValueError):
+    "One sentence that names the place and says this."
+    with pytest.raises(kind) as problem:
+        [read_case(paths) for paths in find_cases("raters", place)]
+    text = str(problem.value)
+    assert "\n" not in text and len(text.replace(str(place), "")) < 500 and text.endswith(".")
+    for word in (Path(place).name, *words):
+        assert str(word) in text, text
+
+
+@pytest.mark.parametrize("layout", ["npz", "npz in a folder", "files", "files with other names"])
+def test_all_layouts_say_the_same(tmp_path, layout):
+    if layout.startswith("npz"):
+        packed(tmp_path / "a.npz")
+        place = tmp_path / "a.npz" if layout == "npz" else tmp_path
+    else:
+        place = pictures(
+            tmp_path / "a", ending="{name}_rater{k}.png" if layout == "files" else "{name}-Rater_{k:02}.PNG"
+        )
+    found = find_cases("raters", place)
+    assert [paths.name for paths in found] == [paths.group for paths in found] == [f"p{k}" for k in range(5)]
+    for k, paths in enumerate(found):
+        case = read_case(paths)
+        assert isinstance(case, Case) and case.name == case.group == f"p{k}" and case.posterior is None
+        np.testing.assert_array_equal(case.image, IMAGES[k] / np.float32(255))
+        np.testing.assert_array_equal(case.raters, MASKS[k])
+        np.testing.assert_array_equal(case.labels, MASKS[k].sum(0) >= 2)
+        assert (case.image.dtype, case.raters.dtype, case.labels.dtype) == (np.float32, np.int32, np.int32)
+
+
+def test_half_of_the_raters_are_enough(tmp_path):
+    masks = np.zeros((1, 2, 1, 4), bool)
+    masks[0, 0, 0, :2] = masks[0, 1, 0, ::2] = True
+    case = read_case(
+        find_cases("raters", packed(tmp_path / "a.npz", image=np.zeros((1, 1, 4), np.uint8), masks=masks, case=None))[0]
+    )
+    assert case.labels.tolist() == [[1, 1, 1, 0]] and case.name == "0"
+
+
+def test_colour_and_ten_raters(tmp_path):
+    "Rater 10 comes after rater 2."
+    image = NUMBERS.integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
+    masks = NUMBERS.random((2, 11, 8, 9)) < 0.5
+    case = read_case(
+        find_cases(
+            "raters", packed(tmp_path / "a.npz", image=image, masks=masks.astype(np.uint8), case=np.array([7, 8]))
+        )[1]
+    )
+    np.testing.assert_array_equal(case.image, image[1] / np.float32(255))
+    Image.fromarray(image[1]).save(tmp_path / "8.png")
+    for k in range(11):
+        Image.fromarray(masks[1, k]).save(tmp_path / f"8_rater{k + 1}.png")
+    (tmp_path / "a.npz").unlink()
+    (tmp_path / "._8.png").write_text("what a Mac leaves behind")
+    other = read_case(find_cases("raters", tmp_path)[0])
+    np.testing.assert_array_equal(other.raters, case.raters)
+    np.testing.assert_array_equal(other.image, case.image)
+
+
+def test_instances_become_masks(tmp_path):
+    "Raters who number their objects."
+    pictures(tmp_path, cases=1)
+    Image.fromarray((MASKS[0, 0] * np.arange(1, 37)).astype(np.uint8)).save(tmp_path / "p0_rater1.png")
+    np.testing.assert_array_equal(read_case(find_cases("raters", tmp_path)[0]).raters[0], MASKS[0, 0])
+
+
+# ---- refusals
+
+
+WRONG = {
+    "no image": ({"image": None}, "no array image"),
+    "no masks": ({"masks": None}, "no array masks"),
+    "one rater": ({"masks": MASKS[:, :1]}, "1 raters"),
+    "fewer masks": ({"masks": MASKS[:4]}, "(4, 3, 40, 36)"),
+    "other pixels": ({"masks": MASKS.swapaxes(2, 3)}, "(5, 3, 36, 40)"),
+    "no raters": ({"masks": MASKS[:, 0]}, "(5, 40, 36)"),
+    "one image": ({"image": IMAGES[0]}, "(40, 36)"),
+    "a number": ({"image": np.uint8(3)}, "expected one .npz file"),
+    "a number for a mask": ({"masks": np.uint8(1)}, "masks ()"),
+    "four channels": ({"image": np.repeat(IMAGES[..., None], 4, 3)}, "(5, 40, 36, 4)"),
+    "floats": ({"image": IMAGES / 255}, "float64"),
+    "16 bit": ({"image": IMAGES.astype(np.uint16)}, "uint16"),
+    "soft masks": ({"masks": MASKS * 0.5}, "masks float64"),
+    "0/255": ({"masks": MASKS * np.uint8(255)}, "up to 255"),
+    "signed masks": ({"masks": MASKS.astype(np.int8)}, "int8"),
+    "the same names": ({"case": np.array(list("aabcd"))}, "4 different names for 5 images"),
+    "too few names": ({"case": np.array(list("abcd"))}, "4 different names for 5 images"),
+    "objects": ({"image": np.array([{}] * 5, object)}, "allow_pickle=False"),
+    "object names": ({"case": np.array(list("abcde"), object)}, "allow_pickle=False"),
+    "object masks": ({"masks": np.array([[None] * 3] * 5, object)}, "allow_pickle=False"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_arrays_that_are_refused(tmp_path, what):
+    changes, words = WRONG[what]
+    refused(packed(tmp_path / "mine.npz", **changes), words, "expected one .npz file")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    "A file can run no code."
+
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    refused(packed(tmp_path / "mine.npz", case=np.array([Harmful()] * 5, object)))
+    assert not (tmp_path / "harm").exists()
+
+
+def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
+    "The size is looked at before anything is read."
+    path = packed(tmp_path / "mine.npz", masks=np.zeros((5, 3, 40, 36), bool))
+    assert path.stat().st_size < 15000
+    monkeypatch.setattr(module, "_LARGEST", 20000)
+    monkeypatch.setattr(np, "load", lambda *arguments, **options: pytest.fail("it was read"))
+    refused(path, "masks.npy would unpack to more than")
+
+
+def test_damaged_files(tmp_path):
+    "Cut, scrambled at many places, empty, text, protected: always the same kind of sentence."
+    data, path = packed(tmp_path / "a.npz").read_bytes(), tmp_path / "mine.npz"
+    generator = np.random.default_rng(1)
+    for content in (b"", b"hello", data[:100], data[: len(data) // 2], data[:-30]):
+        path.write_bytes(content)
+        refused(path, "is not understood")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(60):  # noise in the middle of the archive
+            wrong = bytearray(data)
+            start = int(generator.integers(0, len(data) - 40))
+            wrong[start : start + 30] = generator.bytes(30)
+            path.write_bytes(bytes(wrong))
+            try:
+                [read_case(paths) for paths in find_cases("raters", path)]
+            except ValueError as error:
+                assert "mine.npz is not understood" in str(error)
+        wrong = bytearray(data)
+        for at in (
+            index for index in range(len(data) - 4) if data[index : index + 4] in (b"PK\x01\x02", b"PK\x03\x04")
+        ):
+            wrong[at + (8 if data[at + 2] == 1 else 6)] |= 1  # says that it has a password
+        path.write_bytes(bytes(wrong))
+        refused(path, "is not understood")
+
+
+def test_a_header_that_lies(tmp_path):
+    "An array of a billion gigabytes in a file of a few bytes."
+    header = b"\x93NUMPY\x01\x00" + (
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (1125899906842624,), }".ljust(117) + b"\n"
+    )[:118].rjust(0)
+    header = header[:8] + (len(header) - 8).to_bytes(2, "little") + header[8:]
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
+        archive.writestr("image.npy", header)
+        archive.writestr("masks.npy", header)
+    refused(tmp_path / "mine.npz", "is not understood")
+
+
+def test_folders_that_are_refused(tmp_path):
+    refused(tmp_path / "nowhere", "is not a folder", kind=FileNotFoundError)
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "holds no images", kind=FileNotFoundError)
+    refused(pictures(tmp_path / "one", raters=1), "at least two raters for p0")
+    place = pictures(tmp_path / "lonely")
+    (place / "p3.png").unlink()
+    refused(place, "at least two raters for p3")
+    place = pictures(tmp_path / "size", cases=1)
+    Image.fromarray(MASKS[0, 0, :9]).save(place / "p0_rater2.png")
+    with pytest.raises(ValueError, match="p0_rater2.png has 9 x 36 pixels, but p0.png 40 x 36; expected one size."):
+        read_case(find_cases("raters", place)[0])
+    place = pictures(tmp_path / "double", cases=1)
+    Image.fromarray(IMAGES[0]).save(place / "p0.tif")
+    with pytest.raises(ValueError, match="p0.png and .*p0.tif have the same name; keep one of them"):
+        find_cases("raters", place)
+    place = pictures(tmp_path / "twice", cases=1)
+    Image.fromarray(MASKS[0, 0]).save(place / "p0_rater02.png")
+    refused(place, "several files of rater 2 for p0")
+    for name in ("a", "b"):
+        packed(tmp_path / f"{name}.npz")
+    refused(tmp_path, "2 .npz files; name one of them")
+    packed(tmp_path / "none.npz", image=IMAGES[:0], masks=MASKS[:0], case=None)
+    refused(tmp_path / "none.npz", "holds no images", kind=FileNotFoundError)
+
+
+def test_there_is_no_official_test_split(tmp_path):
+    for place in (packed(tmp_path / "a.npz"), pictures(tmp_path / "files")):
+        with pytest.raises(ValueError, match="no official test split; choose train, validation or all"):
+            find_cases("raters", place, "test")
+        with pytest.raises(ValueError, match="unknown split 'other'; choose one of train, validation, test, all"):
+            find_cases("raters", place, "other")
+        assert find_cases("raters", place, "train") == find_cases("raters", place, "all")
+
+
+# ---- what others do with it
+
+
+def test_one_example_per_rater(tmp_path):
+    "Training sees each rater of the fitted images, and nothing of those held out."
+    path, setting = packed(tmp_path / "a.npz"), SETTINGS["raters"]
+    data, held_out = load_training_data("raters", path, setting, progress=False)
+    fitted, kept = hold_out(find_cases("raters", path, "train"), "raters")
+    assert (
+        held_out == [case.name for case in kept]
+        and len(held_out) == round(0.4 * 5)
+        and len(data.images) == 3 * len(fitted)
+    )
+    inside = [(distance < 0.25).numpy() for distance in data.distances]
+    for k, paths in enumerate(fitted):
+        for rater in range(3):
+            np.testing.assert_array_equal(inside[3 * k + rater], MASKS[int(paths.name[1:]), rater])
+            np.testing.assert_allclose(data.images[3 * k + rater][0], IMAGES[int(paths.name[1:])] / 255, atol=1e-6)
+    assert [case.name for case in find_cases("raters", path, "validation")] == held_out
+
+
+# ---- annotation files from strangers
+
+
+def test_sizes_must_agree(tmp_path):
+    put(tmp_path / "mine" / "a.png", PICTURE)
+    put(tmp_path / "mine" / "a_mask.png", MASK[:, :30])
+    (paths,) = find_cases("folder", tmp_path / "mine")
+    with pytest.raises(ValueError, match="a_mask.png has 40 x 30 pixels, but a.png 40 x 50"):
+        read_case(paths)
+
+
+def test_polygons_have_columns_first_and_include_their_outline(tmp_path):
+    put(tmp_path / "a.xml", aperio([(2, 4), (2, 14), (7, 14), (7, 4)]))
+    labels = module._polygon_labels(tmp_path / "a.xml", (20, 30))
+    known = np.zeros((20, 30), np.int32)
+    known[2:8, 4:15] = 1
+    assert labels.dtype == np.int32 and (labels == known).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_polygons_hold_what_an_independent_test_finds_inside(tmp_path_factory, seed):
+    "Matplotlib's point-in-polygon: what is inside by a pixel is drawn, what is outside by more than one is not."
+    generator = np.random.default_rng(seed)
+    angle = np.sort(generator.uniform(0, 2 * np.pi, 12))
+    radius = generator.uniform(6, 12, 12)
+    corners = np.trunc(np.stack([20 + radius * np.sin(angle), 25 + radius * np.cos(angle)], axis=1))
+    path = tmp_path_factory.mktemp("xml") / "a.xml"
+    put(path, aperio(corners.tolist()))
+    drawn = module._polygon_labels(path, (40, 50)) > 0
+    points = np.stack(np.indices((40, 50)), axis=-1).reshape(-1, 2)
+    outline = Outline(np.concatenate([corners, corners[:1]]))
+    inside = outline.contains_points(points).reshape(40, 50)
+    edge = np.stack([np.linspace(one, other, 200) for one, other in zip(corners, np.roll(corners, -1, 0), strict=True)])
+    distance = np.sqrt(((points[:, None] - edge.reshape(1, -1, 2)) ** 2).sum(-1).min(1)).reshape(40, 50)
+    assert drawn[inside].all() and not drawn[~inside & (distance > 1)].any()
+    assert drawn[tuple(corners.astype(int).T)].all()
+
+
+def test_later_regions_win_and_odd_ones_are_drawn_as_far_as_they_go(tmp_path):
+    put(
+        tmp_path / "a.xml",
+        aperio(
+            SQUARE,
+            [(10, 10), (10, 20), (20, 20), (20, 10)],
+            [(25, 25)],
+            [(30, 30), (30, 34)],
+            [],
+            [(-50, 40), (-50, 400), (3, 400), (3, 40)],
+            [(1e30, 0), (0, 0), (0, -1e30)],
+        ),
+    )
+    labels = module._polygon_labels(tmp_path / "a.xml", (40, 50))
+    assert labels[12, 12] == 2 and labels[7, 7] == 1 and labels[25, 25] == 3 and (labels[30, 30:35] == 4).all()
+    assert (labels[0:4, 41:] == 6).all() and not (labels == 5).any()
+
+
+def test_no_region_is_a_slide_without_nuclei(tmp_path):
+    put(tmp_path / "a.xml", aperio())
+    assert not module._polygon_labels(tmp_path / "a.xml", (8, 9)).any()
+
+
+LAUGHS = (
+    '<!DOCTYPE x [<!ENTITY a "ha">'
+    + "".join(f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True))
+    + "]>"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (LAUGHS + "<Annotations>&i;</Annotations>", "unsafe"),
+        ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><Annotations>&a;</Annotations>', "unsafe"),
+        (aperio(SQUARE)[:150], "not understood"),
+        ("", "not understood"),
+        ("no xml", "not understood"),
+        (b"\xff\xfe\x00", "not understood"),
+        (aperio(root="html"), "begins with <html>"),
+        (aperio([("a", 1), (2, 3), (4, 5)]), "not understood"),
+        (aperio([("nan", 1), (2, 3), (4, 5)]), "not finite"),
+        (aperio(SQUARE).replace('X="5"', ""), "not understood"),
+        ('<?xml version="1.0" encoding="klingon"?><Annotations/>', "not understood"),
+    ],
+)
+def test_strangers_files_give_one_sentence(tmp_path, content, words):
+    put(tmp_path / "evil.xml", content)
+    with pytest.raises(ValueError) as problem:
+        module._polygon_labels(tmp_path / "evil.xml", (8, 9))
+    assert "evil.xml" in str(problem.value) and words in str(problem.value) and "\n" not in str(problem.value)
+
+
+# ---- who is held out
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from("abcdefghijk"), min_size=2, max_size=60), st.floats(0.01, 0.95), st.integers(0, 1000))
+def test_splits_keep_groups_whole(groups, fraction, seed):
+    if len(set(groups)) < 2:
+        return
+    training, validation = split_cases(groups, fraction, seed)
+    assert sorted(training + validation) == list(range(len(groups))) and training and validation
+    assert not {groups[index] for index in training} & {groups[index] for index in validation}
+    assert split_cases(groups, fraction, seed) == (training, validation)
+    sizes = [groups.count(group) for group in set(groups)]
+    if max(sizes) < fraction * len(groups) < len(groups) - max(sizes):
+        assert abs(len(validation) - fraction * len(groups)) <= max(sizes) / 2 + 1e-9
+
+
+def test_splits_of_single_images_are_exact_and_depend_on_the_seed():
+    groups = [f"image-{number}" for number in range(30)]
+    assert all(len(split_cases(groups, 0.2, seed)[1]) == 6 for seed in range(10))
+    assert len({tuple(split_cases(groups, 0.2, seed)[1]) for seed in range(10)}) > 8
+    assert split_cases(groups, 0, 0) == (list(range(30)), [])
+
+
+def test_impossible_splits_are_refused():
+    for groups, fraction in ((["a"] * 4, 0.2), ([], 0.5), (["a", "b"], 1.0), (["a", "b"], -0.1)):
+        with pytest.raises(ValueError):
+            split_cases(groups, fraction)
+
+
+def test_one_large_group_is_never_held_out():
+    assert all(split_cases(["a"] * 90 + ["b"] * 10, 0.2, seed)[1] == list(range(90, 100)) for seed in range(8))
+    assert all(split_cases(["a"] * 50 + ["b"] * 50, 0.1, seed)[1] for seed in range(8))
+
+
+def test_whole_patients_are_held_out_always_the_same():
+    cases = [CasePaths(f"image-{k}", group=f"patient-{k % 7}") for k in range(35)]
+    fitted, held_out = hold_out(cases, "glas")
+    assert not {case.group for case in fitted} & {case.group for case in held_out}
+    assert {*fitted, *held_out} == {*cases} and len(fitted) + len(held_out) == 35
+    assert 5 <= len(held_out) <= 10  # a fifth is 7, and patients come in fives
+    assert hold_out([*cases], "glas") == (fitted, held_out)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_share_belongs_to_the_data_set(dataset):
+    "Two fifths of data with several raters, a fifth of all others."
+    cases = [CasePaths(str(k), group=str(k)) for k in range(20)]
+    fitted, held_out = hold_out(cases, dataset)
+    assert len(held_out) == (8 if dataset == "raters" else 4) and len(fitted) + len(held_out) == 20
+
+
+SHIPPED = {  # data set: groups of as many images as it has, and the places that are held out of them
+    "monuseg": ([f"{k:02}" for k in range(30)], [2, 4, 10, 11, 21, 26]),
+    "raters": ([f"{k:02}" for k in range(26)], [2, 4, 6, 10, 11, 16, 19, 23, 24, 25]),
+    "glas": ([f"patient-{k * k % 15}" for k in range(85)], [k for k in range(85) if k % 15 in (2, 7, 8, 13)]),
+}
+
+
+@pytest.mark.parametrize("dataset", SHIPPED)
+def test_the_split_of_the_shipped_weights_stays(dataset):
+    "What it was when they were trained: these places were found with the code of that time."
+    groups, expected = SHIPPED[dataset]
+    cases = [CasePaths(str(k), group=group) for k, group in enumerate(groups)]
+    assert [int(case.name) for case in hold_out(cases, dataset)[1]] == expected
+
+
+@pytest.mark.skipif("SDFDIFF_DATA" not in os.environ, reason="SDFDIFF_DATA does not name the folder of real data")
+@pytest.mark.parametrize(("weights", "dataset"), [("nuclei", "monuseg"), ("glands", "glas")])
+def test_the_shipped_weights_name_what_find_cases_holds_out(weights, dataset):
+    with safe_open(Path(__file__).parents[1] / "data" / f"{weights}.safetensors", "pt") as file:
+        about = next(json.loads(text) for text in file.metadata().values() if "held_out" in text)
+    held_out = about.get("about", about)["held_out"]
+    found = find_cases(dataset, Path(os.environ["SDFDIFF_DATA"]) / dataset, "validation")
+    assert [case.name for case in found] == held_out
+
+
+# ---- found
+
+
+def test_cases_by_number_and_by_name(tmp_path):
+    root = folder(tmp_path / "mine")
+
+    def names(split="all", only=None):
+        return [case.name for case in find_cases("folder", root, split, only)]
+
+    assert names() == ["0", "1", "2"] and names(only=2) == ["0", "1"] and names(only=["2", "0"]) == ["2", "0"]
+    assert names("validation") == [case.name for case in hold_out(find_cases("folder", root), "folder")[1]]
+    with pytest.raises(ValueError, match=r"^4 all cases are asked for, but .* has 3\.$"):
+        names(only=4)
+    with pytest.raises(ValueError, match="has no train case '9' that is asked for; there are 0, 1, 2"):
+        names("train", ("0", "9"))
+
+
+def test_what_is_unknown_or_missing(tmp_path):
+    with pytest.raises(ValueError, match="unknown data set 'cells'; choose one of tissue, monuseg, glas, raters, fold"):
+        find_cases("cells", tmp_path)
+    with pytest.raises(ValueError, match="The data set glas needs its folder: give it as root"):
+        find_cases("glas")
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        find_cases("folder", tmp_path / "nowhere")
+
+
+def test_scenes():
+    assert [case.name for case in find_cases("tissue", only=2)] == ["scene 1000", "scene 1001"]
+    assert len(find_cases("tissue")) == 16 and find_cases("tissue", split="test") == find_cases("tissue")
+    assert [case.seed for case in find_cases("tissue", only=("scene 7", "scene 3"))] == [7, 3]
+    for name in ("7", "scene", "scene x", "scene -1", "scene 1.5"):
+        with pytest.raises(ValueError, match="scenes of tissue are named 'scene N'"):
+            find_cases("tissue", only=[name])
+
+
+# ---- read and prepared
+
+
+@pytest.mark.parametrize("layout", ["npz", "files"])
+def test_of_several_raters_there_is_one_answer(tmp_path, layout):
+    "The majority's mask, not the first rater's: squares of 100, 196 and 324 pixels."
+    masks = np.zeros((1, 3, 40, 36), np.uint8)
+    for rater, half in enumerate((5, 7, 9)):
+        masks[0, rater, 20 - half : 20 + half, 18 - half : 18 + half] = 1
+    place = packed(tmp_path / "a.npz", image=IMAGES[:1], masks=masks, case=None)
+    if layout == "files":
+        place = pictures(tmp_path / "files", cases=1)
+        for rater in range(3):
+            Image.fromarray(masks[0, rater] * np.uint8(255)).save(place / f"p0_rater{rater + 1}.png")
+    (paths,) = find_cases("raters", place)
+    case = read_case(paths)
+    assert case.raters.sum((1, 2)).tolist() == [100, 196, 324] and case.labels.sum() == 196
+    assert prepare_case(paths, TISSUE).truth.sum() == prepare_case(case, TISSUE).truth.sum() == 196
+
+
+def test_one_annotation_keeps_its_instances(tmp_path):
+    put(tmp_path / "a.png", PICTURE)
+    put(tmp_path / "a_mask.png", MASK)
+    (paths,) = find_cases("folder", tmp_path)
+    case = read_case(paths)
+    assert case.raters is None and case.posterior is None and case.path == tmp_path / "a.png"
+    np.testing.assert_array_equal(case.labels, MASK)
+    np.testing.assert_array_equal(case.image, PICTURE / np.float32(255))
+
+
+def test_a_scene_knows_its_raters_and_its_posterior():
+    "Eight raters, each with a generator of its own; the first one is the truth."
+    scene, case = tissue(1003), read_case(find_cases("tissue", only=["scene 1003"])[0])
+    for k, labels in enumerate(case.raters):
+        np.testing.assert_array_equal(labels, scene.rate(np.random.default_rng((1003, k))))
+    assert len(case.raters) == 8 and case.name == case.group == "scene 1003" and case.path is None
+    np.testing.assert_array_equal(case.labels, case.raters[0])
+    np.testing.assert_array_equal(case.posterior, scene.probability())
+    np.testing.assert_array_equal(case.image, scene.image)
+
+
+@pytest.mark.parametrize("preparation", [TISSUE, NUCLEI, Preparation("none", "grey", size=(40, 24))])
+def test_a_prepared_case_is_image_and_masks_on_the_same_pixels(preparation):
+    case = read_case(find_cases("tissue", only=1)[0])
+    seen = prepare_case(case, preparation)
+    assert isinstance(seen, Prepared) and (seen.name, seen.group) == ("scene 1000", "scene 1000")
+    np.testing.assert_array_equal(seen.image, prepare_image(case.image, preparation))
+    np.testing.assert_array_equal(seen.truth, prepare_labels(case.labels, preparation) > 0)
+    assert seen.image.shape[1:] == seen.truth.shape == seen.posterior.shape == seen.raters.shape[1:]
+    assert seen.source_shape == (64, 64) and seen.truth.dtype == seen.raters.dtype == bool
+    np.testing.assert_array_equal(seen.raters[3], prepare_labels(case.raters[3], preparation) > 0)
+    if preparation == NUCLEI:  # half the size: each new pixel has the number of the one below and right of its centre
+        np.testing.assert_array_equal(seen.posterior, case.posterior[1::2, 1::2])
+
+
+@pytest.mark.skipif(not QUBIQ.exists(), reason="the real data are not here")
+def test_seven_real_raters():
+    found = find_cases("raters", QUBIQ.parent)
+    case = read_case(found[3])
+    assert (
+        len(found) == 26
+        and case.raters.shape == (7, 128, 128)
+        and case.image.shape == (128, 128)
+        and 0 < case.labels.mean() < 1
+    )
