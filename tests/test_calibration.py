@@ -258,7 +258,7 @@ def test_the_other_side_of_the_mask():
 
 
 def test_members_that_are_always_right():
-    "Separable: the best slope is infinite; a finite one is given, and it hardly ever doubts."
+    "Separable: the best slope is infinite; a finite one is given, and it is hardly ever unsure."
     table = table_of(PIXELS, np.where(np.arange(MEMBERS + 1) > 8, PIXELS, 0))
     found = fit_recalibration(table, MEMBERS)
     q = found(np.arange(MEMBERS + 1) / MEMBERS)
