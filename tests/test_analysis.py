@@ -24,22 +24,20 @@ from sdfdiff.study.verification import (
     verify,
     verify_case,
 )
-from sdfdiff.uncertainty.calibration import cross_fitted
+from sdfdiff.uncertainty.calibration import brier, calibration_error, cross_fitted, reliability
 from sdfdiff.uncertainty.errors import (
     augrc,
     aurc,
     auroc,
     ause,
-    brier,
-    calibration_error,
     mutual_information,
-    reliability,
     sparsification,
     uncertainty_maps,
 )
-from sdfdiff.uncertainty.forecasts import mask_distance, spread_skill, spread_skill_ratio
+from sdfdiff.uncertainty.fields import mask_distance
+from sdfdiff.uncertainty.forecasts import spread_skill, spread_skill_ratio
 from sdfdiff.uncertainty.margins import growing_fields, margin_curve, needed_margin
-from sdfdiff.uncertainty.objects import object_scores, objects
+from sdfdiff.uncertainty.objects import object_scores, object_table
 
 HERE = Path(__file__).parent
 
@@ -128,7 +126,7 @@ def test_every_number_is_that_of_its_notebook():
             curve = margin_curve(fields[field], truth, MARGINS)
             for number in curve:
                 np.testing.assert_allclose(ours[number].sel(field=field), curve[number], atol=1e-12)
-        scores = object_scores(objects(p, mask, truth))
+        scores = object_scores(object_table(p, mask, truth))
         for number in scores:
             np.testing.assert_array_equal(ours[f"objects_{number}"], scores[number])
         assert float(ours["wrong"]) == pytest.approx(wrong.values.mean()) and float(
@@ -200,7 +198,7 @@ def test_chunks_change_nothing():
 
 
 def test_perfect_members():
-    "Members and truth from one posterior: honest spread, honest probabilities, and uncertainty nearly as good as it can be."
+    "Members and truth from one posterior: honest spread, honest probabilities, and uncertainty as good as can be."
     found = verified_many()
     sums = found[["disputed", "variance", "squared_error"]].sum("case").rename(disputed="pixels")
     assert float(spread_skill_ratio(sums)["ratio"].item()) == pytest.approx(1, abs=0.25)

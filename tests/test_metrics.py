@@ -12,15 +12,15 @@ from scipy.spatial.distance import directed_hausdorff
 from skimage.metrics import hausdorff_distance
 
 from sdfdiff.distance import signed_distance
+from sdfdiff.uncertainty import metrics
+from sdfdiff.uncertainty.fields import named
 from sdfdiff.uncertainty.metrics import (
-    CONVENTIONS,
     ZERO_HIT_RULES,
     average,
     boundary,
     boundary_distances,
     counts,
     patch_counts,
-    patches,
     scores,
     scores_from_counts,
 )
@@ -121,10 +121,37 @@ def test_counts_are_vectorised_and_broadcast():
             assert scores(members, truth)["iou"][member, case] == scores(members[member, case], truth[case])["iou"]
 
 
-def test_labels_count_as_masks():
-    labels = np.array([[0, 1, 2], [0, 3, 0]], np.int32)
-    assert tuple(counts(labels, labels > 0)) == (3, 0, 0)
-    assert tuple(counts(labels.astype(np.uint8) * 80, labels)) == (3, 0, 0)
+def test_numbers_that_are_0_and_1_are_masks():
+    mask = np.array([[0, 1, 1], [0, 1, 0]])
+    for kind in (bool, np.uint8, np.int64, np.float32):
+        assert tuple(counts(mask.astype(kind), mask > 0)) == (3, 0, 0)
+
+
+def test_labelled_masks_give_labelled_scores():
+    "The same numbers, with names in place of positions, in whatever order the dimensions come."
+    rng = np.random.default_rng(0)
+    members, truth = rng.random((5, 3, 8, 9)) < 0.4, rng.random((3, 8, 9)) < 0.4
+    plain, found = (
+        scores(members, truth),
+        scores(named(members, "member", "case").transpose("row", ...), named(truth, "case")),
+    )
+    assert set(found) == NAMES and found["f1"].dims == ("member", "case") and found["f1"].attrs["units"] == "1"
+    for name in NAMES:
+        np.testing.assert_array_equal(found[name], plain[name])
+    table = counts(named(members, "member", "case"), truth)
+    assert table.dtype == np.int64 and table["count"].values.tolist() == [
+        "true_positive",
+        "false_positive",
+        "false_negative",
+    ]
+    np.testing.assert_array_equal(table, counts(members, truth))
+    lazy = scores(named(members, "member", "case").chunk(case=1), named(truth, "case").chunk(case=1), "one")
+    assert all(one.chunks for one in lazy.values())
+    np.testing.assert_array_equal(lazy["iou"], scores(members, truth, "one")["iou"])
+    cut, turned = named(members[0, 0]), named(members[1, 0]).transpose("column", "row")
+    assert boundary_distances(cut, turned) == boundary_distances(members[0, 0], members[1, 0])
+    np.testing.assert_array_equal(patch_counts(cut, turned, 4), patch_counts(members[0, 0], members[1, 0], 4))
+    assert average(counts(named(truth, "case"), truth))["f1"] == 1
 
 
 def test_large_stacks_do_not_overflow():
@@ -149,7 +176,7 @@ def test_large_stacks_do_not_overflow():
         (lambda: average(np.ones((2, 3)), "mean"), "per_image, pooled, per_patch"),
         (lambda: average(np.ones((2, 3)), "per_patch"), "every patch"),
         (lambda: average(np.ones(3), "pooled"), r"\(case, 3\)"),
-        (lambda: patches(np.ones((4, 4)), 0), "at least one pixel"),
+        (lambda: patch_counts(np.ones((4, 4)), np.ones((4, 4)), 0), "at least one pixel"),
         (lambda: patch_counts(np.ones((4, 4)), np.ones((4, 9)), 4), "same image"),
         (lambda: boundary_distances(np.ones((4, 4)), np.ones((4, 5))), "two masks of one image"),
         (lambda: boundary_distances(np.ones((2, 4, 4)), np.ones((2, 4, 4))), "two masks of one image"),
@@ -168,7 +195,7 @@ def test_bad_input_says_what_would_be_right(call, message):
 def test_the_three_conventions_by_hand():
     table = np.array([[[8, 2, 0], [0, 0, 0]], [[0, 0, 4], [1, 1, 0]]])  # two images, two patches each
     f1 = {"per_image": (16 / 18 + 2 / 7) / 2, "pooled": 18 / (18 + 7), "per_patch": (16 / 18 + 1 + 0 + 2 / 3) / 4}
-    for convention in CONVENTIONS:
+    for convention in metrics._CONVENTIONS:
         assert average(table, convention)["f1"] == pytest.approx(f1[convention])
     assert average(table, "per_patch", "one")["f1"] == pytest.approx((16 / 18 + 1 + 1 + 2 / 3) / 4)
     for convention in ("per_image", "pooled"):
@@ -203,7 +230,7 @@ def test_pooled_scores_are_means_weighted_by_area(table):
 
 def test_patches_cover_the_image_once():
     mask = np.arange(7 * 10).reshape(7, 10)
-    cut = patches(mask, 4)
+    cut = metrics._patches(mask, 4)
     assert [patch.shape for patch in cut] == [(4, 4), (4, 4), (4, 2), (3, 4), (3, 4), (3, 2)]
     assert sorted(np.concatenate([patch.ravel() for patch in cut])) == list(range(70))
     rng = np.random.default_rng(0)

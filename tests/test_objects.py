@@ -7,10 +7,8 @@ from scipy import ndimage
 from skimage.measure import label
 
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.uncertainty.errors import bootstrap
-from sdfdiff.uncertainty.objects import match, object_scores, objects
-
-PLANE = ("row", "column")
+from sdfdiff.uncertainty.fields import PLANE, bootstrap, named
+from sdfdiff.uncertainty.objects import match_objects, object_scores, object_table
 
 
 def test_match_by_hand():
@@ -19,7 +17,7 @@ def test_match_by_hand():
     predicted[2:6, 4:8], predicted[8, 18] = True, True
     probability = np.where(predicted, 0.75, 0.25)
     probability[3, 13] = 0.5
-    found, true = match(probability, predicted, truth)
+    found, true = match_objects(probability, predicted, truth)
     assert (
         found["area"].tolist() == [16, 1]
         and np.allclose(found["iou"], [8 / 24, 0])
@@ -27,7 +25,7 @@ def test_match_by_hand():
     )
     assert true["area"].tolist() == [16, 16] and np.allclose(true["iou"], [0, 8 / 24])
     assert np.allclose(true["largest"], [0.5, 0.75])
-    found, _ = match(probability, predicted, truth, least=2)
+    found, _ = match_objects(probability, predicted, truth, least=2)
     assert found["area"].tolist() == [16]
 
 
@@ -36,7 +34,7 @@ def test_match_against_a_loop(connectivity):
     generator = np.random.default_rng(0)
     predicted, truth = (ndimage.gaussian_filter(generator.normal(size=(60, 60)), 1.5) > 0.1 for _ in range(2))
     probability = generator.random((60, 60))
-    found, true = match(probability, predicted, truth, connectivity=connectivity)
+    found, true = match_objects(probability, predicted, truth, connectivity=connectivity)
     for own, other, result in ((predicted, truth, found), (truth, predicted, true)):
         pieces, others = label(own, connectivity=connectivity), label(other, connectivity=connectivity)
         rows = []
@@ -52,19 +50,32 @@ def test_padding_and_nan():
     mask, inside = np.zeros((8, 8), bool), np.ones((8, 8), bool)
     mask[2:5, 2:5], inside[:, 4:] = True, False
     probability = np.where(inside, 0.9, np.nan)
-    found, true = match(probability, mask, mask, inside)
+    found, true = match_objects(probability, mask, mask, inside)
     assert found["area"].tolist() == [6] and np.allclose(found["mean"], 0.9) and np.allclose(true["largest"], 0.9)
-    with pytest.raises(ValueError, match="`probability` is NaN at 32 values"):
-        match(probability, mask, mask)
-    with pytest.raises(ValueError, match="threshold a distance"):
-        match(probability, mask.astype(float), mask, inside)
+    with pytest.raises(ValueError, match="`probability` is NaN or infinite at 32 of 64 values"):
+        match_objects(probability, mask, mask)
+    with pytest.raises(ValueError, match="`predicted` holds fractions"):
+        match_objects(probability, mask * 0.5, mask, inside)
+    with pytest.raises(ValueError, match="give one image"):
+        match_objects(*(np.stack([one, one]) for one in (mask * 0.5, mask, mask)))
+
+
+def test_zeros_and_ones_are_a_mask_and_larger_numbers_are_instances():
+    mask = np.zeros((6, 12), bool)
+    mask[1:4, 1:4] = mask[1:4, 8:11] = True
+    for values in (mask, mask.astype(np.uint8), mask.astype(float)):
+        assert len(match_objects(mask * 0.5, values, mask)[0]["area"]) == 2, "two pieces, also when both are called 1"
+    one_instance = np.where(mask, 2, 0)
+    assert match_objects(mask * 0.5, one_instance, mask)[0]["area"].tolist() == [18]
+    with pytest.raises(ValueError, match="`truth` holds negative values"):
+        match_objects(mask * 0.5, mask, np.where(mask, 2, -1))
 
 
 def test_nothing_there():
     empty, some = np.zeros((6, 6), bool), np.eye(6, dtype=bool)
-    found, true = match(np.full((6, 6), 0.2), empty, some, connectivity=2)
+    found, true = match_objects(np.full((6, 6), 0.2), empty, some, connectivity=2)
     assert found["area"].size == 0 and true["iou"].tolist() == [0] and np.allclose(true["largest"], 0.2)
-    table = objects(*(xr.DataArray(one[None], dims=("case", *PLANE)) for one in (np.full((6, 6), 0.2), empty, empty)))
+    table = object_table(*(one[None] for one in (np.full((6, 6), 0.2), empty, empty)))
     value = object_scores(table)
     assert value["predicted_objects"].values.tolist() == [0]
     assert all(np.isnan(value[name]).all() for name in ("auroc", "missed_share", "noticed_share"))
@@ -77,12 +88,12 @@ def world():
         scene = tissue(seed, (64, 64))
         posterior.append(scene.probability())
         truth.append(scene.rate(np.random.default_rng(seed)) > 0)
-    return tuple(xr.DataArray(fields, dims=("case", *PLANE)) for fields in (posterior, truth))
+    return named(posterior, "case"), named(truth, "case")
 
 
 def test_scores_count_and_pool(world):
     posterior, truth = world
-    table = objects(posterior, posterior >= 0.5, truth)
+    table = object_table(posterior, posterior >= 0.5, truth)
     each, pooled = object_scores(table), object_scores(table, "case")
     for name in ("predicted", "false", "true", "missed", "noticed"):
         assert int(each[f"{name}_objects"].sum()) == int(pooled[f"{name}_objects"])
@@ -102,7 +113,7 @@ def test_perfect_posterior_knows_the_false_area(world):
     "The expected number of false pixels in the predicted objects is area times uncertainty; each image is one draw."
     posterior, truth = world
     predicted = posterior >= 0.5
-    table = objects(posterior, predicted, truth)
+    table = object_table(posterior, predicted, truth)
     expected = (table["predicted_area"] * (1 - table["predicted_mean"])).sum("predicted")
     assert np.allclose(expected, (1 - posterior).where(predicted, 0).sum(PLANE))
     _, low, high = bootstrap((predicted & ~truth).sum(PLANE) - expected, level=0.99).values
@@ -112,14 +123,14 @@ def test_perfect_posterior_knows_the_false_area(world):
 def test_methods_and_lazy_fields(world):
     posterior, truth = (one[:4] for one in world)
     both = xr.concat([posterior, posterior**2], "method").assign_coords(method=["a", "b"])
-    table = objects(both, both >= 0.5, truth)
+    table = object_table(both, both >= 0.5, truth)
     assert set(table["predicted_area"].dims) == {"case", "method", "predicted"} and table["method"].values.tolist() == [
         "a",
         "b",
     ]
-    lazy = objects(both.chunk(case=1), (both >= 0.5).chunk(case=1), truth.chunk(case=1))
+    lazy = object_table(both.chunk(case=1), (both >= 0.5).chunk(case=1), truth.chunk(case=1))
     assert table.identical(lazy)
-    alone = objects(posterior, posterior >= 0.5, truth)
+    alone = object_table(posterior, posterior >= 0.5, truth)
     assert np.allclose(table["true_iou"].sel({"method": "a"}).transpose(*alone["true_iou"].dims), alone["true_iou"])
     assert object_scores(table, "case")["auroc"].dims == ("method",)
     interval = bootstrap(alone, lambda some: object_scores(some, "case")["false_share"], resamples=20, additive=False)
@@ -129,4 +140,4 @@ def test_methods_and_lazy_fields(world):
 def test_sizes_must_agree(world):
     posterior, truth = world
     with pytest.raises(ValueError, match="same pixels"):
-        objects(posterior, posterior >= 0.5, truth.isel(row=slice(32)))
+        object_table(posterior, posterior >= 0.5, truth.isel(row=slice(32)))

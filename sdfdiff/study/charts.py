@@ -15,7 +15,7 @@ import xarray as xr
 
 from ..drawing import line_style, panels
 from ..uncertainty.calibration import cross_fitted
-from ..uncertainty.errors import bootstrap
+from ..uncertainty.fields import bootstrap
 
 # %% ../../nbs/5_study/5_charts.ipynb #charts-07
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
-from ..uncertainty.forecasts import crps, energy_distance, hungarian_iou, mask_distance, rank_histogram, untied
 from ..distance import threshold
+from ..uncertainty.fields import mask_distance
+from ..uncertainty.forecasts import crps, energy_distance, hungarian_iou, rank_histogram, untied
 from ..uncertainty.metrics import counts, scores_from_counts
 
 # %% ../../nbs/5_study/2_scoring.ipynb #scoring-05

@@ -14,23 +14,20 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from ..files import read_dataset
-from ..uncertainty.forecasts import mask_distance, spread_skill, spread_skill_ratio
-from ..uncertainty.margins import growing_fields, margin_curve, needed_margin
-from ..uncertainty.objects import object_scores, objects
-from ..uncertainty.calibration import cross_fitted
+from ..uncertainty.calibration import brier, calibration_error, cross_fitted, reliability
 from sdfdiff.uncertainty.errors import (
-    auroc,
     augrc,
     aurc,
+    auroc,
     ause,
-    bootstrap,
-    brier,
-    calibration_error,
     mutual_information,
-    reliability,
     sparsification,
     uncertainty_maps,
 )
+from ..uncertainty.fields import bootstrap, mask_distance
+from ..uncertainty.forecasts import spread_skill, spread_skill_ratio
+from ..uncertainty.margins import growing_fields, margin_curve, needed_margin
+from ..uncertainty.objects import object_scores, object_table
 
 # %% ../../nbs/5_study/4_verification.ipynb #verification-05
 BINS = 64  # Of P(object): exact for 2, 4, 8, 16, 32 and 64 members
@@ -73,7 +70,7 @@ def _distances(one: xr.Dataset) -> xr.Dataset:
         truth = mask_distance(each["truth"], float(each["reach_px"]), each["inside"], str(each["boundary"].values))
         disputed = each["inside"] & ((each["std"] > 0) | (abs(each["mean"] - truth) > 1e-6))
         sums.append(spread_skill(each["mean"], each["std"], truth, int(each["members"]), where=disputed))
-    found = xr.concat(sums, "method").rename(pixels="disputed")
+    found = xr.concat(sums, "method", coords="different", compat="equals").rename(pixels="disputed")
     needed = [needed_margin(fields, one["truth"], missed, where=one["inside"]) for missed in MISSED]
     curve = margin_curve(fields, one["truth"], MARGINS, where=one["inside"])
     return found.assign(
@@ -232,7 +229,7 @@ def verify_case(
     found["wrong"] = (wrong & one["inside"]).sum(("row", "column")) / inside
     found["uncertainty"] = maps["mask_std"].where(one["inside"]).sum(("row", "column")) / inside
     scores = object_scores(
-        objects(
+        object_table(
             one["probability"].reset_coords(drop=True),
             mask.reset_coords(drop=True),
             one["truth"].reset_coords(drop=True),

@@ -1,4 +1,7 @@
-"Two numbers per ensemble: they are the best ones, they find what was put in, and no case is corrected by itself."
+"Promises and what happened: exact decompositions, known posteriors; and two numbers that mend a promise, per ensemble."
+
+import itertools
+from math import comb
 
 import numpy as np
 import pytest
@@ -9,10 +12,161 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from sdfdiff.uncertainty.calibration import Recalibration, cross_fitted, fit_recalibration, recalibrated
-from sdfdiff.uncertainty.errors import SUMS, brier, calibration_error, reliability
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.uncertainty.calibration import (
+    Recalibration,
+    band,
+    brier,
+    calibration_error,
+    cross_fitted,
+    fit_recalibration,
+    recalibrated,
+    reliability,
+)
+from sdfdiff.uncertainty.errors import auroc
+from sdfdiff.uncertainty.fields import PLANE, bootstrap, named
 
 MEMBERS = 16
+SUMS = ("pixels", "forecast", "squares", "truths", "products")
+
+
+def line(values):
+    "Pixels of one row."
+    return named(np.asarray(values)[None])
+
+
+# ---- what was promised and what happened
+
+
+@given(st.lists(st.tuples(st.integers(0, 16), st.booleans()), min_size=1, max_size=60), st.sampled_from([1, 3, 16, 64]))
+def test_brier_decomposition_is_exact(pixels, bins):
+    members, truth = (np.array(values) for values in zip(*pixels))
+    p = members / 16
+    result = brier(reliability(line(p.astype(np.float32)), line(truth), bins), members=16)
+    whole = result["reliability"] - result["resolution"] + result["uncertainty"]
+    whole += result["within_variance"] - result["within_covariance"]
+    assert float(result["score"]) == pytest.approx(np.mean((p - truth) ** 2)) == float(whole)
+    if bins >= 16:  # each value of P has its own bin
+        assert float(abs(result["within_variance"])) < 1e-12 and float(abs(result["within_covariance"])) < 1e-12
+        happened = np.array([truth[p == value].mean() for value in p])
+        assert float(result["reliability"]) == pytest.approx(np.mean((p - happened) ** 2), abs=1e-12)
+        assert float(result["resolution"]) == pytest.approx(np.mean((happened - truth.mean()) ** 2), abs=1e-12)
+    assert float(result["fair"]) == pytest.approx(np.mean((p - truth) ** 2 - p * (1 - p) / 15))
+
+
+def test_agrees_with_xskillscore():
+    scores = pytest.importorskip("xskillscore")
+    generator = np.random.default_rng(7)
+    p, truth = named(generator.integers(0, 17, (40, 50)) / 16), named(generator.random((40, 50)) < 0.3)
+    table = reliability(p, truth, 16)
+    assert float(brier(table)["score"]) == pytest.approx(float(scores.brier_score(truth.astype(float), p, dim=PLANE)))
+    edges = (np.arange(18) - 0.5) / 16
+    theirs = scores.reliability(truth, p, dim=PLANE, probability_bin_edges=edges)
+    np.testing.assert_allclose(table["truths"] / table["pixels"], theirs)
+    np.testing.assert_array_equal(table["pixels"], theirs["samples"])
+    area = scores.roc(truth, p, bin_edges="continuous", dim=PLANE, return_results="area")
+    assert float(auroc(p, truth)) == pytest.approx(float(area))
+
+
+def test_brier_of_a_coin():
+    "Truth Bernoulli(q), promised p: the score is (p - q)^2, its reliability, and q (1 - q), its uncertainty."
+    truth = named(np.arange(1000).reshape(20, 50) % 10 < 3)
+    result = brier(reliability(xr.full_like(truth, 0.5, float), truth))
+    assert float(result["score"]) == pytest.approx(0.04 + 0.21) and float(result["reliability"]) == pytest.approx(0.04)
+    assert float(result["resolution"]) == pytest.approx(0) and float(result["uncertainty"]) == pytest.approx(0.21)
+
+
+def test_fair_brier_does_not_depend_on_the_members():
+    "P from M members of a Bernoulli(q) pixel: mean score q (1 - q) (1 + 1 / M), fair score q (1 - q)."
+    for members, q in itertools.product((2, 5, 16), (0.5, 0.2)):
+        from_members = np.arange(members + 1)
+        weights = np.array([comb(members, k) * q**k * (1 - q) ** (members - k) for k in from_members])
+        p = from_members / members
+        table = {
+            "pixels": np.ones_like(p),
+            "forecast": p,
+            "squares": p**2,
+            "truths": q * np.ones_like(p),
+            "products": p * q,
+        }
+        table = xr.Dataset({name: ("bin", value * weights) for name, value in table.items()})
+        result = brier(table, members)
+        assert float(result["score"]) == pytest.approx(q * (1 - q) * (1 + 1 / members))
+        assert float(result["fair"]) == pytest.approx(q * (1 - q))
+
+
+def test_calibration_error_of_the_right_probability_is_its_sampling_error():
+    "10 bins of n pixels each, P = q in each: the mean gap is sqrt(2 / pi) sqrt(q (1 - q) / n)."
+    generator = np.random.default_rng(2)
+    q = (np.arange(10) + 0.5) / 10
+    p = named(np.repeat(q[:, None], 400, 1))
+    truth = named(generator.random((100, 10, 400)) < q[:, None], "case")
+    table = reliability(p + xr.zeros_like(truth, float), truth, bins=20)
+    expected = np.mean(np.sqrt(2 / np.pi * q * (1 - q) / 400))
+    for equal in ("width", "mass"):
+        found = calibration_error(table, equal=equal)
+        assert found.dims == ("case",) and float(found.mean()) == pytest.approx(expected, rel=0.03)
+    pooled = calibration_error(table.sum("case"))
+    assert float(pooled) == pytest.approx(expected / 10, rel=0.5), "a hundred times the pixels, a tenth of the error"
+
+
+def test_calibration_error_by_hand():
+    p, truth = line([0.1, 0.1, 0.1, 0.1, 0.9, 0.9]), line([False, False, False, True, True, False])
+    table = reliability(p, truth, bins=10)
+    assert float(calibration_error(table)) == pytest.approx((4 * 0.15 + 2 * 0.4) / 6)
+    assert float(calibration_error(table, bins=1)) == pytest.approx(abs(p.mean() - 2 / 6))
+    assert float(calibration_error(table, 2, "mass")) == pytest.approx((4 * 0.15 + 2 * 0.4) / 6), "ties stay together"
+    edge = reliability(line([0.05, 0.1]), line([False, True]), bins=20)
+    assert float(calibration_error(edge)) == pytest.approx((0.05 + 0.9) / 2), "0.1 begins the second of ten bins"
+    with pytest.raises(ValueError, match="equal is 'size'"):
+        calibration_error(table, equal="size")
+
+
+def test_the_posterior_of_the_tissue_is_calibrated_and_a_sharper_one_is_not():
+    p, truth = [], []
+    for seed in range(30):
+        scene = tissue(seed, (64, 64))
+        p.append(scene.probability())
+        truth.append(scene.rate(np.random.default_rng(seed)) > 0)
+    p, truth = (named(values, "case") for values in (p, truth))
+    sharp = p**3 / (p**3 + (1 - p) ** 3)
+    uncertain = (p > 0.05) & (p < 0.95)
+    exact, sharper = (reliability(one, truth, where=uncertain) for one in (p, sharp))
+    low, high = bootstrap(exact, calibration_error, resamples=300).sel(bound=["low", "high"]).values
+    assert float(calibration_error(exact.sum("case"))) < 0.05 and low < 0.05
+    assert float(calibration_error(sharper.sum("case"))) > 0.08
+    scores = [float(brier(table.sum("case"))["score"]) for table in (exact, sharper)]
+    assert scores[0] < scores[1], "the score is proper"
+
+
+def test_each_fraction_of_the_members_has_its_bin():
+    for members in (7, 10, 16, 30):
+        p = (np.arange(members + 1) / members).astype(np.float32)
+        table = reliability(line(p), line(p > 2), members)
+        assert (table["pixels"] == 1).all()
+        np.testing.assert_allclose(table["bin"], table["forecast"], rtol=1e-6)
+
+
+def test_band():
+    distance = line([-9.0, -1.9, 0.0, 2.0, 5.0, np.nan])
+    assert band(distance, 2.0).values.tolist() == [[False, True, True, False, False, False]]
+    assert band(distance, 2.0, 4.0).values.tolist() == [[False, False, False, False, True, False]]
+
+
+def test_reliability_refuses():
+    truth = line([True, False])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        reliability(line([0.5, 1.5]), truth)
+    with pytest.raises(ValueError, match="`probability` is NaN at 1 of 2 values"):
+        reliability(line([0.5, np.nan]), truth)
+    with pytest.raises(ValueError, match="2 members on"):
+        brier(reliability(line([0.5, 1.0]), truth), 1)
+
+
+def test_tables_say_what_they_hold():
+    table = reliability(line([0.5, 1.0]), line([True, False]))
+    found = [*table.values(), calibration_error(table), *brier(table, 2).values()]
+    assert all({"units", "long_name"} <= set(one.attrs) for one in found)
 
 
 def table_of(pixels, truths, members=MEMBERS):
@@ -26,9 +180,7 @@ def table_of(pixels, truths, members=MEMBERS):
         "truths": truths,
         "products": p * truths,
     }
-    return xr.Dataset(
-        {name: ("bin", value, {"units": "1", "long_name": SUMS[name]}) for name, value in values.items()}, {"bin": p}
-    )
+    return xr.Dataset({name: ("bin", value) for name, value in values.items()}, {"bin": p})
 
 
 def odds(members=MEMBERS):
@@ -106,7 +258,7 @@ def test_the_other_side_of_the_mask():
 
 
 def test_members_that_are_always_right():
-    "Separable: the best slope is infinite; a finite one is given, and it hardly ever doubts."
+    "Separable: the best slope is infinite; a finite one is given, and it is hardly ever unsure."
     table = table_of(PIXELS, np.where(np.arange(MEMBERS + 1) > 8, PIXELS, 0))
     found = fit_recalibration(table, MEMBERS)
     q = found(np.arange(MEMBERS + 1) / MEMBERS)
