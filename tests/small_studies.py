@@ -82,7 +82,7 @@ def case_of(name, ensembles, truth, raters=None, posterior=None, group=None):
             for key, value in scored(drawn, truth, raters).items()
             if raters is not None or key[:3] not in ("ged", "hun")
         }
-        rows.append(one.assign({key: (NUMBERS[key][0], value) for key, value in marks.items()}))
+        rows.append(one.assign({key: (NUMBERS[key][0], np.float64(value)) for key, value in marks.items()}))
     found = xr.concat(rows, "method")
     found["truth"], found["inside"] = (("row", "column"), truth), (("row", "column"), np.ones(truth.shape, bool))
     if raters is not None:

@@ -264,7 +264,12 @@ class NoTorch:
         assert name.split(".")[0] != "torch"
 sys.meta_path.insert(0, NoTorch())
 import numpy as np
-from sdfdiff.uncertainty import auroc, bootstrap, crps, named, object_table, reliability, scores
+from sdfdiff.uncertainty.errors import auroc
+from sdfdiff.uncertainty.fields import bootstrap, named
+from sdfdiff.uncertainty.forecasts import crps
+from sdfdiff.uncertainty.objects import object_table
+from sdfdiff.uncertainty.calibration import reliability
+from sdfdiff.uncertainty.metrics import scores
 import sdfdiff.uncertainty as wing
 assert set(dir(wing)) == {name for name in dir(wing) if getattr(wing, name) is not None}
 generator = np.random.default_rng(0)

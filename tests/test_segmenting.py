@@ -21,13 +21,12 @@ from sdfdiff.ensembles.segmentation import (
     at_source,
     output_paths,
     overlay,
-    read_dataset,
     read_result,
     segment,
     segment_file,
     source_mask,
-    write_dataset,
 )
+from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.files import read_image
 from sdfdiff.images.preparation import NUCLEI, Preparation
 from sdfdiff.images.synthetic import tissue
