@@ -25,13 +25,9 @@ if TYPE_CHECKING:  # never true: for editors, type checkers and `_serve`
     from .ensembles.segmentation import segment as segment
     from .files import read_image as read_image
     from .images.synthetic import tissue as tissue
-    from .panels.widgets import (
-        CorruptionPanel as CorruptionPanel,
-        EnsemblePanel as EnsemblePanel,
-        ErrorPanel as ErrorPanel,
-        PaintPanel as PaintPanel,
-        ReversePanel as ReversePanel,
-    )
+    from .panels.ensembles import EnsemblePanel as EnsemblePanel, ErrorPanel as ErrorPanel
+    from .panels.masks import CorruptionPanel as CorruptionPanel, PaintPanel as PaintPanel
+    from .panels.samplers import ReversePanel as ReversePanel
     from .study.plan import Method as Method, StudyPlan as StudyPlan
     from .study.store import open_study as open_study, run_study as run_study
     from .study.verification import headline as headline, verify as verify

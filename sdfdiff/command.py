@@ -156,7 +156,7 @@ def _explore(arguments: argparse.Namespace) -> None:
     "Write one HTML page to explore a result in any browser, offline: members, mean, spread, a pixel, a margin."
     from sdfdiff.ensembles.figures import busiest
     from sdfdiff.files import check_writable, read_dataset
-    from sdfdiff.panels.widgets import EnsemblePanel
+    from sdfdiff.panels.ensembles import EnsemblePanel
 
     out = arguments.out or arguments.dataset.with_suffix(".html")
     check_writable([out], arguments.force)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from sdfdiff import drawing
+from sdfdiff.panels import masks
 from sdfdiff.panels.pages import colours
-from sdfdiff.panels.views import corrupted, schedule_levels, standard_noise, targets
 
 READ = "c => [c.height, c.width, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]"
 
@@ -46,12 +46,11 @@ def says(panel) -> str:
 
 
 def expected_corruption(mask, schedule, time: float) -> dict[str, np.ndarray]:
-    level = schedule_levels(schedule)[round(time * 64), 0]
-    result, limit = {}, 0.2 + 2 * float(level)
-    for name, clean in zip(("sdf", "binary"), targets(mask)):
-        noisy = corrupted(clean, standard_noise(mask.shape), level)
-        result |= {
-            f"field-{name}": coloured(noisy, drawing.DISTANCE, -limit, limit),
-            f"mask-{name}": masked(noisy <= 0),
-        }
+    "The four pictures of the corruption panel at one time, by name."
+    level = masks._schedule_levels(schedule)[round(time * 64), 0]
+    result, end = {}, 0.2 + 2 * float(level)
+    for name, clean in zip(("sdf", "binary"), masks._targets(mask)):
+        noisy = masks._corrupted(clean, masks._standard_noise(mask.shape), level)
+        result[f"field-{name}"] = coloured(noisy, drawing.DISTANCE, -end, end)
+        result[f"mask-{name}"] = masked(noisy <= 0)
     return result

@@ -1,4 +1,4 @@
-"""The panels as a person uses them: the notebook of the panels in a real JupyterLab, run from the menu, then dragged, pressed and painted on.
+"""The panels as a person uses them: their notebooks in a real JupyterLab, run from the menu, dragged and painted on.
 
 What a canvas holds is compared pixel by pixel with what Python computes from the same state.
 """
@@ -17,16 +17,21 @@ from sdfdiff.uncertainty.margins import margin_trade
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    "Notebook 50 in JupyterLab, every cell run through the menu."
-    folder = tmp_path_factory.mktemp("lab")
-    with lab(folder, [ROOT / "nbs" / "7_panels" / "3_widgets.ipynb"]) as (one, address):
-        one.open(address, "3_widgets.ipynb")
+def opened(tmp_path_factory, request):
+    "A notebook of the chapter in JupyterLab, every cell run through the menu."
+    folder, name = tmp_path_factory.mktemp("lab"), f"{request.param}.ipynb"
+    with lab(folder, [ROOT / "nbs" / "7_panels" / name]) as (one, address):
+        one.open(address, name)
         one.run_all("answer")
         yield one
         assert not one.page.problems
         own = (address, address.replace("http", "ws"), "data:", "blob:")
         assert not [url for url in one.page.requests if not url.startswith(own)]
+
+
+in_masks, in_samplers, in_ensembles = (
+    pytest.mark.parametrize("opened", [name], indirect=True) for name in ("2_masks", "3_samplers", "4_ensembles")
+)
 
 
 class Box:
@@ -73,6 +78,7 @@ class Box:
         return box["x"] + (column + 0.5) / count[1] * box["width"], box["y"] + (row + 0.5) / count[0] * box["height"]
 
 
+@in_masks
 def test_paint(opened):
     box = Box(opened, "paint")
 
@@ -80,11 +86,9 @@ def test_paint(opened):
         mask = np.array(opened.python("paint.mask.tolist()"))
         distance = np.array(opened.python("paint.distance.tolist()"), np.float32)
         thresholded = np.array(opened.python("paint.thresholded.tolist()"))
-        limit = opened.python("paint.truncation.value")
+        end = opened.python("paint.truncation.value")
         np.testing.assert_array_equal(pixels(box.panel, "mask"), masked(mask))
-        np.testing.assert_array_equal(
-            pixels(box.panel, "distance"), coloured(distance, drawing.DISTANCE, -limit, limit)
-        )
+        np.testing.assert_array_equal(pixels(box.panel, "distance"), coloured(distance, drawing.DISTANCE, -end, end))
         np.testing.assert_array_equal(pixels(box.panel, "thresholded"), masked(thresholded))
         return mask
 
@@ -128,6 +132,7 @@ def test_paint(opened):
     np.testing.assert_array_equal(same(), first)
 
 
+@in_masks
 def test_corruption(opened):
     box = Box(opened, "corruption")
 
@@ -166,11 +171,29 @@ def test_corruption(opened):
     assert same(5, VP()) == 0.125, "set from Python"
 
 
+@in_masks
+def test_panels_survive_saving_and_reloading(opened):
+    "The page is loaded again while the kernel lives on: the panels are there again, as they were."
+    page = opened.page
+    opened.run("corruption.time.value, corruption.schedule.value, corruption.image.value = 0.375, 'VE', 'tissue 3'")
+    page.click("li.lm-MenuBar-item:has-text('File')")
+    page.click("li.lm-Menu-item[data-command='docmanager:save']")
+    page.wait_for_timeout(3000)
+    page.goto(page.url.split("?")[0])
+    page.wait_for_selector(".jp-Notebook", timeout=60000)
+    box = Box(opened, "corruption")
+    text = box.panel.locator(".says").element_handle()
+    page.wait_for_function("el => el.innerText.includes('t = 0.375')", arg=text, timeout=20000)
+    mask = tissue(3, (128, 128)).rate(np.random.default_rng(0))
+    np.testing.assert_array_equal(pixels(box.panel, "mask-sdf"), expected_corruption(mask, VE(), 0.375)["mask-sdf"])
+
+
+@in_samplers
 def test_reverse(opened):
     box = Box(opened, "reverse")
 
-    def same(sampler, calls):
-        opened.run(f"_data = reverse.canvas.runs['{sampler} {calls}'].data")
+    def same(method):
+        opened.run(f"_data = reverse.canvas.runs['{method}'].data")
         shape = opened.python("_data['state']['shape']")
         frame = int(opened.python("reverse.progress.value") * (shape[0] - 1) + 0.5)
         for kind in ("state", "denoised"):
@@ -181,26 +204,28 @@ def test_reverse(opened):
                 wanted = colours(drawing.DISTANCE)[np.array(sent[member])]
                 np.testing.assert_array_equal(pixels(box.panel, f"{kind}-{member}"), wanted)
 
-    same("dpm_sde", 13)
+    same("default with 10 calls")
     box.drag("noise → mask", 0.98)
     assert opened.python("reverse.progress.value") > 0.9
-    same("dpm_sde", 13)
-    box.choose("sampler", "heun")
-    box.choose("network calls", "25")
-    same("heun", 25)
+    same("default with 10 calls")
+    box.choose("method", "heun with 25 calls")
+    same("heun with 25 calls")
     assert "of 25 network calls" in says(box.panel) and "heun" in says(box.panel)
     box.press("ArrowLeft")
-    same("heun", 25)
-    opened.run("del reverse.canvas.runs['paper 5']; reverse.sampler.value, reverse.calls.value = 'paper', '5'")
+    same("heun with 25 calls")
+    opened.run("del reverse.canvas.runs['paper with 5 calls']; reverse.method.value = 'paper with 5 calls'")
     text = box.panel.locator(".says").element_handle()
-    box.page.wait_for_function("el => el.innerText.startsWith('paper')", arg=text, timeout=20000)  # computed anew
+    box.page.wait_for_function("el => el.innerText.includes('of 5 network')", arg=text, timeout=20000)  # drawn anew
     box.page.wait_for_timeout(500)
-    same("paper", 5)
+    same("paper with 5 calls")
 
 
+@in_ensembles
 def test_ensemble(opened):
     box = Box(opened, "ensemble")
-    opened.run("_mean, _std, _all = dataset['mean'].values, dataset['std'].values, rounded(dataset['distance'].values)")
+    opened.run(
+        "_mean, _std, _all = dataset['mean'].values, dataset['std'].values, _rounded(dataset['distance'].values)"
+    )
     mean, std, members = (np.array(opened.python(f"{name}.tolist()"), np.float32) for name in ("_mean", "_std", "_all"))
     truth = np.array(opened.python("truth.tolist()"))
     for share in (None, 0.62):
@@ -244,7 +269,7 @@ def test_ensemble(opened):
 
 
 def dropped(field, keep: float) -> np.ndarray:
-    "Pixels not kept; of those that tie at the limit as many as it takes, scattered."
+    "Pixels not kept; of those that tie as many as it takes, scattered."
     levels, level = np.unique(field, return_inverse=True)
     fewer = np.array([(field < one).mean() for one in levels])[level].reshape(field.shape).astype(np.float32)
     upto = np.array([(field <= one).mean() for one in levels])[level].reshape(field.shape).astype(np.float32)
@@ -254,9 +279,10 @@ def dropped(field, keep: float) -> np.ndarray:
     return (upto > keep) & ((fewer >= keep) | (scatter >= kept))
 
 
+@in_ensembles
 def test_error(opened):
     box = Box(opened, "error")
-    opened.run("_maps = shown_maps(dataset); _mask = masks(dataset)['mmse']")
+    opened.run("_maps = _shown_maps(dataset); _mask = masks(dataset)['mmse']")
     mask, truth = np.array(opened.python("_mask.tolist()")), np.array(opened.python("truth.tolist()"))
     ink = colours(drawing.ERROR)[drawing.error_codes(mask, truth)].astype(int)
     for number, name in enumerate(opened.python("list(_maps)")):
@@ -281,23 +307,8 @@ def test_error(opened):
     np.testing.assert_array_equal(pixels(box.panel, "error"), ink, err_msg="the space bar undims")
 
 
+@in_ensembles
 def test_wrong_input_is_said_in_the_notebook(opened):
     box = Box(opened, "Explore an ensemble")
     assert box.panel.locator("[role=alert]").inner_text() == opened.python("wrong.message") != ""
     assert not box.panel.locator("canvas").count()
-
-
-def test_panels_survive_saving_and_reloading(opened):
-    "The page is loaded again while the kernel lives on: the panels are there again, as they were."
-    page = opened.page
-    opened.run("corruption.time.value, corruption.schedule.value, corruption.image.value = 0.375, 'VE', 'tissue 3'")
-    page.click("li.lm-MenuBar-item:has-text('File')")
-    page.click("li.lm-Menu-item[data-command='docmanager:save']")
-    page.wait_for_timeout(3000)
-    page.goto(page.url.split("?")[0])
-    page.wait_for_selector(".jp-Notebook", timeout=60000)
-    box = Box(opened, "corruption")
-    text = box.panel.locator(".says").element_handle()
-    page.wait_for_function("el => el.innerText.includes('t = 0.375')", arg=text, timeout=20000)
-    mask = tissue(3, (128, 128)).rate(np.random.default_rng(0))
-    np.testing.assert_array_equal(pixels(box.panel, "mask-sdf"), expected_corruption(mask, VE(), 0.375)["mask-sdf"])

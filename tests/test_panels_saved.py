@@ -14,9 +14,10 @@ from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.panels.pages import StackPanel, codes, colours
-from sdfdiff.panels.views import reverse_run, shown_maps
-from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, rounded
+from sdfdiff.panels import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, StackPanel
+from sdfdiff.panels.ensembles import _rounded, _shown_maps
+from sdfdiff.panels.pages import codes, colours
+from sdfdiff.panels.samplers import method_with, reverse_run
 from sdfdiff.uncertainty.errors import retained_error
 from sdfdiff.uncertainty.margins import grown, margin_trade
 
@@ -116,8 +117,8 @@ def test_saved_corruption(shown):
 
 def test_saved_reverse(shown, material):
     model, image = material[:2]
-    built = ReversePanel(model, image, ("dpm_sde", "heun"), (5, 7), members=2)
-    run = reverse_run(model, image, untuned("dpm_sde", 4), members=2)
+    built = ReversePanel(model, image, ("draft", "default", method_with("heun", 7)), members=2)
+    run = reverse_run(model, image, "draft", members=2)
     built.progress.value = 1.0
     page, panel = shown(built)
     threshold = model.threshold("half_pixel") * model.data_scale / model.truncation
@@ -126,8 +127,8 @@ def test_saved_reverse(shown, material):
         assert np.array_equal(wanted < 128, run.denoised[-1, member] <= np.float32(threshold))
         np.testing.assert_array_equal(pixels(panel, f"denoised-{member}"), colours(drawing.DISTANCE)[wanted])
     assert "finished" in says(panel) and "after 5 of 5 network calls" in says(panel)
-    settled(page, panel, lambda: page.locator("[name=sampler]").select_option("1"))
-    assert "heun 5 calls: not computed before this page was saved. Here are: dpm_sde 5." == says(panel)
+    settled(page, panel, lambda: page.locator("[name=method]").select_option(label="heun with 7 calls"))
+    assert "heun with 7 calls: not computed before this page was saved. Here are: draft with 5 calls." == says(panel)
 
 
 @pytest.mark.parametrize("with_truth", [True, False])
@@ -136,7 +137,7 @@ def test_saved_ensemble(shown, material, with_truth):
     page, panel = shown(EnsemblePanel(dataset if with_truth else dataset.drop_vars("truth")))
     slide(page, panel, "margin", 2.0)
     threshold = dataset.attrs["threshold_px"]
-    mask, inside = dataset["mean"].values <= threshold, (rounded(dataset["distance"].values) <= threshold).mean(0)
+    mask, inside = dataset["mean"].values <= threshold, (_rounded(dataset["distance"].values) <= threshold).mean(0)
     caught, extra = margin_trade(mask, truth if with_truth else inside, 2.0)
     what = "the true object" if with_truth else "the expected object (the sum of P(object))"
     assert f"covers {100 * caught:.1f} % of {what}; outside the object it covers another {100 * extra:.1f} %" in says(
@@ -155,7 +156,7 @@ def test_saved_error(shown, material):
     page, panel = shown(ErrorPanel(dataset))
     for keep in (0.8, 0.35):
         slide(page, panel, "keep", keep)
-        field = next(iter(shown_maps(dataset).values()))[0]
+        field = next(iter(_shown_maps(dataset).values()))[0]
         wrong = (dataset["mean"].values <= dataset.attrs["threshold_px"]) != truth
         remains = retained_error(wrong, field, np.array([keep]))[0]
         assert f"Kept the most certain {100 * keep:.0f} %: {100 * remains:.2f} % of them" in says(panel)
@@ -163,7 +164,7 @@ def test_saved_error(shown, material):
 
 def test_saved_stack(shown):
     frames = np.random.default_rng(0).normal(size=(5, 20, 30))
-    page, panel = shown(StackPanel(frames, drawing.NOISE, labels=["a", "b", "c", "d", "e"], limit=2.0))
+    page, panel = shown(StackPanel(frames, drawing.NOISE, labels=["a", "b", "c", "d", "e"], end=2.0))
     for frame in (3, 4, 0):
         slide(page, panel, "frame", frame)
         np.testing.assert_array_equal(pixels(panel, "frame"), coloured(frames[frame], drawing.NOISE, -2, 2))
@@ -189,8 +190,11 @@ WRONG = {
     "truncation": (lambda d: PaintPanel(truncation=None), "truncation is None"),
     "one frame": (lambda d: CorruptionPanel(frames=1), "two frames"),
     "no masks": (lambda d: CorruptionPanel({}), "0 masks"),
-    "few calls": (lambda d: ReversePanel(samplers=("heun",), calls=(2,)), "2 calls are too few"),
-    "no samplers": (lambda d: ReversePanel(samplers=()), "No samplers"),
+    "no methods": (lambda d: ReversePanel(methods=()), "0 methods have 0 names"),
+    "same name": (lambda d: ReversePanel(methods=("draft", "draft")), "2 methods have 1 names"),
+    "unknown method": (lambda d: ReversePanel(methods=("fastest",)), "No method 'fastest'"),
+    "endless": (lambda d: ReversePanel(methods=(untuned("dpm", 9999),), members=6), "too long to be scrubbed"),
+    "too many members": (lambda d: ReversePanel(members=7), "7 members"),
     "bytes": (lambda d: ReversePanel(image=np.full((3, 64, 64), 200.0)), "200"),
     "array": (lambda d: EnsemblePanel(d["mean"]), "DataArray"),
     "channels last": (
@@ -259,10 +263,10 @@ def test_outlines_lie_between_the_pixels(shown, material):
     page, panel = shown(built)
     slide(page, panel, "margin", 2.0)
     check_outline(panel, "image", mask, grown(mask, 2.0), skip=built.pixel)
-    built = ReversePanel(model, image, ("dpm_sde",), (5,), members=1)
+    built = ReversePanel(model, image, ("draft",), members=1)
     built.progress.value = 1.0
     _, panel = shown(built)
-    run = reverse_run(model, image, untuned("dpm_sde", 4), members=1)
+    run = reverse_run(model, image, "draft", members=1)
     level = np.float32(model.threshold("half_pixel") * model.data_scale / model.truncation)
     check_outline(panel, "denoised-0", run.denoised[-1, 0] <= level)
 
@@ -302,13 +306,13 @@ def test_nothing_to_cover_is_said(shown, material):
 
 def test_play_starts_while_the_run_is_not_there_yet(shown, material):
     "Play moves nothing before there is something to play."
-    built = ReversePanel(material[0], material[1], ("dpm_sde", "heun"), (5,), members=1)
+    built = ReversePanel(material[0], material[1], ("draft", "default"), members=1)
     page, panel = shown(built)
-    settled(page, panel, lambda: page.locator("[name=sampler]").select_option("1"))
+    settled(page, panel, lambda: page.locator("[name=method]").select_option("1"))
     page.locator("[name=playing]").click()
     page.wait_for_timeout(700)
     assert page.locator("[name=progress]").input_value() == "0.5"
-    page.locator("[name=sampler]").select_option("0")
+    page.locator("[name=method]").select_option("0")
     page.wait_for_function("document.querySelector('[name=progress]').value !== '0.5'")
 
 
@@ -322,8 +326,8 @@ def test_the_histogram_counts_members(shown, material):
     dataset = material[3]
     built = EnsemblePanel(dataset)
     _, panel = shown(built)
-    limit, here = dataset.attrs["truncation_px"], rounded(dataset["distance"].values[:, *built.pixel])
-    counts = np.histogram(here, np.linspace(-limit, limit, 25))[0]
+    end, here = dataset.attrs["truncation_px"], _rounded(dataset["distance"].values[:, *built.pixel])
+    counts = np.histogram(here, np.linspace(-end, end, 25))[0]
     assert bars(panel, "histogram") == pytest.approx(counts[counts > 0] / len(here), abs=0.01)
 
 

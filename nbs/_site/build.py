@@ -23,9 +23,7 @@ ROOT = HERE.parents[1]
 DIRECTIVES = re.compile(r"\A(?:#\s*\|.*(?:\n|\Z))+")
 HIDDEN = re.compile(r"^#\s*\|\s*hide\b", re.M)
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.M)  # as in tests/run_notebooks.py
-PANELS = re.compile(
-    r"default_exp panels\.(pages|widgets)\b|(from|import) sdfdiff\.panels(\.| import .*\b)(pages|widgets)\b"
-)
+PANELS = re.compile(r"default_exp panels\.|^(from|import) sdfdiff\.panels\b", re.M)
 FORMULA = re.compile(r"^( *)(\$\$.+?\$\$) *$", re.M | re.S)
 SOLUTION = re.compile(r"^( *)<details>\s*<summary>(.*?)</summary>\s*(.*?)\s*</details>", re.M | re.S)
 

@@ -414,17 +414,17 @@ SCENES.corruption = (panel) => {
   return () => {
     const frame = Math.round(panel.get("time") * (frames - 1)), [schedule, image] = [panel.get("schedule"), panel.get("image")];
     const [sigma, scale] = part(levels, schedule, frame), z = noise.values;
-    const limit = size + 2 * sigma;
+    const end = size + 2 * sigma; // of the scale
     for (const target of [0, 1]) {
       const field = part(clean, image, target);
       for (let i = 0; i < noisy.length; i++) noisy[i] = field[i] + Math.fround(sigma * z[i]);
       for (let i = 0; i < noisy.length; i++) inside[i] = noisy[i] <= 0 ? 1 : 0;
-      colour(pictures[target].pixels, noisy, colours, -limit, limit);
+      colour(pictures[target].pixels, noisy, colours, -end, end);
       colourMask(masks[target].pixels, inside, black);
       pictures[target].put();
       masks[target].put();
-      const end = (scale * limit * truncation) / size;
-      pictures[target].bar(panel.data.distance, `−${end.toPrecision(3)}`, `${end.toPrecision(3)} px`, target ? "value" : "distance");
+      const shown = ((scale * end * truncation) / size).toPrecision(3);
+      pictures[target].bar(panel.data.distance, `−${shown}`, `${shown} px`, target ? "value" : "distance");
     }
     const curves = (measure) => [0, 1].map((target) => ({ x: times, y: part(damage, schedule, image, measure, target), label: ["distance", "mask"][target] }));
     const highest = (lines) => Math.max(1, ...lines.flatMap((line) => Array.from(line.y)).filter(Number.isFinite));
@@ -455,20 +455,20 @@ SCENES.stack = (panel) => {
 
 /* 3. Members on their way from noise to mask, the denoised estimate below each state. */
 SCENES.reverse = (panel) => {
-  const { shape, members, samplers, calls, truncation } = panel.settings;
+  const { shape, members, methods, truncation, data_scale: size } = panel.settings;
   const grid = panel.grid(members);
   const row = (kind) => Array.from({ length: members }, (_, k) => new Picture(panel, grid, `${kind}-${k}`, `${kind} ${k}`, shape));
   const states = row("state"), estimates = row("denoised");
   panel.root.append(panel.says);
   const colours = table(panel.data.distance), inside = new Uint8Array(shape[0] * shape[1]);
   for (const picture of [states[0], estimates[0]]) picture.bar(panel.data.distance, "inside", "outside", "distance");
-  const key = () => `${samplers[panel.get("sampler")]} ${calls[panel.get("calls")]}`;
-  panel.plays("progress", () => panel.runs[key()]?.state.shape[0] ?? 1); // one frame, and so no step, until the run is there
+  const chosen = () => methods[panel.get("method")];
+  panel.plays("progress", () => panel.runs[chosen()]?.state.shape[0] ?? 1); // one frame, and so no step, until the run is there
   return () => {
-    const run = panel.runs[key()];
+    const run = panel.runs[chosen()];
     if (!run) {
       const there = Object.keys(panel.runs).join(", ");
-      panel.say(panel.saved ? `${key()} calls: not computed before this page was saved. Here are: ${there}.` : `${key()} calls: being computed …`);
+      panel.say(panel.saved ? `${chosen()}: not computed before this page was saved. Here are: ${there}.` : `${chosen()}: being computed …`);
       return;
     }
     const last = run.state.shape[0] - 1, frame = Math.round(panel.get("progress") * last);
@@ -484,7 +484,7 @@ SCENES.reverse = (panel) => {
       }
     }
     const sigma = run.noise_level.values[frame], done = run.calls.values[frame];
-    panel.say(`${samplers[panel.get("sampler")]}: ${frame === last ? "finished" : `step ${frame} of ${last}`}, σ = ${sigma.toPrecision(3)} (${((sigma * truncation) / panel.settings.data_scale).toPrecision(3)} px), `
+    panel.say(`${chosen()}: ${frame === last ? "finished" : `step ${frame} of ${last}`}, σ = ${sigma.toPrecision(3)} (${((sigma * truncation) / size).toPrecision(3)} px), `
       + `after ${done} of ${run.calls.values[last]} network calls per member; all ${members} members took ${run.seconds.values[0].toFixed(2)} s.`);
   };
 };
@@ -590,7 +590,7 @@ SCENES.error = (panel) => {
   keys.append(element("span", {}, dull, " left out (dimmed)"));
   const ink = Uint32Array.from({ length: 4 }, (_, k) => (255 << 24) | (kinds[3 * k + 2] << 16) | (kinds[3 * k + 1] << 8) | kinds[3 * k]);
   const bases = maps.map((_, k) => part(spread, k).reduce((a, b) => Math.min(a, b), Infinity));
-  const limits = maps.map((_, k) => Math.max(part(spread, k).reduce((a, b) => Math.max(a, b), -Infinity), bases[k] + 1e-6));
+  const ends = maps.map((_, k) => Math.max(part(spread, k).reduce((a, b) => Math.max(a, b), -Infinity), bases[k] + 1e-6));
   const dimmed = (pixel) => (255 << 24) | (((pixel >>> 16 & 255) + 3 * 128) >> 2 << 16) | (((pixel >>> 8 & 255) + 3 * 128) >> 2 << 8) | (((pixel & 255) + 3 * 128) >> 2);
   for (const picture of [left, middle, right]) {
     picture.stack.addEventListener("pointermove", (event) => panel.set("pixel", picture.pixel(event)));
@@ -602,7 +602,7 @@ SCENES.error = (panel) => {
   return () => {
     const chosen = panel.get("uncertainty"), keep = panel.get("keep"), pixel = panel.get("pixel");
     const [values, low, high] = [part(spread, chosen), part(fewer, chosen), part(upto, chosen)];
-    colour(right.pixels, values, colours, bases[chosen], limits[chosen]);
+    colour(right.pixels, values, colours, bases[chosen], ends[chosen]);
     for (let i = 0; i < codes.values.length; i++) {
       const dropped = dim && high[i] > keep && (low[i] >= keep || (i * 0.6180339887498949) % 1 >= (keep - low[i]) / (high[i] - low[i])); // of tied pixels the share that is kept, scattered
       middle.pixels[i] = dropped ? dimmed(ink[codes.values[i]]) : ink[codes.values[i]];
@@ -614,7 +614,7 @@ SCENES.error = (panel) => {
     for (const picture of [left, middle, right]) picture.cross(pixel);
     right.title.textContent = maps[chosen];
     const read = (value, digits) => `${(signs[chosen] * value).toPrecision(digits)}${units[chosen] === "1" ? "" : ` ${units[chosen]}`}`;
-    right.bar(panel.data.spread_colours, read(bases[chosen], 2), read(limits[chosen], 2), `${readings[chosen]}: certain → uncertain`);
+    right.bar(panel.data.spread_colours, read(bases[chosen], 2), read(ends[chosen], 2), `${readings[chosen]}: certain → uncertain`);
     const lines = maps.map((name, k) => ({ x: shares, y: part(curves, k), label: name }));
     const highest = Math.max(...Array.from(curves.values).filter(Number.isFinite)) || 1;
     plot.show({ x: { low: 0, high: 1, label: "share of pixels kept" }, y: { low: 0, high: highest, label: "share wrong" }, lines, marks: [{ x: keep }] });

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,21 +15,14 @@ from scipy import ndimage
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VE, VP, displacement, fragments
 from sdfdiff.diffusion.model import load_model
+from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.method import untuned
+from sdfdiff.ensembles.method import METHODS, Method, untuned
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.panels.pages import StackPanel, codes, colours, linked, packed, page
-from sdfdiff.panels.views import (
-    check_ensemble,
-    corrupted,
-    damage_curves,
-    reverse_run,
-    schedule_levels,
-    shown_maps,
-    standard_noise,
-    targets,
-)
-from sdfdiff.panels.widgets import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, method_with
+from sdfdiff.panels import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, StackPanel
+from sdfdiff.panels import ensembles, masks, pages
+from sdfdiff.panels.pages import codes, colours, packed
+from sdfdiff.panels.samplers import method_with, reverse_run
 
 
 @pytest.fixture(scope="module")
@@ -44,44 +38,84 @@ def material():
 @pytest.mark.parametrize("schedule", [VE(), VP()])
 def test_damage_is_that_of_the_corruption_module(schedule):
     labels = tissue(5, (64, 64)).rate(np.random.default_rng(0))
-    clean, noise, levels = targets(labels), standard_noise(labels.shape), schedule_levels(schedule, 9)
+    clean, noise = masks._targets(labels), masks._standard_noise(labels.shape)
+    levels = masks._schedule_levels(schedule, 9)
     assert levels.shape == (9, 2) and levels[-1, 0] == pytest.approx(float(schedule.noise_level(1.0)), rel=1e-6)
-    found = damage_curves(labels, clean, noise, levels[:, 0])
+    found = masks._damage_curves(labels, clean, noise, levels[:, 0])
     for k in range(2):
         for frame in range(9):
-            torn = corrupted(clean[k], noise, levels[frame, 0]) <= 0
+            torn = masks._corrupted(clean[k], noise, levels[frame, 0]) <= 0
             assert found[0, k, frame] == pytest.approx(fragments(torn, labels))
             assert found[1, k, frame] == pytest.approx(displacement(torn, labels), nan_ok=True)
 
 
 def test_noise_is_standard_and_the_range_is_the_same():
-    noise = standard_noise((256, 256), 4)
+    noise = masks._standard_noise((256, 256), 4)
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.01 and noise.dtype == np.float32
-    distance, binary = targets(tissue(3, (64, 64)).rate(np.random.default_rng(0)))
-    assert np.abs(distance).max() == pytest.approx(0.2) and set(np.unique(binary)) == {
-        np.float32(-0.2),
-        np.float32(0.2),
-    }
+    distance, binary = masks._targets(tissue(3, (64, 64)).rate(np.random.default_rng(0)))
+    assert np.abs(distance).max() == pytest.approx(0.2)
+    assert set(np.unique(binary)) == {np.float32(-0.2), np.float32(0.2)}
+
+
+def test_a_painted_mask_is_set_and_read(material):
+    truth = material[2]
+    panel = PaintPanel(truth, truncation=6)
+    np.testing.assert_array_equal(panel.mask, truth)
+    panel.mask = labels = np.where(truth.T, 7, 0)
+    np.testing.assert_array_equal(panel.mask, labels > 0)
+    np.testing.assert_array_equal(panel.distance, signed_distance(labels > 0, 6.0))
+    with pytest.raises(ValueError, match=r"shape \(5, 5\): the panel paints on \(64, 64\)"):
+        panel.mask = np.zeros((5, 5), bool)
+    np.testing.assert_array_equal(panel.mask, labels > 0)
 
 
 # ---- the way back
 
 
-@pytest.mark.parametrize(
-    "sampler, calls", [("dpm_sde", 5), ("ancestral", 7), ("heun", 5), ("paper", 7), ("score_sde", 5)]
-)
-def test_a_run_ends_where_the_ensemble_does(material, sampler, calls):
+WAYS = [method_with(*one) for one in (("dpm_sde", 5), ("ancestral", 7), ("heun", 5), ("paper", 7), ("score_sde", 5))]
+WAYS += [METHODS["default"], METHODS["draft"], untuned("paper", 3, "geometric", corrections=1, final=False)]
+
+
+@pytest.mark.parametrize("method", WAYS, ids=lambda one: f"{one.name}-{one.calls}")
+def test_a_run_ends_where_the_ensemble_does(material, method):
     model, image = material[:2]
-    sampling = method_with(sampler, calls)
-    assert sampling.calls == calls
-    run = reverse_run(model, image, sampling, members=3, seed=5)
-    dataset = ensemble(model, image, sampling, members=3, seed=5, progress=False)
+    run = reverse_run(model, image, method, members=3, seed=5)
+    dataset = ensemble(model, image, method, members=3, seed=5, progress=False)
     last = run.state[-1] * model.truncation / model.data_scale
     np.testing.assert_allclose(last.clip(-model.reach, model.reach), dataset["distance"].values, atol=1e-4)
-    assert run.calls[0] == 0 and run.calls[-1] == calls and (np.diff(run.calls) > 0).all()
-    assert run.noise_level[0] == pytest.approx(model.schedule.sigma_max) and run.noise_level[-1] == 0
+    assert run.calls[0] == 0 and run.calls[-1] == method.calls and (np.diff(run.calls) > 0).all()
+    left = 0 if method.final else pytest.approx(model.schedule.sigma_min)
+    assert run.noise_level[0] == pytest.approx(model.schedule.sigma_max) and run.noise_level[-1] == left
     assert (np.diff(run.noise_level) < 0).all()
-    np.testing.assert_array_equal(run.state[-1], run.denoised[-2])
+    if method.final:
+        np.testing.assert_array_equal(run.state[-1], run.denoised[-2])
+
+
+def test_the_reverse_panel_offers_what_people_use_and_takes_any_method(material):
+    model, image = material[:2]
+    panel = ReversePanel(model, image, members=2, seed=5)
+    assert panel.method.options[:2] == ("default with 10 calls", "draft with 5 calls")
+    assert [int(label.split()[2]) for label in panel.methods] == [one.calls for one in panel.methods.values()]
+    assert len(panel.methods) == 18 and list(panel.canvas.runs) == ["default with 10 calls"]
+    own = Method("dpm", 3, stochasticity=1.0, members=64, name="mine")
+    panel = ReversePanel(model, image, (own, "default"), members=2, seed=5)
+    assert panel.methods["mine with 4 calls"] == replace(own, members=2, seed=5), "shown as it is, but for the members"
+    panel.method.value = "default with 10 calls"
+    assert list(panel.canvas.runs) == ["mine with 4 calls", "default with 10 calls"], "drawn when it is chosen"
+    dataset = ensemble(model, image, members=2, seed=5, progress=False)
+    one = panel.canvas.runs["default with 10 calls"].data["denoised"]
+    sent = np.frombuffer(one["bytes"], np.uint8).reshape(one["shape"])
+    np.testing.assert_array_equal(
+        sent[-1] < 128, dataset["distance"].values <= np.float32(model.threshold("half_pixel"))
+    )
+
+
+def test_a_run_is_drawn_once(material):
+    panel = ReversePanel(*material[:2], ("draft", method_with("heun", 5)), members=1)
+    panel.compute_all()
+    first = dict(panel.canvas.runs)
+    panel.compute_all()
+    assert list(first) == list(panel.methods) and all(panel.canvas.runs[name] is run for name, run in first.items())
 
 
 def test_too_few_calls_are_named():
@@ -94,7 +128,7 @@ def test_too_few_calls_are_named():
 
 def test_shown_maps(material):
     dataset = material[3]
-    maps = shown_maps(dataset)
+    maps = ensembles._shown_maps(dataset)
     assert [unit for _, unit in maps.values()] == ["1", "1", "px", "px"]
     assert all(field.shape == (64, 64) and field.dtype == np.float32 for field, _ in maps.values())
     ratio, of_mask, of_distance, edge = (field for field, _ in maps.values())
@@ -109,10 +143,12 @@ def test_shown_maps(material):
     assert edge.max() == -0.5 and (edge[rim] == -0.5).all() and edge.min() < -3, "nearer is larger"
     nothing = {"mean": dataset["mean"] * 0 + 9.0, "std": dataset["std"] * 0, "probability": dataset["probability"] * 0}
     for other in (dataset.assign(nothing), dataset.assign(std=dataset["std"] * 0)):
-        assert all(np.isfinite(field).all() for field, _ in shown_maps(other).values()), "no object, no spread"
+        assert all(np.isfinite(field).all() for field, _ in ensembles._shown_maps(other).values()), (
+            "no object, no spread"
+        )
 
 
-def test_the_pixel_shown_first_is_the_most_most_uncertain_inside_the_border(material):
+def test_the_pixel_shown_first_is_the_most_uncertain_inside_the_border(material):
     dataset = material[3]
     inside = (dataset["distance"].values <= dataset.attrs["threshold_px"]).mean(axis=0)
     row, column = EnsemblePanel(dataset).pixel
@@ -126,17 +162,17 @@ def test_the_pixel_shown_first_is_the_most_most_uncertain_inside_the_border(mate
 @pytest.mark.parametrize("name", ["image", "distance", "mean", "std"])
 def test_each_missing_variable_is_named(material, name):
     with pytest.raises(ValueError, match=f"no {name}:"):
-        check_ensemble(material[3].drop_vars(name))
+        ensembles._check_ensemble(material[3].drop_vars(name))
 
 
 # ---- what is sent to the browser
 
 
 @given(st.integers(0, 1000), st.floats(-1, 1), st.floats(0.01, 5))
-def test_the_mask_survives_the_colour_numbers(seed, threshold, limit):
+def test_the_mask_survives_the_colour_numbers(seed, threshold, end):
     field = np.random.default_rng(seed).normal(size=(9, 11)).astype(np.float32)
     field[0, 0] = np.float32(threshold)
-    np.testing.assert_array_equal(codes(field, threshold, limit) < 128, field <= np.float32(threshold))
+    np.testing.assert_array_equal(codes(field, threshold, end) < 128, field <= np.float32(threshold))
 
 
 def test_packing_keeps_numbers_and_refuses_others():
@@ -166,9 +202,9 @@ def stored(text: str, name: str) -> bytes:
 
 def test_a_page_carries_the_numbers_and_the_present_state():
     frames = np.random.default_rng(0).normal(size=(3, 8, 9))
-    panel = StackPanel(frames, limit=2.0)
+    panel = StackPanel(frames, end=2.0)
     panel.frame.value = 2
-    text = page(panel, 'A <b>"title"</b>')
+    text = pages._page(panel, 'A <b>"title"</b>')
     assert (
         "<title>A &lt;b&gt;" in text and "http" not in text.replace("http-equiv", "").split('<script type="module">')[0]
     )
@@ -177,7 +213,7 @@ def test_a_page_carries_the_numbers_and_the_present_state():
     )
     assert state["frame"] == 2 and state["scene"] == "stack"
     panel.playing.value = True
-    assert '"playing": false' in page(panel), "a page opens at rest"
+    assert '"playing": false' in pages._page(panel), "a page opens at rest"
     numbers = np.frombuffer(stored(text, state["data"]["frames"]["id"]), np.uint8).reshape(3, 8, 9)
     np.testing.assert_array_equal(numbers, ((frames + 2) * 64).clip(0, 255).astype(np.uint8))
 
@@ -190,13 +226,13 @@ def test_every_control_is_tied_to_a_state_that_redraws(material):
         EnsemblePanel(dataset),
         ErrorPanel(dataset),
         StackPanel(np.zeros((2, 4, 4))),
+        ReversePanel(model, image, ("draft",), members=1),
     ]
-    panels.append(ReversePanel(model, image, ("dpm_sde",), (5,), members=1))
     for panel in panels:
         assert panel.controls and panel.message == ""
         for name, control in panel.controls.items():
             assert getattr(panel, name) is control
             assert name in panel.canvas.watched
-            assert getattr(panel.canvas, name) == getattr(control, linked(control)), (
+            assert getattr(panel.canvas, name) == getattr(control, pages._linked(control)), (
                 f"{name} starts as its control says"
             )
