@@ -9,11 +9,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from sdfdiff.drawing import panels
 from sdfdiff.ensembles.method import method_of
 from sdfdiff.files import write_dataset
-from sdfdiff.study.charts import CHARTS, MAP_WORDS, interval, object_shares, sparsification_chart
+from sdfdiff.study import charts, report
+from sdfdiff.study.chart_parts import interval
+from sdfdiff.study.charts import CHARTS, sparsification_chart
 from sdfdiff.study.plan import StudyPlan
-from sdfdiff.study.report import WORDS, chosen_cases, defined, report, write_report
+from sdfdiff.study.report import WORDS, report_page, write_report
 from sdfdiff.study.store import export_study, finish, open_study, run_study
 from sdfdiff.study.verification import headline, read_verified, verify
 
@@ -44,7 +47,7 @@ def verified(store):
 
 @pytest.fixture(scope="module")
 def text(verified):
-    return report(verified, resamples=20)
+    return report_page(verified, resamples=20)
 
 
 class Page(HTMLParser):
@@ -98,7 +101,7 @@ def test_numbers_are_those_of_the_summary(verified, text):
 
 def test_page_needs_nothing_else(verified, store, text):
     "No address, no script; every picture is inside and has words; elements are closed; charts are SVG that parses."
-    again, text = text, report(verified, open_study(store), resamples=20)
+    again, text = text, report_page(verified, open_study(store), resamples=20)
     page = Page(text)
     assert not page.open and "http" not in text and "<script" not in text and "@import" not in text
     assert (
@@ -178,19 +181,48 @@ def test_sparsification_chart_draws_means_and_the_best_order(verified):
     pixels = np.array([np.arange(4096) < round(4096 * one) for one in verified["wrong"].values[:, 1]])
     for x, y in zip(share[[0, 1, 3, 10]] / 100, drawn[[0, 1, 3, 10]]):
         assert y == pytest.approx(100 * np.mean([one[round(4096 * x) :].mean() for one in pixels]), abs=0.02)
-    assert lines[MAP_WORDS["ratio"]][1] == pytest.approx(
+    assert lines[charts._MAP_WORDS["ratio"]][1] == pytest.approx(
         100 * verified["sparsification"].sel(map="ratio").isel(method=1).mean("case").values[: len(share)]
     )
 
 
 def test_object_shares_are_sums(verified):
     "Objects are added up over the images; the mean of the shares would be something else."
-    shares = object_shares(verified)
+    missed = charts._object_shares(verified)[list(charts._OBJECTS).index("missed")]
     for k in range(2):
         one = verified.isel(method=k)
-        assert float(shares.sel(share="missed", bound="estimate")[k]) == pytest.approx(
+        assert missed[k, 0] == pytest.approx(
             int(one["objects_missed_objects"].sum()) / int(one["objects_true_objects"].sum())
         )
+
+
+@pytest.mark.parametrize("draw", CHARTS, ids=lambda draw: draw.__name__)
+def test_charts_draw_on_the_axes_they_are_given(verified, draw):
+    "The same lines as in a figure of their own, on the caller's axes; the caller's titles stay."
+    numbers = headline(verified, 20)
+    own = draw(verified, numbers)
+    figure, axes = panels(len(own.figure.axes))
+    for one in axes:
+        one.set_title("mine")
+    shared = draw(verified, numbers, axes)
+    assert shared.figure is figure and [one.get_title() for one in axes] == ["mine"] * len(axes)
+    assert (shared.finding, shared.reading, shared.alternative) == (own.finding, own.reading, own.alternative)
+    for here, there in zip(axes, own.figure.axes, strict=True):
+        assert len(here.lines) == len(there.lines) and here.get_xlabel() == there.get_xlabel() != ""
+        for line, twin in zip(here.lines, there.lines):
+            np.testing.assert_array_equal(line.get_data(), twin.get_data())
+    with pytest.raises(ValueError, match=f"3 axes for {len(axes)} panels"):
+        draw(verified, numbers, panels(3)[1])
+
+
+def test_charts_of_some_maps(verified):
+    "Only those that are asked for and are there, in this order."
+    numbers = headline(verified, 20)
+    (axes,) = charts.detection_chart(verified, numbers, maps=("sdf_std", "unheard of", "ratio")).figure.axes
+    words = [charts._MAP_WORDS[name] for name in ("sdf_std", "ratio")]
+    assert [label.get_text() for label in axes.get_yticklabels()] == words
+    first = sparsification_chart(verified, numbers, maps=("sdf_std",)).figure.axes[0]
+    assert [line.get_label() for line in first.lines] == [words[0], "best possible order"]
 
 
 def test_what_is_not_defined_is_said(verified, text):
@@ -200,8 +232,9 @@ def test_what_is_not_defined_is_said(verified, text):
     holes["missed"][1] = np.nan
     holes["needed_margin"][1] = np.nan
     holes["fragments_truth"] = ("case", [3, 0, 2])
-    assert defined(holes, "auroc_ratio").tolist() == [2, 3] and defined(holes, "f1_mmse").tolist() == [3, 3]
-    page = Page(report(holes, resamples=20))
+    assert report._defined(holes, "auroc_ratio").tolist() == [2, 3]
+    assert report._defined(holes, "f1_mmse").tolist() == [3, 3]
+    page = Page(report_page(holes, resamples=20))
     assert (
         "[2 of 3 images]" in row(page, WORDS["auroc_ratio"][0])[3] and "[" not in row(page, WORDS["auroc_ratio"][0])[4]
     )
@@ -219,11 +252,11 @@ def test_what_is_not_defined_is_said(verified, text):
 def test_unknown_quantities_are_shown(verified, monkeypatch):
     "A quantity without words appears under its own name."
     monkeypatch.delitem(WORDS, "crps")
-    assert len(row(Page(report(verified, resamples=20)), "crps")) == 5
+    assert len(row(Page(report_page(verified, resamples=20)), "crps")) == 5
 
 
 def test_one_patient_has_no_interval(verified):
-    page = report(verified.assign_coords(group=("case", ["same"] * 3)), resamples=20)
+    page = report_page(verified.assign_coords(group=("case", ["same"] * 3)), resamples=20)
     assert (
         "There is no summary and no interval" in page and "<figure" not in page and verified["case"].values[2] in page
     )
@@ -238,7 +271,7 @@ def test_one_chart_takes_nothing_with_it(verified, monkeypatch):
         raise ValueError("nothing <to> draw")
 
     monkeypatch.setattr("sdfdiff.study.report.CHARTS", (CHARTS[0], loss_chart, *CHARTS[2:]))
-    text = report(verified, resamples=20)
+    text = report_page(verified, resamples=20)
     page = Page(text)
     assert "The loss chart cannot be drawn: nothing &lt;to&gt; draw" in text and not page.open
     assert len(page.pictures) == len(CHARTS) - 1 and row(page, WORDS["f1_mmse"][0])
@@ -252,12 +285,12 @@ def test_no_recalibration(verified):
     chart = next(draw for draw in CHARTS if draw.__name__ == "reliability_chart")(lone, numbers)
     assert "no recalibration" in chart.finding and "nan" not in chart.finding
     assert [line.get_label() for line in chart.figure.axes[0].lines] == ["exact", "as drawn"]
-    page = Page(report(lone, resamples=20))
+    page = Page(report_page(lone, resamples=20))
     assert len(page.pictures) == len(CHARTS) and row(page, WORDS["ece_recalibrated"][0])[3].startswith("not defined")
 
 
 def said(verified, study=None):
-    return html.unescape(" ".join(Page(report(verified, study, resamples=20)).text["li"]))
+    return html.unescape(" ".join(Page(report_page(verified, study, resamples=20)).text["li"]))
 
 
 def test_limits_are_true(verified):
@@ -281,10 +314,10 @@ def test_limits_are_true(verified):
 def test_partial_is_said(verified):
     "Under the title and among the limits; not where all is finished, and not of older files."
     half = verified.assign_attrs(cases_planned=9, cases_finished=3)
-    text, words = report(half, resamples=20), "PARTIAL: 3 of 9 planned cases are finished"
+    text, words = report_page(half, resamples=20), "PARTIAL: 3 of 9 planned cases are finished"
     assert text.count(words) == 2 and text.index(words) < text.index("<h2>") and words in said(half)
     for whole in (verified.assign_attrs(cases_planned=3, cases_finished=3), verified.drop_attrs(deep=False)):
-        assert "PARTIAL" not in report(whole.assign_attrs(plan=verified.attrs["plan"]), resamples=20)
+        assert "PARTIAL" not in report_page(whole.assign_attrs(plan=verified.attrs["plan"]), resamples=20)
 
 
 def test_sparsification_falls_or_rises(verified):
@@ -299,10 +332,10 @@ def test_one_method_two_cases_no_posterior_no_raters(tmp_path):
         ["posterior", "raters", "ged_u", "ged_v", "hungarian_iou"]
     )
     verified = verify(study, permutations=5, progress=False)
-    text = report(verified, study, "A <title> & more", resamples=20)
+    text = report_page(verified, study, "A <title> & more", resamples=20)
     page = Page(text)
     assert "<h1>A &lt;title&gt; &amp; more</h1>" in text and not page.open
-    assert MAP_WORDS["best"] not in html.unescape(text) and WORDS["ged_u"][0] not in text
+    assert charts._MAP_WORDS["best"] not in html.unescape(text) and WORDS["ged_u"][0] not in text
     assert (
         "There is one rater per image" in text and "The true posterior is not known" in text and "All 2 images" in text
     )
@@ -314,7 +347,7 @@ def test_images_without_object(tmp_path):
     study = open_study(made(tmp_path, 1, 3)).load()
     study["truth"][0] = False
     study["fragments_truth"][0] = 0
-    text = report(verify(study, permutations=5, progress=False), study, resamples=20)
+    text = report_page(verify(study, permutations=5, progress=False), study, resamples=20)
     assert (
         "1 image without any object" in text
         and "the 2 of 3 images" in text
@@ -326,9 +359,9 @@ def test_chosen_cases(verified):
     many = verified.isel(case=[0, 1, 2] * 4).copy(deep=True)
     many["f1"].loc[{"estimator": "mmse"}] = np.linspace(0, 1, 12)[:, None] * [1, -1] + [0, 1]
     many["expected_loss"][:] = np.roll(np.linspace(0, 1, 12), 4)[:, None]
-    assert list(chosen_cases(many).values()) == [[11, 10, 9], [0, 1, 2], [3, 2, 1]]
+    assert list(report._chosen_cases(many).values()) == [[11, 10, 9], [0, 1, 2], [3, 2, 1]]
     assert (
-        list(chosen_cases(verified).values())[0]
+        list(report._chosen_cases(verified).values())[0]
         == np.argsort(-verified["f1"].sel(estimator="mmse")[:, 0].values).tolist()
     )
 

@@ -12,18 +12,8 @@ from small_studies import case_of, drawn_from, padded, study_of
 
 from sdfdiff.files import write_dataset
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.verification import (
-    BINS,
-    KEPT,
-    MARGINS,
-    MISSED,
-    REMOVED,
-    believed_auroc,
-    headline,
-    read_verified,
-    verify,
-    verify_case,
-)
+from sdfdiff.study import verification
+from sdfdiff.study.verification import headline, read_verified, verify
 from sdfdiff.uncertainty.calibration import cross_fitted
 from sdfdiff.uncertainty.errors import (
     augrc,
@@ -95,7 +85,7 @@ def sure(shape=(24, 30)):
 
 def test_every_number_is_that_of_its_notebook():
     "Called here directly, one method at a time."
-    found = verify_case(case(1).copy(), 30)
+    found = verification._verified_case(case(1).copy(), 30)
     for k in (0, 1):
         one, ours = case(1).isel(method=k), found.isel(method=k)
         truth, mask = one["truth"], one["mean"] <= one["threshold_px"]
@@ -105,13 +95,17 @@ def test_every_number_is_that_of_its_notebook():
             here = ours.sel(map=which)
             for number, function in (("auroc", auroc), ("ause", ause), ("aurc", aurc), ("augrc", augrc)):
                 assert float(here[number]) == float(function(maps[which], wrong)), (which, number)
-            np.testing.assert_array_equal(here["sparsification"], sparsification(maps[which], wrong, REMOVED))
-            told = mutual_information(maps[which], wrong, BINS, 30)
+            np.testing.assert_array_equal(
+                here["sparsification"], sparsification(maps[which], wrong, verification._REMOVED)
+            )
+            told = mutual_information(maps[which], wrong, verification._BINS, 30)
             for number in ("share", "null_95", "p_value"):
                 assert float(here[f"information_{number}"]) == float(told[number])
         near = (-maps["nearness"] < 10).reset_coords(drop=True)
         for region, where in (("image", None), ("band", near)):
-            table = reliability(p.reset_coords(drop=True), truth.reset_coords(drop=True), BINS, where=where)
+            table = reliability(
+                p.reset_coords(drop=True), truth.reset_coords(drop=True), verification._BINS, where=where
+            )
             for number in table:
                 np.testing.assert_array_equal(ours[number].sel(region=region), table[number])
         distance = mask_distance(truth, 10.0)
@@ -121,11 +115,11 @@ def test_every_number_is_that_of_its_notebook():
             assert float(ours[number]) == pytest.approx(float(sums[theirs]), rel=1e-12)
         fields = growing_fields(one["mean"], one["std"], float(one["threshold_px"]))
         for field in fields:
-            for missed in MISSED:
+            for missed in verification._MISSED:
                 assert float(ours["needed_margin"].sel(field=field, may_miss=missed)) == pytest.approx(
                     float(needed_margin(fields[field], truth, missed)), abs=1e-5
                 )
-            curve = margin_curve(fields[field], truth, MARGINS)
+            curve = margin_curve(fields[field], truth, verification._MARGINS)
             for number in curve:
                 np.testing.assert_allclose(ours[number].sel(field=field), curve[number], atol=1e-12)
         scores = object_scores(objects(p, mask, truth))
@@ -139,7 +133,7 @@ def test_every_number_is_that_of_its_notebook():
         assert float(ours["auroc_best"]) == float(
             auroc(xr.DataArray(chance, dims=("row", "column")), wrong.reset_coords(drop=True))
         )
-        for number in KEPT:
+        for number in verification._KEPT:
             np.testing.assert_array_equal(ours[number], one[number])
 
 
@@ -156,14 +150,16 @@ def test_what_verify_returns(tmp_path):
     assert found.attrs["plan"] == "{}" and found.attrs["permutations"] == 20
     xr.testing.assert_equal(
         found["auroc"].isel(case=1),
-        verify_case(study.isel(case=1), 20)["auroc"].assign_coords(found["auroc"].isel(case=1).coords),
+        verification._verified_case(study.isel(case=1), 20)["auroc"].assign_coords(found["auroc"].isel(case=1).coords),
     )
     write_dataset(found, tmp_path / "a.nc")
     again = read_verified(tmp_path / "a.nc")
     xr.testing.assert_equal(again, found)
     xr.testing.assert_equal(headline(again, 20), headline(found, 20))
     write_dataset(xr.Dataset({"a": ("b", [1, 2])}), tmp_path / "b.nc")
-    with pytest.raises(ValueError, match="b.nc is not what is needed here"):
+    with pytest.raises(
+        ValueError, match="b.nc is not what is needed here .its title is None.*: expected what sdfdiff report writes"
+    ):
         read_verified(tmp_path / "b.nc")
     with pytest.raises(FileNotFoundError, match="c.nc does not exist"):
         read_verified(tmp_path / "c.nc")
@@ -200,7 +196,7 @@ def test_chunks_change_nothing():
 
 
 def test_perfect_members():
-    "Members and truth from one posterior: honest spread, honest probabilities, and uncertainty nearly as good as it can be."
+    "Members and truth from one posterior: honest spread and probabilities, and errors found nearly as well as can be."
     found = verified_many()
     sums = found[["disputed", "variance", "squared_error"]].sum("case").rename(disputed="pixels")
     assert float(spread_skill_ratio(sums)["ratio"].item()) == pytest.approx(1, abs=0.25)
@@ -234,16 +230,16 @@ def test_believed_auroc():
     truth = generator.random(p.shape) < p
     table = reliability(p, truth, 8)
     found = auroc(-abs(p - 0.5), (p >= 0.5) != truth)
-    assert float(believed_auroc(table)) == pytest.approx(float(found), abs=0.005)
-    assert np.isnan(believed_auroc(reliability(p.round(), p.round() > 0, 8))), (
+    assert float(verification._believed_auroc(table)) == pytest.approx(float(found), abs=0.005)
+    assert np.isnan(verification._believed_auroc(reliability(p.round(), p.round() > 0, 8))), (
         "without uncertainty, no error is expected"
     )
     half = reliability(xr.full_like(p, 0.5), truth, 8)
-    assert float(believed_auroc(half)) == 0.5
+    assert float(verification._believed_auroc(half)) == 0.5
     two = xr.Dataset({"pixels": ("bin", [3.0, 0, 5.0]), "forecast": ("bin", [0.3, 0, 2.0])})
     wrong, right = np.array([0.3, 2.0]), np.array([2.7, 3.0])
     exact = (wrong[1] * right[0] + (wrong * right).sum() / 2) / (wrong.sum() * right.sum())
-    assert float(believed_auroc(two)) == pytest.approx(exact)
+    assert float(verification._believed_auroc(two)) == pytest.approx(exact)
 
 
 # ---- what is not defined
@@ -300,7 +296,7 @@ def test_a_hole_is_named(name, size):
         verify(study, 20, progress=False)
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", verification._KEPT)
 def test_a_missing_number_is_named(name):
     "Nothing is averaged over it."
     study = study_of([case(1), case(2)]).copy(deep=True)
@@ -392,7 +388,7 @@ sys.path.insert(0, {str(HERE)!r})
 import dask, dask.array, numpy as np, xarray as xr
 from sdfdiff.study.verification import verify
 from small_studies import padded, study_of
-from test_analysis import case
+from test_study_verification import case
 one = padded(case(1, (4,)), 1060, 1060).drop_vars(["raters", "ged_u", "ged_v", "hungarian_iou"])
 small = verify(study_of([one]), 20, progress=False)
 cases, parts = 16, {{}}
