@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # never true: for editors, type checkers and `_serve`
         Setting as Setting,
         binary as binary,
         fit as fit,
+        load_training_data as load_training_data,
         raw_score as raw_score,
         setting_of as setting_of,
         watch as watch,
