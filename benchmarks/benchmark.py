@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from benchmarks.competitors import race_drivers, race_tiles, versions
+from benchmarks.competitors import race_drivers, race_tiles, versions, with_units
 from benchmarks.distances import race_distances
 from benchmarks.factors import chain
 from benchmarks.frontier import REFERENCE, judge_case, scenes, side_by_side
@@ -32,7 +32,7 @@ def precision(
         differences = (one - other)[["f1_mean", "f1_one"]]
         rows.append(differences.assign(one[["spread_ratio", "spread_correlation"]]))
     found = xr.concat(rows, "case").assign_coords(case=[case.name for case in cases])
-    return _prefixed(found.map(lambda values: values.assign_attrs(units="1")), "precision")
+    return _prefixed(with_units(found), "precision")
 
 
 def run_benchmark(

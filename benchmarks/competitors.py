@@ -165,6 +165,13 @@ def gathered(
     return label(fields, described(model) | {"threshold_px": threshold, "members": len(state)}, shape)
 
 
+def with_units(
+    dataset: xr.Dataset,  # Ratios and shares
+) -> xr.Dataset:
+    "The same, with the unit 1 at each variable."
+    return dataset.assign({name: values.assign_attrs(units="1") for name, values in dataset.items()})
+
+
 _QUALITY = ("spread_ratio", "spread_correlation", "miscalibration", "raters", "f1_mean")
 
 
@@ -193,7 +200,7 @@ def race_drivers(
         judged.append(judge_case(side_by_side(drawn, case))[list(_QUALITY)])
     quality = xr.concat(judged, "case").mean("case", skipna=False).rename(method="driver")
     quality = quality.drop_vars("estimator", errors="ignore").reindex(driver=list(DRIVERS))
-    return quality.map(lambda values: values.assign_attrs(units="1")).assign(seconds=seconds)
+    return with_units(quality).assign(seconds=seconds)
 
 
 @torch.inference_mode()
