@@ -4,6 +4,7 @@ Run it in the root of a checkout; `make bench` is the first of them.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def main(
         arguments.run(arguments)
         return 0
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes of zarr that were cut short
         again = "; continue with --resume" * (arguments.command == "frontier")
         print(f"benchmarks: stopped; nothing half-written was left{again}", file=sys.stderr)
         return 130

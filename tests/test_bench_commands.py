@@ -181,6 +181,6 @@ def test_the_commands_are_found_in_the_root_of_a_checkout(tmp_path):
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=120)
-    assert running.returncode == 130 and out == ""
+    assert running.returncode in (130, -signal.SIGINT) and out == "", "a shell calls both 130"
     assert sentences(err) == ["benchmarks: stopped; nothing half-written was left; continue with --resume"]
     assert not any(name.startswith(".writing") for name in files(tmp_path))
