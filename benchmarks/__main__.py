@@ -1,39 +1,31 @@
 """`python -m benchmarks bench | frontier`: how fast, and which sampler at which price, in numbers on disk.
 
-Run in the root of a checkout; `make bench` is the first of them.
+Run it in the root of a checkout; `make bench` is the first of them.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
-from sdfdiff.options import (
-    add_command,
-    add_workers,
-    chosen_model,
-    chosen_workers,
-    prepare_process,
-    seed_number,
-    whole_number,
-)
+from sdfdiff.options import add_command, add_workers, chosen_workers, prepare_process, seed_number, whole_number
 
 
-def _add_bench(commands):
+def _add_bench(commands: argparse._SubParsersAction) -> None:
     one = add_command(commands, bench, "measure how fast it is on this machine, and against others")
     one.add_argument("--quick", action="store_true", help="a minute instead of ten, with fewer repeats and sizes")
-    one.add_argument("--out", type=Path, help="write the numbers to this .nc file")
+    one.add_argument("--out", type=Path, metavar="FILE.nc", help="write the numbers to this file")
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    "Measure speed and memory of everything side by side, ratios first; prints them and, with --out, writes the numbers."
-    from benchmarks.benchmark import benchmark
+    "Measure speed and memory of everything side by side; prints ratios first and, with --out, writes the numbers."
+    from benchmarks.benchmark import run_benchmark
     from benchmarks.table import benchmark_table
-    from sdfdiff.files import write_dataset
-    from sdfdiff.files import check_writable
+    from sdfdiff.files import check_writable, write_dataset
 
-    check_writable([] if arguments.out is None else [arguments.out], arguments.force)
+    check_writable([arguments.out] if arguments.out else [], arguments.force)
     prepare_process()
-    result = benchmark(arguments.quick, True)
+    result = run_benchmark(arguments.quick)
     if arguments.out is not None:
         write_dataset(result, arguments.out, arguments.force)
     print(benchmark_table(result))
@@ -41,100 +33,97 @@ def bench(arguments: argparse.Namespace) -> None:
         print(f"numbers: {arguments.out}")
 
 
-def _add_frontier(commands):
+def _add_frontier(commands: argparse._SubParsersAction) -> None:
     one = add_command(commands, frontier, "measure every sampler at every price")
     one.add_argument("dataset", choices=("tissue", "monuseg", "glas"))
-    one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
-    one.add_argument("--out", type=Path, required=True, help=".nc file to write, one way to sample after the other")
+    one.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set (tissue needs none)")
+    one.add_argument("--out", type=Path, required=True, metavar="STORE.zarr", help="folder of the study to write")
+    one.add_argument("--numbers", type=Path, metavar="FILE.nc", help="write what was measured to this file")
     one.add_argument("--weights", help="default: tissue, nuclei for monuseg, glands for glas")
-    one.add_argument(
-        "--members", type=whole_number, metavar="N", default=24, help="masks to draw per image and way (default 24)"
-    )
-    one.add_argument(
-        "--images",
-        type=whole_number,
-        metavar="N",
-        help="how many images, validation ones (default 8 of tissue, 6 of the others)",
-    )
+    draws = "masks to draw per image and way (default 24)"
+    one.add_argument("--members", type=whole_number, metavar="N", default=24, help=draws)
+    which = "how many images, validation ones (default 8 of tissue, 6 of the others)"
+    one.add_argument("--images", type=whole_number, metavar="N", help=which)
     one.add_argument("--seed", type=seed_number, default=0, help="of the masks (default 0)")
-    one.add_argument("--resume", action="store_true", help="continue with the ways that are not in --out yet")
+    one.add_argument("--resume", action="store_true", help="continue a store that is there")
     add_workers(one)
 
 
-def frontier(arguments: argparse.Namespace) -> None:
-    "Draw masks in every way and compare them with the truth and with a long reference run; prints a table, writes the numbers."
-    from benchmarks.frontier import examples, measure, ways
-    from sdfdiff.files import read_dataset
+def _checked(arguments: argparse.Namespace) -> None:
+    "ValueError or FileExistsError, before any work, for words that make no sense together."
     from sdfdiff.files import check_writable
 
-    weights, paper = {
-        "tissue": ("tissue", ("nuclei", "glands")),
-        "monuseg": ("nuclei", ("nuclei",)),
-        "glas": ("glands", ("glands",)),
-    }[arguments.dataset]
     if arguments.dataset != "tissue" and arguments.root is None:
         raise ValueError(f"frontier {arguments.dataset} needs --root, the folder of the data set.")
-    if arguments.members == 1:
+    if arguments.members < 2:
         raise ValueError("frontier needs --members of at least 2: one mask has no spread.")
-    check_writable([arguments.out], arguments.force or arguments.resume, resume="to continue it")
+    if arguments.resume and arguments.force:
+        raise ValueError("--resume continues what is there and --force replaces it: give one of the two.")
+    if arguments.numbers is not None and arguments.numbers.suffix != ".nc":
+        raise ValueError(f"{arguments.numbers} must end in .nc.")
+    if arguments.resume and arguments.numbers is not None and arguments.numbers.exists():
+        raise FileExistsError(f"{arguments.numbers} exists: name another file, or move it away.")
+    check_writable([arguments.numbers] if arguments.numbers else [], arguments.force)
+
+
+def frontier(arguments: argparse.Namespace) -> None:
+    "A study that draws masks in every way; compares them with the truth and with a long run, and prints a table."
+    _checked(arguments)
+    from benchmarks.frontier import frontier_plan, judge
+    from benchmarks.table import frontier_table
+    from sdfdiff.diffusion.model import load_model
+    from sdfdiff.files import write_dataset
+    from sdfdiff.study.store import finish, open_study, run_study
+
+    how = {"members": arguments.members, "seed": arguments.seed}
+    plan = frontier_plan(arguments.dataset, arguments.weights, arguments.images, **how)
     prepare_process()
-    model = chosen_model(arguments.weights or weights)
-    cases = examples(
-        arguments.dataset, model, arguments.images or (8 if arguments.dataset == "tissue" else 6), arguments.root
-    )
-    if arguments.out.exists() and arguments.resume:
-        read_dataset(arguments.out)  # or else one sentence says what is wrong with it
-    elif arguments.out.exists():
-        arguments.out.unlink()
-    result = measure(
-        model,
-        cases,
-        ways(paper),
-        arguments.members,
-        128,
-        arguments.seed,
-        arguments.out,
-        chosen_workers(arguments, model),
-    )
+    workers = chosen_workers(arguments, load_model(plan.methods[0].weights))
+    finish(run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, workers=workers))
+    result = judge(open_study(arguments.out))
+    if arguments.numbers is not None:
+        write_dataset(result, arguments.numbers, arguments.force)
     print(frontier_table(result))
-    print(f"numbers: {arguments.out}")
+    print(f"study: {arguments.out}" + (f"; numbers: {arguments.numbers}" if arguments.numbers else ""))
 
 
-def frontier_table(
-    result,  # From benchmarks.frontier.measure
-) -> str:  # A table to print
-    "Means over the images, cheapest way first."
-    about, mean = result.attrs, result.mean("case").sortby("calls")
-    lines = [
-        f"{result.sizes['case']} images, {about['members']} members, weights {about['weights']}; F1 in per cent; "
-        f"spread and correlation: of the uncertainty, against {about['reference_members']} members of the reference",
-        "",
-        f"{'way':<22}{'calls':>6}{'F1 one':>9}{'F1 mean':>9}{'spread':>9}{'correlation':>13}",
-    ]
-    for k, way in enumerate(mean["way"].values):
-        one = mean.isel(way=k)
-        f1 = "".join(f"{100 * float(one[name]):9.2f}" for name in ("f1_one", "f1_mean"))
-        lines.append(
-            f"{way:<22}{int(one['calls']):6}{f1}{float(one['spread_ratio']):9.3f}{float(one['spread_correlation']):13.3f}"
-        )
-    return "\n".join(
-        [*lines, "", f"encoder's guess, no diffusion: F1 {100 * float(result['f1_initial_estimate'].mean()):.2f}"]
-    )
+def _sentence(error: Exception) -> str:
+    "What went wrong, and what helps as it is written here; the system's own errors name their file."
+    if hasattr(error, "said"):
+        return error.said("--{}")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the disk'}: {error.strerror}."
+    return " ".join(str(error).split())
 
 
-def main() -> int:
-    "Run the command that was typed; what a user can mend is one sentence."
+def parser() -> argparse.ArgumentParser:
+    "Both commands and their options."
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(dest="command", required=True)
+    top.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = top.add_subparsers(dest="command", required=True, metavar="bench | frontier")
     for add in (_add_bench, _add_frontier):
         add(commands)
-    arguments = top.parse_args()
+    return top
+
+
+def main(
+    words: list[str] | None = None,  # What was typed; None: sys.argv
+) -> int:  # Exit code: 0, 1 for an error, 130 when interrupted
+    "Run the command that was typed. Every error that a user can mend is one sentence on standard error."
+    arguments = parser().parse_args(words)
     try:
         arguments.run(arguments)
+        return 0
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes of zarr that were cut short
+        again = "; continue with --resume" * (arguments.command == "frontier")
+        print(f"benchmarks: stopped; nothing half-written was left{again}", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
+        if arguments.traceback:
+            raise
+        print(f"benchmarks: {_sentence(error)}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,54 +1,31 @@
-"""Every sampler at every price: what does a network call buy, in masks and uncertain?"""
+"Every sampler at every number of calls: a study of many methods, and a judge that compares them with a long run."
 
-import math
-import os
-from dataclasses import asdict, replace
-from pathlib import Path
+import json
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 from scipy import ndimage
-from tqdm.auto import tqdm
 
-from sdfdiff.ensembles.method import Method
-from sdfdiff.ensembles.method import METHODS, untuned
 from sdfdiff.diffusion.model import Model
-from sdfdiff.ensembles.collection import described, ensemble, plain
-from sdfdiff.files import read_dataset, write_dataset
-from sdfdiff.files import check_writable
+from sdfdiff.ensembles.collection import plain
+from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLING, Method, untuned
 from sdfdiff.images.cases import Prepared, find_cases, prepare_case
-from sdfdiff.uncertainty.metrics import counts, scores_from_counts
-
-
-def _centre(case: Prepared, size: int) -> Prepared:
-    "The part around the centre of a case without raters, at most so many pixels high and wide."
-    window = tuple(slice(max(0, (n - size) // 2), max(0, (n - size) // 2) + size) for n in case.truth.shape)
-    return replace(case, image=case.image[:, *window], truth=case.truth[window])
-
-
-def examples(
-    dataset: str,  # "tissue", "monuseg", "glas" or "folder"
-    model: Model,  # Tells how images are prepared
-    count: int,  # How many
-    root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
-    size: int = 128,  # Largest side, pixels: larger images are cropped around their centre
-) -> list[Prepared]:
-    "Scenes of synthetic tissue from seed 1000 on, or validation images that the shipped weights never saw."
-    if dataset == "tissue":
-        scenes = [prepare_case(paths, model.preparation) for paths in find_cases("tissue", only=count)]
-        return [replace(one, truth=one.posterior >= 0.5) for one in scenes]  # the likelier side, not one rater's mask
-    found = find_cases(dataset, root, "validation")[:count]
-    return [_centre(prepare_case(paths, model.preparation), size) for paths in found]
-
+from sdfdiff.study.plan import StudyPlan
+from sdfdiff.study.scoring import ESTIMATORS, scored
 
 CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
+REFERENCE = "long run"  # Name of the method that the others are compared with
 
 
-def ways(
+def methods(
+    weights: str,  # Name of shipped weights, or a file
     paper: tuple[str, ...] = ("nuclei", "glands"),  # The paper's settings to include: 1500 and 400 calls
     counts: tuple[int, ...] = CALLS,  # Network calls per member
-) -> dict[str, Method]:  # By name
-    "Every sampler at every number of calls, the three qualities, the paper's settings and the authors' variant of them."
+    members: int = 24,  # Of each method and image
+    seed: int = 0,  # Of the members
+) -> tuple[Method, ...]:  # The cheapest first
+    "Every sampler at every number of calls, the qualities, the paper's settings and the authors' variant of them."
     found = {}
     for name in ("ancestral", "ddim", "dpm", "dpm_sde", "heun", "euler_maruyama", "paper", "score_sde", "authors"):
         pair = name in ("heun", "paper", "score_sde", "authors")
@@ -57,179 +34,157 @@ def ways(
             if steps:
                 one = untuned(name, steps, spacing, corrections=int(pair and name != "heun"))
                 found[f"{name} {one.calls}"] = one
-    found |= {
-        f"tuned {count}": replace(METHODS["default"], steps=count - 1)
-        for count in sorted(set(counts))
-        if 1 < count <= 13
-    }
-    found |= METHODS | {"one call": untuned("dpm_sde", 0)}
+    tuned = sorted({count for count in counts if 1 < count <= 13})
+    found |= {f"tuned {count}": replace(METHODS["default"], steps=count - 1) for count in tuned}
+    found |= {name: METHODS[name] for name in QUALITIES} | {"one call": untuned("dpm_sde", 0)}
     for which in paper:
-        one = {"nuclei": METHODS["paper-nuclei"], "glands": METHODS["paper-glands"]}[which]
+        one = METHODS[f"paper-{which}"]
         found |= {f"paper's {which}": one, f"authors' {which}": replace(one, sampler="authors")}
-    return found
+    about = {"weights": weights, "members": members, "seed": seed}
+    return tuple(replace(one, name=name, **about) for name, one in sorted(found.items(), key=lambda row: row[1].calls))
+
+
+_USUAL = {  # data set: weights, the paper's settings that belong to it, images, pixels a side
+    "tissue": ("tissue", ("nuclei", "glands"), 8, None),
+    "monuseg": ("nuclei", ("nuclei",), 6, 128),
+    "glas": ("glands", ("glands",), 6, 128),
+}
+
+
+def frontier_plan(
+    dataset: str,  # "tissue", "monuseg" or "glas"; another one needs its weights
+    weights: str | None = None,  # Name or file; None: those of the data set
+    cases: int | tuple[str, ...] | None = None,  # Validation images; None: 8 scenes of tissue, 6 images of the others
+    members: int = 24,  # Of each method and image
+    reference_members: int = 128,  # Of the long run, whose seed is the next one
+    seed: int = 0,  # Of the members
+    counts: tuple[int, ...] = CALLS,  # Network calls per member
+) -> StudyPlan:  # Its last method is the long run
+    "A study of all methods on one data set; of real images the middle. Raises ValueError for what cannot be meant."
+    usual, paper, count, crop = _USUAL.get(dataset, ("", ("nuclei", "glands"), None, 128))
+    weights = weights or usual
+    ways = methods(weights, paper, counts, members, seed)
+    about = {"name": REFERENCE, "weights": weights, "members": reference_members, "seed": seed + 1}
+    return StudyPlan(
+        dataset,
+        (*ways, replace(METHODS["reference"], **about)),
+        cases=count if cases is None else cases,
+        quantiles=(),
+        crop=crop,
+    )
 
 
 UNITS = {  # variable: (unit, meaning)
-    "f1_one": ("1", "F1 of single members, average of the first eight"),
+    "f1_one": ("1", "F1 of single members, mean over all of them"),
     "f1_mean": ("1", "F1 of the mask of the mean distance"),
     "spread": ("px", "standard deviation of the distance, mean over the pixels"),
     "spread_ratio": ("1", "spread, relative to the reference run"),
     "spread_correlation": ("1", "correlation over the pixels with the reference run's spread map"),
     "disagreement": ("1", "p (1 - p) without bias, mean over the pixels, relative to the reference run"),
-    "fragments": (
-        "1",
-        "connected parts of a member's mask, mean over the members, per part of the reference's majority mask",
-    ),
+    "fragments": ("1", "connected parts of a member's mask, mean, per part of the reference's majority mask"),
     "raters": ("1", "p (1 - p) without bias, mean over the pixels, relative to the exact posterior"),
     "miscalibration": ("1", "mean absolute difference of P(object) from the exact posterior"),
 }
+_READ = ("std", "probability", "inside", "drawn", "f1", "fragments", "posterior")  # What the judge needs of a study
 
 
-def _parts(mask: np.ndarray) -> int:
-    return ndimage.label(mask)[1]
+def unbiased_variance(
+    probability: xr.DataArray,  # Share of the members for which a pixel is object; NaN outside the image
+    members: xr.DataArray | int,  # How many
+) -> xr.DataArray:  # Without row and column
+    "Disagreement p (1 - p), mean over the pixels, without the bias of a finite number of members."
+    return (probability * (1 - probability)).mean(("row", "column")) * members / (members - 1)
 
 
-def _disagreement(inside: np.ndarray) -> float:
-    "Mean of p (1 - p), without the bias of a finite number of members."
-    p = inside.mean(axis=0)
-    return float((p * (1 - p)).mean() * len(inside) / (len(inside) - 1))
-
-
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
     "NaN where nothing is uncertain."
-    return float(part) / float(whole) if whole else np.nan
+    return part / whole.where(whole > 0)
+
+
+def judge_case(
+    one: xr.Dataset,  # A case of a study, or from `side_by_side`
+    reference: str = REFERENCE,  # Name of the method that the others are compared with
+) -> xr.Dataset:  # See UNITS; dimension `method`, the reference run among them
+    "Quality of each method's masks and of their spread; NaN where the exact posterior is not known."
+    one, pixels = one[[name for name in _READ if name in one]].load(), ("row", "column")
+    std, p = (one[name].where(one["inside"]).astype(float) for name in ("std", "probability"))
+    spread, uncertain = std.mean(pixels), unbiased_variance(p, one["drawn"])
+
+    def long(values):
+        return values.sel({"method": reference}, drop=True)
+
+    exact = one["posterior"].where(one["inside"]) if "posterior" in one else xr.full_like(long(p), np.nan)
+    found = {
+        "f1_one": one["f1"].sel(estimator="member", drop=True),
+        "f1_mean": one["f1"].sel(estimator="mmse", drop=True),
+        "spread": spread,
+        "spread_ratio": _ratio(spread, long(spread)),
+        "spread_correlation": xr.corr(std, long(std), pixels),
+        "disagreement": _ratio(uncertain, long(uncertain)),
+        "fragments": one["fragments"] / max(1, ndimage.label(long(p).values >= 0.5)[1]),
+        "raters": _ratio(uncertain, (exact * (1 - exact)).mean(pixels)),
+        "miscalibration": abs(p - exact).mean(pixels),
+    }
+    return xr.Dataset({name: values.drop_attrs() for name, values in found.items()})
 
 
 def judge(
-    drawn: xr.Dataset,  # An ensemble with all members kept
-    reference: xr.Dataset,  # A long run on the same image, with all members kept
-    example: Prepared,  # The image
-) -> dict[str, float]:  # See UNITS; NaN where the truth is not known
-    "Quality of an ensemble's masks and of its spread."
-    threshold = drawn.attrs["threshold_px"]
-    inside, other = (one["distance"].values <= threshold for one in (drawn, reference))
-
-    def f1(masks):
-        return float(np.mean(scores_from_counts(counts(masks, example.truth), "zero")["f1"]))
-
-    spreads = [one["std"].values.ravel().astype(np.float64) for one in (drawn, reference)]
-    same = np.cov(*spreads)
-    found = {
-        "f1_one": f1(inside[:8]),
-        "f1_mean": f1(drawn["mean"].values[None] <= threshold),
-        "spread": float(spreads[0].mean()),
-        "spread_ratio": _ratio(spreads[0].mean(), spreads[1].mean()),
-        "disagreement": _ratio(_disagreement(inside), _disagreement(other)),
-        "spread_correlation": _ratio(same[0, 1], math.sqrt(same[0, 0] * same[1, 1])),
-        "fragments": float(np.mean([_parts(one) for one in inside]) / max(1, _parts(other.mean(axis=0) >= 0.5))),
-    }
-    if example.posterior is None:
-        return found | {"raters": np.nan, "miscalibration": np.nan}
-    exact = example.posterior
-    return found | {
-        "raters": _ratio(_disagreement(inside), (exact * (1 - exact)).mean()),
-        "miscalibration": float(np.abs(inside.mean(axis=0) - exact).mean()),
-    }
+    study: xr.Dataset,  # From `open_study`
+    reference: str = REFERENCE,  # Name of the method that the others are compared with
+) -> xr.Dataset:  # See UNITS; dimensions (way, case), with the sampler's settings and its calls along `way`
+    "Compare all methods of a study with a long run of the same weights. ValueError where that run is missing."
+    names = study["method"].values.tolist()
+    if reference not in names or len(names) < 2:
+        raise ValueError(f"The study has the methods {', '.join(names)}: {reference!r} and others are needed.")
+    rows = [judge_case(study.isel(case=k), reference) for k in range(study.sizes["case"])]
+    values = {name: np.stack([row[name].values for row in rows], axis=1) for name in UNITS}
+    found = xr.Dataset({name: (("way", "case"), each) for name, each in values.items()})
+    settings = [json.loads(text) for text in study["sampling"].values]
+    guess = study["f1"].sel({"method": reference, "estimator": "initial_estimate"}).values
+    found = found.assign_coords(
+        {"way": names, "case": study["case"].values, "calls": ("way", study["calls"].values)}
+        | {key: ("way", [str(one[key]) for one in settings]) for key in SAMPLING}
+        | {"f1_initial_estimate": ("case", guess)}
+    )
+    for name, (unit, meaning) in (UNITS | {"f1_initial_estimate": ("1", "F1 of the encoder's own guess")}).items():
+        found[name].attrs = {"units": unit, "long_name": meaning}
+    return found.drop_sel(way=reference).assign_attrs(_about(study, reference))
 
 
-def measure(
-    model: Model,  # The model
-    cases: list[Prepared],  # Images
-    settings: dict[str, Method],  # Ways to sample, by name
-    members: int = 24,  # Per way and image
-    reference_members: int = 128,  # Of the reference run, which has another seed
-    seed: int = 0,  # Of the members
-    out: str | os.PathLike | None = None,  # Write here after every way; what is there already is not measured again
-    workers: int | None = None,  # Batches at the same time; None: as many as torch has threads
-    progress: bool = True,  # Show a progress bar
-) -> xr.Dataset:  # Dimensions (way, case)
-    "Sample every image in every way and compare with a long reference run."
-    about = {
-        "title": "sdfdiff frontier",
-        "members": members,
-        "reference_members": reference_members,
-        "seed": seed,
-    } | described(model)
-    about |= {f"reference_{key}": value for key, value in plain(asdict(METHODS["reference"])).items()}
-    result = _begun(out, about, cases, settings)
-    missing = {name: one for name, one in settings.items() if result is None or name not in result["way"].values}
-    references, draw = [], {"progress": False, "workers": workers}
-    with tqdm(total=sum(one.calls for one in missing.values()), unit="call", disable=not progress) as bar:
-        for case in cases if missing else ():
-            references.append(
-                ensemble(
-                    model,
-                    case.image,
-                    "reference",
-                    members=reference_members,
-                    seed=seed + 1,
-                    keep=reference_members,
-                    **draw,
-                )
-            )
-        for name, one in sorted(missing.items(), key=lambda item: item[1].calls):
-            drawn = [
-                ensemble(model, case.image, one, members=members, seed=seed, keep=members, **draw) for case in cases
-            ]
-            rows = [judge(*both, case) for *both, case in zip(drawn, references, cases)]
-            new = _table(
-                name, one, rows, cases, [case["initial_estimate"] for case in drawn], drawn[0].attrs["threshold_px"]
-            )
-            result = (
-                new.assign_attrs(about) if result is None else xr.concat([result, new], "way", combine_attrs="override")
-            )
-            if out is not None:
-                write_dataset(result, out, force=True)
-            bar.update(one.calls)
-    return result
+def _about(study: xr.Dataset, reference: str) -> dict:
+    "What was compared with what."
+    long, first = study.sel({"method": reference}), study.isel(method=0)
+    about = {name: first[name].item() for name in ("members", "seed", "weights", "weights_checksum")}
+    about |= {name: first[name].item() for name in ("boundary", "truncation_px", "reach_px")}
+    settings = {f"reference_{key}": value for key, value in plain(json.loads(long["sampling"].item())).items()}
+    about |= {"reference_members": long["members"].item()} | settings
+    whose = {"tissue": "one simulated rater", "raters": "what at least half of the raters drew"}
+    truth = whose.get(study.attrs["dataset"], "the annotation")
+    kept = {name: study.attrs[name] for name in ("dataset", "split", "sdfdiff_version")}
+    return {"title": "sdfdiff frontier", "truth": truth} | about | kept
 
 
-def _table(
-    name: str, one: Method, rows: list[dict], cases: list[Prepared], initial_estimates: list, threshold: float
-) -> xr.Dataset:
-    "One way as a dataset."
-    data = {
-        key: (("way", "case"), [[row[key] for row in rows]], {"units": unit, "long_name": meaning})
-        for key, (unit, meaning) in UNITS.items()
-    }
-    guess = [
-        float(scores_from_counts(counts(initial_estimate.values[None] <= threshold, case.truth), "zero")["f1"][0])
-        for initial_estimate, case in zip(initial_estimates, cases)
-    ]
-    coordinates = {
-        "way": [name],
-        "calls": ("way", [one.calls]),
-        "case": [case.name for case in cases],
-        "f1_initial_estimate": (
-            "case",
-            guess,
-            {"units": "1", "long_name": "F1 of the encoder's guess, without diffusion"},
-        ),
-    }
-    coordinates |= {key: ("way", [str(value)]) for key, value in asdict(one).items()}
-    return xr.Dataset(data, coordinates)
+def side_by_side(
+    ensembles: dict[str, xr.Dataset],  # By name: of one image, with all members kept; one of them is the reference
+    case: Prepared,  # The image
+) -> xr.Dataset:  # As a case of a study, as far as `judge_case` reads it
+    "Ensembles in memory, whoever drew them, as a study holds them."
+    rows = []
+    for drawn in ensembles.values():
+        marks = scored(drawn, case.truth)
+        maps = drawn[["std", "probability"]].reset_coords(drop=True)
+        numbers = {"f1": ("estimator", marks["f1"]), "fragments": marks["fragments"], "drawn": marks["drawn"]}
+        rows.append(maps.drop_vars(("row", "column")).assign(numbers))
+    found = xr.concat(rows, "method").assign_coords(method=list(ensembles), estimator=list(ESTIMATORS))
+    known = {"inside": np.ones(case.truth.shape, bool)}
+    known |= {} if case.posterior is None else {"posterior": case.posterior}
+    return found.assign({name: (("row", "column"), values) for name, values in known.items()})
 
 
-def _begun(out, about: dict, cases: list[Prepared], settings: dict[str, Method]) -> xr.Dataset | None:
-    "What an earlier run left in the file; ValueError when it was made in another way."
-    if not cases or not settings or min(about["members"], about["reference_members"]) < 2:
-        raise ValueError(
-            f"{len(cases)} images, {len(settings)} ways, {about['members']} members: at least 1, 1 and 2 are needed, and 2 for the reference."
-        )
-    if out is None or not Path(out).exists():
-        check_writable([] if out is None else [out], False)
-        return None
-    result = read_dataset(out)
-    other = [key for key, value in about.items() if result.attrs.get(key) != value]
-    if not other and result["case"].values.tolist() != [case.name for case in cases]:
-        other = ["case"]
-    if not other:
-        there = {name: settings[name] for name in result["way"].values.tolist() if name in settings}
-        other = [
-            name
-            for name, one in there.items()
-            if any(result[key].sel(way=name) != str(value) for key, value in asdict(one).items())
-        ]
-    if other:
-        raise ValueError(f"{out} was measured with other settings ({', '.join(other)}): use those, or another file.")
-    return result
+def scenes(
+    model: Model,  # Tells how images are prepared
+    count: int,  # How many
+) -> list[Prepared]:
+    "Scenes of synthetic tissue, from seed 1000 on; the truth is what most raters draw, so that it does not scatter."
+    found = [prepare_case(paths, model.preparation) for paths in find_cases("tissue", only=count)]
+    return [replace(one, truth=one.posterior >= 0.5) for one in found]

@@ -1,6 +1,7 @@
-"""Ten calls of the network are enough for masks and their spread, if the noise levels at which it is called are chosen in worlds where the right answer is known."""
+"Which noise levels draw the right spread, worked out in two worlds whose answer is exact."
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -8,7 +9,14 @@ import torch
 from sdfdiff.diffusion.oracle import GaussianField, high_frequency_power
 
 
-def _walk(denoise, noises, noise_levels, stochasticity, order, final):
+def _walk(
+    denoise: Callable,  # (noisy, noise_level) -> E[clean | noisy]
+    noises: Sequence[torch.Tensor],  # Start, then what each step adds, unscaled
+    noise_levels: torch.Tensor,  # Decreasing, model units, shape (steps + 1,)
+    stochasticity: float,  # 0 (ODE) to 1 (SDE)
+    order: int,  # 2: DPM-Solver++(2M); 1: DDIM, or the ancestral sampler at stochasticity 1
+    final: bool,  # End with one denoise at the last level
+) -> torch.Tensor:
     "DPM-Solver++(2M) from the state noises[0]; step k adds noises[k], scaled."
     levels = torch.as_tensor(noise_levels, dtype=torch.float64).tolist()
     if not levels or levels[-1] <= 0 or any(level <= lower for level, lower in pairwise(levels)):
@@ -48,11 +56,15 @@ def mode_variance(
     return weights.square().sum(-1)
 
 
-def mode_gain(noise_levels, variance, stochasticity=0.0, order=2, final=True, true_start=False):
-    """Variance after sampling, relative to what it should be: the clean field's, plus the last noise if that stays in.
-
-    Arguments as for `mode_variance`; float64, shape of `variance`.
-    """
+def mode_gain(
+    noise_levels: torch.Tensor,  # As all that follows: see `mode_variance`
+    variance: torch.Tensor,
+    stochasticity: float = 0.0,
+    order: int = 2,
+    final: bool = True,
+    true_start: bool = False,
+) -> torch.Tensor:  # Float64, shape of `variance`
+    "Variance after sampling, relative to what it should be: the clean field's, plus the last noise if that stays in."
     clean = torch.as_tensor(variance, dtype=torch.float64)
     truth = clean if final else clean + float(noise_levels[-1]) ** 2
     return mode_variance(noise_levels, clean, stochasticity, order, final, true_start) / truth
@@ -66,17 +78,15 @@ def two_point_share(
     order: int = 2,  # 2: DPM-Solver++(2M); 1: DDIM, or the ancestral sampler at stochasticity 1
     final: bool = True,  # End with one denoise at the last level
     points: int = 4096,  # How many samples, a power of 2
-) -> tuple[
-    torch.Tensor, torch.Tensor
-]:  # Share of samples at +A, and their std relative to the truth, shape of amplitude
+) -> tuple[torch.Tensor, torch.Tensor]:  # Share at +A, and std relative to the truth, shape of amplitude
     "How often DPM-Solver++ draws the rarer of two values, +A and -A, starting from noise around their mean."
     if not 0 < rare < 1:
         raise ValueError(f"rare is {rare}: a probability between 0 and 1 is needed.")
-    half, prior = torch.as_tensor(amplitude, dtype=torch.float64)[..., None], math.log(rare / (1 - rare)) / 2
+    half, odds = torch.as_tensor(amplitude, dtype=torch.float64)[..., None], math.log(rare / (1 - rare)) / 2
     uniform = torch.quasirandom.SobolEngine(len(noise_levels), scramble=True, seed=0).draw(points, dtype=torch.float64)
     start, *noises = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12)).T
     sample = _walk(
-        lambda state, level: half * torch.tanh(half * state / level**2 + prior),
+        lambda state, level: half * torch.tanh(half * state / level**2 + odds),
         [(2 * rare - 1) * half + float(noise_levels[0]) * start, *noises],
         noise_levels,
         stochasticity,
@@ -95,7 +105,7 @@ def worst_error(
     final: bool = True,  # End with one denoise at the last level
     points: int = 2048,  # Samples of each rare object
 ) -> tuple[float, float]:  # Largest |ln(std / right std)| in the Gaussian world, and in the two-point world
-    "How wrong the spread becomes at worst: modes of variance 1e-4 to 10, objects of amplitude^2 3e-4 to 10 in 15 % of the masks."
+    "The worst error of the spread: modes of variance 1e-4 to 10, objects of A^2 3e-4 to 10 in 15 % of the masks."
     gain = mode_gain(noise_levels, torch.logspace(-4, 1, 24), stochasticity, order, final)
     spread = two_point_share(
         noise_levels, torch.logspace(-3.5, 1, 10).sqrt(), 0.15, stochasticity, order, final, points
@@ -111,10 +121,8 @@ def field_ratios(
     final: bool = True,  # End with one denoise at the last level
 ) -> tuple[float, float]:  # Std of a pixel, and high-frequency power, both relative to an exact sampler's
     "Spread and grain of a Gaussian field after sampling, relative to exact states at the same last level."
-    after, exact = (
-        mode_variance(noise_levels, field.spectrum, stochasticity, order, final),
-        exact_power(field, noise_levels[-1], final),
-    )
+    after = mode_variance(noise_levels, field.spectrum, stochasticity, order, final)
+    exact = exact_power(field, noise_levels[-1], final)
     return float((after.sum() / exact.sum()).sqrt()), high_frequency_power(after, exact)
 
 

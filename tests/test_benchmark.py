@@ -1,35 +1,27 @@
-"The benchmark: factors that multiply to the total, two ends of a chain that do the same, peaks of a process of its own."
+"The benchmark: factors that multiply to the total, two ends that do the same, peaks of a process of its own."
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from small_networks import random_network
 
-from benchmarks.benchmark import (
-    FULL,
-    QUICK,
-    Plain,
-    Plan,
-    alone,
-    benchmark,
-    machine,
-    one_by_one,
-    one_thread,
-    resident,
-    slide,
-    steps_of_chain,
-)
+from benchmarks import competitors
+from benchmarks.benchmark import precision, run_benchmark
 from benchmarks.competitors import DRIVERS, OPTIONAL, SCHEDULERS, gathered
+from benchmarks.factors import Plain, one_by_one, steps_of_chain
+from benchmarks.memory import alone, resident
+from benchmarks.plan import FULL, QUICK, Plan, machine, one_thread, slide
+from benchmarks.table import benchmark_table, frontier_table
 from sdfdiff.diffusion.model import Model, load_model, save_weights
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.figures import benchmark_table
 from sdfdiff.ensembles.members import Denoiser
 from sdfdiff.ensembles.method import METHODS, untuned
-from sdfdiff.files import write_dataset
+from sdfdiff.files import read_dataset, write_dataset
 
+ROOT = Path(__file__).resolve().parents[1]
 IMAGE = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
 
 
@@ -57,7 +49,10 @@ def plan(weights):
 
 @pytest.fixture(scope="module")
 def measured(plan):
-    return benchmark(progress=False, plan=plan)
+    "One run without any competitor, whether or not one is installed."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(competitors, "find_spec", lambda name: None)
+        return run_benchmark(progress=False, plan=plan)
 
 
 # ---- one run on next to nothing
@@ -82,7 +77,7 @@ def test_what_was_timed_is_said(measured, plan):
 
 def test_the_result_can_be_stored_and_printed(measured, tmp_path):
     write_dataset(measured, tmp_path / "benchmark.nc")
-    stored = xr.load_dataset(tmp_path / "benchmark.nc", engine="h5netcdf")
+    stored = read_dataset(tmp_path / "benchmark.nc", "sdfdiff benchmark")
     text = benchmark_table(measured)
     assert benchmark_table(stored) == text
     for name in (
@@ -101,15 +96,44 @@ def test_the_result_can_be_stored_and_printed(measured, tmp_path):
 
 
 def test_missing_libraries_are_named(measured):
-    without = measured.copy(deep=True)
-    for name in SCHEDULERS:
-        without.driver_seconds.loc[{"driver": name}] = np.nan
-    without.tiling_seconds.loc[{"tiling": "MONAI's sliding window"}] = np.nan
-    without.distance_seconds.loc[{"library": ["OpenCV", "edt", "MONAI"]}] = np.nan
-    without = without.assign_attrs({f"version_of_{name}": "not installed" for name in OPTIONAL})
-    lines = benchmark_table(without).splitlines()
-    assert sum(line.endswith("  not installed") for line in lines) == 4 + 1 + 3
-    assert "diffusers, MONAI, edt, OpenCV" in lines[-1] and "sdfdiff[bench]" in lines[-1]
+    lines = benchmark_table(measured).splitlines()
+    assert sum(line.endswith("  not installed") for line in lines) == len(SCHEDULERS) + 1 + 3
+    assert "diffusers, MONAI, edt, OpenCV" in lines[-1] and ".[bench]" in lines[-1]
+
+
+def test_the_shipped_numbers_can_be_printed(measured):
+    "What was measured with everything installed has the form of what is measured today."
+    shipped = read_dataset(ROOT / "data" / "benchmark.nc", "sdfdiff benchmark")
+    text = benchmark_table(shipped)
+    assert "not installed" not in text.lower() and f"{float(shipped.chain_factor[1, 0]):.2f} x" in text
+    assert {name: one.dims for name, one in shipped.variables.items()} == {
+        name: one.dims for name, one in measured.variables.items()
+    }
+    assert set(shipped.attrs) == set(measured.attrs)
+
+
+def test_frontier_table():
+    shipped = read_dataset(ROOT / "data" / "frontier_tissue.nc", "sdfdiff frontier")
+    lines = frontier_table(shipped).splitlines()
+    rows = [line.split() for line in lines if line.startswith(("default ", "reference "))]
+    mean = shipped.mean("case")
+    assert [row[0] for row in rows] == ["default", "reference"], "the cheapest first"
+    for way, calls, *numbers in rows:
+        one = mean.sel(way=way)
+        names = {"f1_one": 100, "f1_mean": 100, "spread_ratio": 1, "spread_correlation": 1}
+        assert int(calls) == one["calls"]
+        expected = [scale * float(one[name]) for name, scale in names.items()]
+        assert list(map(float, numbers)) == pytest.approx(expected, abs=0.01)
+    assert f"{100 * float(shipped['f1_initial_estimate'].mean()):.2f}" in lines[-1] and "8 images" in lines[0]
+
+
+def test_one_format_compared_with_itself(plan, monkeypatch):
+    "The differences are those of the number format, and nothing else."
+    model = load_model(plan.scenes, dtype=torch.float32)
+    monkeypatch.setattr("benchmarks.benchmark.load_model", lambda name, dtype: model)
+    found = precision(plan)
+    assert (found.precision_f1_mean == 0).all() and (found.precision_f1_one == 0).all()
+    np.testing.assert_allclose([found.precision_spread_ratio, found.precision_spread_correlation], 1)
 
 
 def test_machine_and_versions_are_stored(measured):
@@ -128,16 +152,19 @@ FEW, PAPER = untuned("dpm", 4, "geometric", stochasticity=0.25), replace(METHODS
 @pytest.mark.parametrize("dtype, within", [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=["float32", "bfloat16"])
 def test_the_naive_loop_draws_the_same_members(weights, sampling, dtype, within):
     "Same sampler, same seeds: only rounding may differ, relative to the members' own deviation."
+    method = replace(sampling, members=3, seed=4)
     plain, model = load_model(weights, dtype=torch.float32), load_model(weights, dtype=dtype)
-    naive = one_by_one(Plain(plain, IMAGE, again=True), plain, sampling, 3, seed=4)
-    fast = one_by_one(Denoiser(model, IMAGE), model, sampling, 3, batch=3, seed=4)
+    naive = one_by_one(Plain(plain, IMAGE, again=True), plain, method, 3)
+    fast = one_by_one(denoiser := Denoiser(model, IMAGE), model, method, 3, batch=3)
     assert float((naive - fast).std()) < within * float(naive.std())
-    once = one_by_one(Plain(plain, IMAGE), plain, sampling, 3, seed=4)
+    once = one_by_one(Plain(plain, IMAGE), plain, method, 3)
     torch.testing.assert_close(once, naive, atol=1e-6, rtol=0)
     if dtype == torch.float32:
-        whole = ensemble(model, IMAGE, sampling, members=3, seed=4, keep=3, workers=2, progress=False)
-        mine = gathered(plain, naive, (64, 64))
+        whole = ensemble(model, IMAGE, method, keep=3, workers=2, progress=False)
+        mine = gathered(plain, denoiser, naive)
         np.testing.assert_allclose(whole["distance"], mine["distance"], atol=1e-2)
+        np.testing.assert_allclose(whole["initial_estimate"], mine["initial_estimate"], atol=1e-5)
+        assert {"reach_px", "boundary", "threshold_px"} <= set(mine.attrs)
 
 
 def test_each_step_runs(plan):
@@ -171,9 +198,11 @@ def test_slide(weights):
     assert np.array_equal(large[:, 208:304, 208:304], small)
 
 
-def test_peak_memory_is_that_of_the_child(weights):
+def test_peak_memory_is_that_of_the_child(weights, monkeypatch):
     "What the parent needed does not count."
     filled = np.ones(2**27)
+    monkeypatch.chdir(weights.parent)  # from anywhere
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     one = alone(str(weights), 64, 2, "draft")
     assert 0 < one["before"] <= one["peak"] < resident() - filled.nbytes / 2 and one["seconds"] > 0
     assert resident("VmRSS") >= filled.nbytes

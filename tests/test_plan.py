@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,9 @@ from small_studies import folder
 
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.method import METHODS, Method, method_of, untuned
-from sdfdiff.study.plan import StudyPlan, from_json, read_plan, study_cases, to_json
+from sdfdiff.images.cases import prepare_case
+from sdfdiff.images.preparation import NUCLEI, TISSUE
+from sdfdiff.study.plan import StudyPlan, cropped, from_json, read_plan, study_cases, to_json
 
 ONE = (method_of("default", name="ours", weights="tissue", members=32),)
 GOOD = {"dataset": "tissue", "methods": [{"name": "ours", "weights": "tissue"}]}
@@ -44,6 +47,7 @@ plans = st.builds(
     st.integers(0, 2),
     st.lists(st.floats(0.001, 0.999), unique=True).map(sorted).map(tuple),
     st.booleans(),
+    st.none() | st.integers(1, 999),
 )
 
 
@@ -56,7 +60,7 @@ def test_there_and_back(plan):
 
 @given(
     st.dictionaries(
-        st.sampled_from(["dataset", "methods", "split", "cases", "keep", "quantiles", "images", "more"]),
+        st.sampled_from(["dataset", "methods", "split", "cases", "keep", "quantiles", "images", "crop", "more"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -158,6 +162,10 @@ BAD = {
     "percent": ({"quantiles": [5, 95]}, "rising"),
     "a quantile": ({"quantiles": 0.5}, "The quantiles are 0.5"),
     "texts": ({"quantiles": ["a"]}, "The quantiles are ('a',)"),
+    "crop": ({"crop": 0}, "crop is 0: a whole number of pixels"),
+    "crop as text": ({"crop": "128"}, "crop is '128'"),
+    "true crop": ({"crop": True}, "crop is True"),
+    "half a pixel": ({"crop": 64.5}, "crop is 64.5"),
     "word": ({"colour": 1}, "'colour', which is no setting of a StudyPlan; there are dataset, methods"),
     "no data set": ({"dataset": None}, "The data set None"),
 }
@@ -213,3 +221,28 @@ def test_cases_of_a_folder(tmp_path):
         names(cases=("0", "9"))
     with pytest.raises(ValueError, match="The data set folder needs its folder: give it as root"):
         study_cases(StudyPlan("folder", ONE, "all"))
+
+
+def test_plans_of_earlier_versions_have_no_crop():
+    old = {key: value for key, value in json.loads(to_json(StudyPlan("tissue", ONE))).items() if key != "crop"}
+    assert from_json(json.dumps(old)) == StudyPlan("tissue", ONE) and StudyPlan("tissue", ONE).crop is None
+
+
+@pytest.mark.parametrize("side", [1, 20, 33, 64, 1000, None])
+@pytest.mark.parametrize("preparation", [TISSUE, NUCLEI])
+def test_the_middle_of_a_case(tmp_path, side, preparation):
+    "Never larger than the image; everything that is known of a pixel stays on it, and pixels keep their size."
+    folder(tmp_path, shapes=((48, 101), (34, 95)))
+    paths = study_cases(StudyPlan("folder", ONE, "all"), tmp_path) + study_cases(StudyPlan("tissue", ONE, cases=1))
+    for whole in (prepare_case(path, preparation) for path in paths):
+        part = cropped(whole, side)
+        rows, columns = (min(n, side or n) for n in whole.truth.shape)
+        up, left = (whole.truth.shape[0] - rows) // 2, (whole.truth.shape[1] - columns) // 2
+        assert part.truth.shape == (rows, columns) and (part.name, part.group) == (whole.name, whole.group)
+        for name in ("image", "truth", "raters", "posterior"):
+            one, all_of_it = getattr(part, name), getattr(whole, name)
+            assert (one is None) == (all_of_it is None)
+            if one is not None:
+                np.testing.assert_array_equal(one, all_of_it[..., up : up + rows, left : left + columns])
+        for source, now, before, old in zip(part.source_shape, (rows, columns), whole.source_shape, whole.truth.shape):
+            assert abs(source - before * now / old) <= 0.5

@@ -25,7 +25,7 @@ from ..ensembles.collection import described, ensemble
 from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
 from ..diffusion.model import Model, load_model, weights_path
 from ..images.cases import prepare_case
-from .plan import StudyPlan, from_json, study_cases
+from .plan import StudyPlan, cropped, from_json, study_cases
 from .schema import known, placed, template
 from .scoring import scored
 
@@ -40,7 +40,7 @@ def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None
             "have no common pixels; make two studies."
         )
     with tqdm(paths, desc="reading", unit="case", leave=False) as bar:
-        cases = [prepare_case(path, models[0].preparation) for path in bar]
+        cases = [cropped(prepare_case(path, models[0].preparation), plan.crop) for path in bar]
     whole = template(plan, paths, cases, models)
     fill = {name: {"fill_value": False if one.dtype == bool else np.nan} for name, one in whole.data_vars.items()}
     with writing(store, force=force) as temporary:
@@ -67,7 +67,7 @@ def _model(method: Method) -> Model:
 
 
 _prepared = lru_cache(maxsize=1)(
-    lambda path, preparation, begun: prepare_case(path, preparation)
+    lambda path, preparation, crop, begun: cropped(prepare_case(path, preparation), crop)
 )  # anew in every run: files may change between two
 
 # %% ../../nbs/5_study/3_store.ipynb #store-09
@@ -90,7 +90,7 @@ def _work(
             f"The weights {method.weights!r} are no longer those that {store} was begun with: put them back, or "
             "start a new study."
         )
-    case = _prepared(path, model.preparation, begun)
+    case = _prepared(path, model.preparation, plan.crop, begun)
     study = xr.open_zarr(store, consolidated=False)
     truth = study["truth"][k, : int(study["rows"][k]), : int(study["columns"][k])].values
     if not np.array_equal(truth, case.truth):

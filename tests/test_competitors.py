@@ -1,5 +1,7 @@
-"Rivals: a fair clock, the same edges, the same levels, and what averaging finished tiles does to an exact posterior."
+"Competitors: a fair clock, the same edges, the same levels, and what averaging finished tiles does to a posterior."
 
+import subprocess
+import sys
 from configparser import ConfigParser
 from dataclasses import replace
 from importlib.metadata import packages_distributions
@@ -11,26 +13,22 @@ import pytest
 import torch
 from small_networks import random_network
 
-from benchmarks import competitors as rivals
+from benchmarks import competitors
 from benchmarks.competitors import (
     DRIVERS,
-    LIBRARIES,
     OPTIONAL,
     SCHEDULERS,
     STATISTICS,
     TILINGS,
-    blobs,
     drivers,
     finished_tiles,
-    framed,
     interleaved,
-    race_distances,
     race_drivers,
     race_tiles,
     scheduled,
-    transforms,
     versions,
 )
+from benchmarks.distances import LIBRARIES, blobs, framed, race_distances, transforms
 from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.network import Features
 from sdfdiff.diffusion.oracle import GaussianField
@@ -42,12 +40,24 @@ from sdfdiff.images.cases import Prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"sizes": (32, 48), "truncations": (5, 10), "batches": (1, 3), "boundaries": ("inner",), "seconds": 0.02}
+find_spec = competitors.find_spec
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    "As if no competitor were installed: what is tested is ours."
+    monkeypatch.setattr(competitors, "find_spec", lambda name: None)
 
 
 @pytest.fixture
-def alone(monkeypatch):
-    "As if no rival were installed."
-    monkeypatch.setattr(rivals, "find_spec", lambda name: None)
+def installed(monkeypatch):
+    "The competitor itself, for the tests that compare with it; they are skipped where it is missing."
+
+    def needed(module):
+        pytest.importorskip(module)
+        monkeypatch.setattr(competitors, "find_spec", lambda name: find_spec(name) if name == module else None)
+
+    return needed
 
 
 # ---- the clock
@@ -79,7 +89,7 @@ def test_the_clock_stops_when_time_is_spent_but_not_before_one_round():
 # ---- what is installed
 
 
-def test_rivals_are_an_optional_group():
+def test_competitors_are_an_optional_group():
     "settings.ini names each of them in `bench`, and none in what users need."
     settings = ConfigParser()
     settings.read(ROOT / "settings.ini", encoding="utf8")
@@ -91,26 +101,37 @@ def test_rivals_are_an_optional_group():
         assert word in about["bench_requirements"] and word not in about["requirements"] + about["lab_requirements"]
 
 
-def test_missing_libraries_are_named_and_leave_nan(alone):
+def test_no_competitor_is_imported_before_it_is_asked_for():
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("__"))
+    code = f"import sys\nfor name in {names}: __import__('benchmarks.' + name)\nimport benchmarks.__main__\n"
+    code += f"print(sorted({set(OPTIONAL.values())} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_missing_libraries_are_named_and_leave_nan():
     assert versions() == dict.fromkeys(OPTIONAL, "not installed")
     assert list(transforms()) == ["SciPy"] and set(drivers()) == set(DRIVERS) - set(SCHEDULERS)
     raced = race_distances(**SMALL)
     assert list(raced.library.values) == list(LIBRARIES)
     assert raced.sel(library=["OpenCV", "edt", "MONAI"]).isnull().all()
     assert raced.sel(library=["sdfdiff", "SciPy"]).notnull().all()
-    tiles = race_tiles(white(), np.zeros((1, 96, 96), np.float32), members=2, tile=64, overlap=32, rounds=1)
+    two = replace(METHODS["default"], members=2)
+    tiles = race_tiles(white(), np.zeros((1, 96, 96), np.float32), two, tile=64, overlap=32, rounds=1)
     assert tiles.spread_overlap.isnull().values.tolist() == [False, False, True]
 
 
 # ---- signed distances
 
 
+@pytest.mark.parametrize("name", LIBRARIES[1:])
 @pytest.mark.parametrize("boundary", ["inner", "half_pixel"])
-def test_framed_transforms_are_the_signed_distance(boundary):
+def test_framed_transforms_are_the_signed_distance(boundary, name, installed):
+    if name in OPTIONAL:
+        installed(OPTIONAL[name])
     masks = np.concatenate([blobs(2, 40), np.eye(40, dtype=bool)[None]])
     ours = np.stack([signed_distance(mask, 7, boundary) for mask in masks])
-    for name, transform in transforms().items():
-        np.testing.assert_allclose(framed(name, transform, masks, 7, boundary), ours, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(framed(name, transforms()[name], masks, 7, boundary), ours, atol=1e-5)
 
 
 def test_blobs():
@@ -133,7 +154,8 @@ def test_too_large_batches_are_left_out():
 
 @pytest.mark.parametrize("spaced", [geometric_levels, karras_levels])
 @pytest.mark.parametrize("ours, theirs", list(zip(("ddim", "dpm", "dpm_sde"), SCHEDULERS)))
-def test_diffusers_reproduces_our_samplers(ours, theirs, spaced):
+def test_diffusers_reproduces_our_samplers(ours, theirs, spaced, installed):
+    installed("diffusers")
     field, levels = GaussianField((16, 16), length=2.0), spaced(0.01, 5, 9)
     noisy = levels[0] * gaussian((3, 1, 16, 16), member_generators(0, range(3)))
     states = list(scheduled(theirs, field, noisy, levels, member_generators(1, range(3))))
@@ -143,7 +165,8 @@ def test_diffusers_reproduces_our_samplers(ours, theirs, spaced):
     torch.testing.assert_close(states[4], mine[4], atol=1e-4, rtol=0)
 
 
-def test_unipc_is_another_method_with_the_same_aim():
+def test_unipc_is_another_method_with_the_same_aim(installed):
+    installed("diffusers")
     field, levels = GaussianField((16, 16), length=2.0), geometric_levels(0.01, 5, 9)
     noisy = levels[0] * gaussian((64, 1, 16, 16), member_generators(0, range(64)))
     sample = last(scheduled("diffusers UniPC", field, noisy, levels))
@@ -152,16 +175,29 @@ def test_unipc_is_another_method_with_the_same_aim():
     assert np.corrcoef(sample.flatten(), fine.flatten())[0, 1] > 0.99
 
 
-def test_drivers_are_judged_side_by_side():
+def judged(rounds=1):
+    "All drivers of a small network on one image of random pixels."
     model = Model(random_network(), about={"name": "tiny"})
     image, truth = np.random.default_rng(0).random((1, 64, 64), dtype=np.float32), blobs(1, 64)[0]
-    raced = race_drivers(
-        model, [Prepared(image, truth, truth.shape, None, truth * 0.8, "one")], members=3, reference_members=3, rounds=1
-    )
-    assert list(raced.driver.values) == list(DRIVERS) and raced.seconds.notnull().all()
-    assert (raced.spread_ratio > 0).all() and raced.miscalibration.notnull().all()
+    case = Prepared(image, truth, truth.shape, None, truth * 0.8)
+    return race_drivers(model, [case], members=3, reference_members=3, rounds=rounds)
+
+
+def test_drivers_are_judged_side_by_side():
+    raced = judged()
+    assert list(raced.driver.values) == list(DRIVERS)
+    ours = raced.sel(driver=[name for name in DRIVERS if name not in SCHEDULERS])
+    for one in (ours.seconds, ours.miscalibration, ours.raters, ours.f1_mean, ours.spread_correlation):
+        assert one.notnull().all()
+    assert (ours.spread_ratio > 0).all() and raced.sel(driver=list(SCHEDULERS)).isnull().all().to_array().all()
     reference = raced.seconds.sel(driver="sdfdiff reference", statistic="minimum")
     assert reference > raced.seconds.sel(driver="sdfdiff draft", statistic="minimum")
+
+
+def test_diffusers_drives_our_network(installed):
+    installed("diffusers")
+    raced = judged()
+    assert raced.sel(driver=list(SCHEDULERS)).notnull().all().to_array().all()
 
 
 # ---- tiles
@@ -219,14 +255,15 @@ def test_joint_tiles_keep_the_spread_and_averaged_ones_lose_it():
         assert abs(spread(finished, where) / whole - averaged) < 0.02
 
 
-def test_monai_averages_finished_tiles():
-    pytest.importorskip("monai.inferers")
+def test_monai_averages_finished_tiles(installed):
+    installed("monai")
     cross, centre, rest = parts(96, 64, 32)
-    finished = finished_tiles(white(), np.zeros((1, 96, 96), np.float32), 150, untuned("ddim", 12), 64, 32)
+    finished = finished_tiles(white(), np.zeros((1, 96, 96), np.float32), untuned("ddim", 12, members=150), 64, 32)
     assert finished.shape == (150, 1, 96, 96)
     assert abs(spread(finished, cross) / spread(finished, rest) - 2**-0.5) < 0.02
     assert abs(spread(finished, centre) / spread(finished, rest) - 0.5) < 0.02
-    raced = race_tiles(white(), np.zeros((1, 96, 96), np.float32), members=60, tile=64, overlap=32, rounds=1)
+    method = replace(METHODS["default"], members=60)
+    raced = race_tiles(white(), np.zeros((1, 96, 96), np.float32), method, tile=64, overlap=32, rounds=1)
     by_name = dict(zip(TILINGS, raced.spread_overlap.values))
     assert (
         abs(by_name["joint tiles"] - 1) < 0.01
@@ -237,4 +274,4 @@ def test_monai_averages_finished_tiles():
 
 def test_race_of_tiles_needs_two_by_two():
     with pytest.raises(ValueError, match="2 x 2 tiles of 64 px that overlap by 32 need 96 pixels a side"):
-        race_tiles(white(), np.zeros((1, 128, 128), np.float32), tile=64, overlap=32)
+        race_tiles(white(), np.zeros((1, 128, 128), np.float32), METHODS["default"], tile=64, overlap=32)
