@@ -13,7 +13,7 @@ from sdfdiff.ensembles.collection import label
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.schema import LABELS
+from sdfdiff.study.schema import SCORE_LABELS
 from sdfdiff.study.scoring import NUMBERS, scored
 
 QUICK = untuned("dpm_sde", 2)
@@ -99,7 +99,7 @@ def case_of(name, ensembles, truth, raters=None, posterior=None, group=None):
     }
     found = found.assign_coords(
         method=list(ensembles),
-        **{name: list(labels) for name, labels in LABELS.items()},
+        **{name: list(labels) for name, labels in SCORE_LABELS.items()},
         case=name,
         group=group or name,
         rows=truth.shape[0],

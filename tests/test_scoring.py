@@ -13,7 +13,7 @@ from small_studies import REACH, drawn_from
 from sdfdiff.distance import signed_distance
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study import scoring
-from sdfdiff.study.schema import LABELS
+from sdfdiff.study.schema import SCORE_LABELS
 from sdfdiff.study.scoring import NUMBERS, RANK_BINS, estimates, scored
 
 NUMBERS_OF = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def test_names_are_those_of_the_store():
     found = scored(drawn_from(rated(0)[0]), rated(0)[1][0], rated(0)[1])
     assert set(found) == set(NUMBERS)
     for name, (dims, unit, meaning) in NUMBERS.items():
-        lengths = {"rank": RANK_BINS} | {name: len(labels) for name, labels in LABELS.items()}
+        lengths = {"rank": RANK_BINS} | {name: len(labels) for name, labels in SCORE_LABELS.items()}
         assert np.shape(found[name]) == tuple(lengths[dim] for dim in dims) and unit and meaning
 
 
