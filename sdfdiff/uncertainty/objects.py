@@ -114,7 +114,6 @@ _COUNTS = {
     "missed": "true objects that were missed",
     "noticed": "missed objects that were noticed",
 }
-_SHARES = {"false": "predicted", "missed": "true", "noticed": "missed"}  # which of which
 
 
 def object_scores(
@@ -143,7 +142,7 @@ def object_scores(
     result = {f"{name}_objects": labelled(one, "1", _COUNTS[name]) for name, one in sums.items()}
     found = auroc(1 - table["predicted_mean"], false, [*dim, "predicted"], exists)
     result["auroc"] = labelled(found, "1", "AUROC of 1 - mean P for finding false objects")
-    for top, bottom in _SHARES.items():
+    for top, bottom in {"false": "predicted", "missed": "true", "noticed": "missed"}.items():
         share = sums[top] / sums[bottom].where(sums[bottom] > 0)
         result[f"{top}_share"] = labelled(share, "1", f"{top} over {bottom} objects")
     return xr.Dataset(result)
