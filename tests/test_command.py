@@ -84,7 +84,8 @@ def test_help_names_every_sampler_and_quality(run, name):
     draft, default, reference = (METHODS[quality].calls for quality in ("draft", "default", "reference"))
     assert f"draft, default or reference, of {draft}, {default} and {reference} network calls" in help
     assert (
-        f"paper-nuclei or paper-glands, the paper's settings, of {METHODS['paper-nuclei'].calls} and {METHODS['paper-glands'].calls}"
+        f"paper-nuclei or paper-glands, the paper's settings, of {METHODS['paper-nuclei'].calls} and "
+        f"{METHODS['paper-glands'].calls}"
         in help
     )
 

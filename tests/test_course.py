@@ -112,7 +112,8 @@ def test_solutions_are_tried(tmp_path):
     path = written(
         tmp_path, "%matplotlib inline\nfrom sdfdiff.exercises import check", "#| slow\n1 / 0",
         "answer = None\n\ncheck(answer, 2)", solution("answer = 2"),
-        "def answer(x):\n    return None\n\n\ncheck(answer, abs, cases=[(-1,)])", solution("def answer(x):\n    return x"),
+        "def answer(x):\n    return None\n\n\ncheck(answer, abs, cases=[(-1,)])",
+        solution("def answer(x):\n    return x"),
         "answer = 3\n\ncheck(answer, 3)", solution("answer = 3"),
     )  # fmt: skip
     assert [len(one.blocks) for one in exercises(path)] == [1, 1, 1]

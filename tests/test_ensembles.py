@@ -1,4 +1,4 @@
-"Ensembles: tiles that sum to one, members that are themselves to the bit, interruptions, additions, exact posteriors, labels."
+"Ensembles: tiles that sum to one, members equal to the bit, interruptions, additions, exact posteriors, labels."
 
 import gc
 import itertools
@@ -435,7 +435,7 @@ def test_batches_are_even_and_each_worker_has_one(members, workers, expected):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("shape", "tile"), [((64, 64), 288), ((96, 128), 288), ((96, 192), 64)])
 def test_batches_of_a_network_fit_into_memory(shape, tile, workers, monkeypatch):
-    "A quarter of the free memory for all workers together: what a call needs of a tile, and the state of the whole image."
+    "A quarter of the free memory for all workers: what a call needs of a tile, and the state of the whole image."
     denoiser = Denoiser(tiny(), np.zeros((1, *shape), np.float32), tile, 32)
     pixels = max(weight.numel() for _, _, weight, _ in denoiser.tiles)
     each = pixels * member_bytes(denoiser.network) + math.prod(denoiser.canvas) * 32
@@ -579,7 +579,7 @@ FIELDS = [OWN] + [
 
 @pytest.mark.parametrize(("name", "fields"), [("draft", [OWN]), ("default", FIELDS), ("reference", FIELDS)])
 def test_qualities_keep_std_and_fine_power(name, fields):
-    """Std within 2 %, power above a quarter cycle per pixel within 5 % of exact states after one denoise at the last level.
+    """Std within 2 %, power above a quarter cycle per pixel within 5 % of exact states, after a last denoise.
 
     The draft promises it on the oracle's own field only: on rough fields it loses up to a third of the fine power.
     """
@@ -703,9 +703,11 @@ def test_tolerance_goes_on_where_it_stopped(tmp_path, numbers):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"image": 1 - SMALL}, "the image"), ({"image": SMALL[:, 1:]}, "the image"), ({"seed": 4}, "seed"),
-    ({"sampling": untuned("dpm_sde", 4)}, "steps"), ({"sampling": untuned("ddim", 3)}, "sampler"), ({"rule": "zero"}, "rule"),
+    ({"sampling": untuned("dpm_sde", 4)}, "steps"), ({"sampling": untuned("ddim", 3)}, "sampler"),
+    ({"rule": "zero"}, "rule"),
     ({"sampling": replace(QUICK, highest=3.0)}, "highest"), ({"sampling": replace(QUICK, final=False)}, "final"),
-    ({"sampling": "draft"}, "spacing"), ({"model": replace(tiny(), about={"name": "tiny", "checksum": "124"})}, "checksum"),
+    ({"sampling": "draft"}, "spacing"),
+    ({"model": replace(tiny(), about={"name": "tiny", "checksum": "124"})}, "checksum"),
     ({"model": replace(tiny(), reach=2.0)}, "reach_px"), ({"model": halved()}, "number_format"),
     ({"model": replace(tiny(), truncation=5.0)}, "truncation_px"), ({"tile": 64}, "tile"), ({"overlap": 16}, "overlap"),
     ({"keep": 3}, "3 members shall be kept"), ({"keep": None}, "kept whole"), ({"members": 3}, "more than the 3"),

@@ -136,7 +136,7 @@ def tracked() -> list[Path]:
 
 
 def test_notebook_and_module_belong_together():
-    """A notebook N_name of the chapter N_part exports sdfdiff/part/name.py, or sdfdiff/name.py if there is no such part.
+    """A notebook N_name of chapter N_part exports sdfdiff/part/name.py, or sdfdiff/name.py if there is no such part.
 
     Within a folder no two share a number; no module is left behind by a deleted notebook.
     """
@@ -180,7 +180,8 @@ def test_module_imports_what_its_room_may(path):
         assert allowed or own == "top", f"line {node.lineno}: {dotted(path)} may not import {target}"
     private = [
         f"line {node.lineno}: {name.name}"
-        for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("sdfdiff"))
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("sdfdiff"))
         for name in node.names if name.name.startswith("_") and name.name != "__version__"
     ]  # fmt: skip
     assert not private

@@ -248,7 +248,7 @@ def test_workers_by_default(monkeypatch, device, cores, threads, workers):
 
 @pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("2", 2)])
 def test_a_prepared_process(variable, threads):
-    "In a process of its own, since it cannot be undone: one thread unless the environment says otherwise, and kept memory."
+    "In a process of its own, as it cannot be undone: one thread unless the environment says otherwise, kept memory."
     code = "import torch\nfrom sdfdiff.ensembles import fused\nfrom sdfdiff.options import prepare_process\nkept = []\n"
     code += "fused.keep_memory = lambda: kept.append(1)\nprepare_process()\nprint(torch.get_num_threads(), kept)"
     environment = {

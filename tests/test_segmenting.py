@@ -395,7 +395,7 @@ def test_source_is_untouched(photo):
 
 
 def test_members_are_added_to_what_is_there(photo):
-    "The result on disk, read and enlarged, is the one of a single run; without anything to add it is returned as it is."
+    "The result on disk, read and enlarged, is the one of a single run; with nothing to add it is returned as it is."
     folder = photo.parent / "out-photo.png"
     segmented(photo)
     previous = read_result(folder / "photo.nc")

@@ -1,4 +1,4 @@
-"Statistics of members that are not kept: exact in any order, against NumPy, at the limits of the integers, and when to stop."
+"Statistics of members that are not kept: exact in any order, against NumPy, at the integers' limits, when to stop."
 
 import itertools
 import math

@@ -147,7 +147,7 @@ main(sys.argv[1:])
 
 
 def test_resume_after_a_kill(run):
-    "A process killed outright when the third piece was written but not marked: the first two are kept, the others done again."
+    "A process killed when the third piece was written but not marked: the first two are kept, the others done again."
     process = subprocess.run([sys.executable, "-c", KILLED, *STUDY], capture_output=True, timeout=200)
     assert process.returncode == -signal.SIGKILL and open_done() == 2
     assert run(*STUDY, "--resume")[0] == 0 and open_done() == 4

@@ -39,7 +39,9 @@ def segment(
     "Bring an image to the network's resolution and draw an ensemble of its masks."
     shape = image.shape[:2]
     if min(shape) < _SMALLEST or max(shape) > _LARGEST:
-        raise ValueError(f"The image has {shape[0]} x {shape[1]} pixels: each side must have {_SMALLEST} to {_LARGEST}.")
+        raise ValueError(
+            f"The image has {shape[0]} x {shape[1]} pixels: each side must have {_SMALLEST} to {_LARGEST}."
+        )
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
     preparation = replace(model.preparation, size=None)
     changes = {"scale": scale, "stain": stain}

@@ -51,7 +51,7 @@ def scores_by_convention(
     found = {rule: scores_from_counts(counted.values, rule) for rule in ZERO_HIT_RULES}
     dims = (*counted.dims[:-1], "zero_hit")
     data = {name: (dims, np.stack([one[name] for one in found.values()], -1)) for name in found["zero"]}
-    labels = {name: one for name, one in counted.drop_vars("count").coords.items()}
+    labels = dict(counted.drop_vars("count").coords)
     return xr.Dataset(data, labels | {"zero_hit": list(ZERO_HIT_RULES)}).map(lambda one: one.assign_attrs(units="1"))
 
 
