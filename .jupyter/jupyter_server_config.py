@@ -8,7 +8,10 @@ warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # Jupyte
 
 
 def clean(model, path, **options):
-    "nbdev's cleaning, but Jupyter still learns which cells were run here: else it would not trust their panels when the page is loaded again."
+    """nbdev's cleaning, but Jupyter still learns which cells were run here.
+
+    Else it would not trust their panels when the page is loaded again.
+    """
     cells = model["content"]["cells"] if model["type"] == "notebook" and "cells" in model["content"] else []
     trusted = [number for number, cell in enumerate(cells) if cell["metadata"].get("trusted")]
     clean_jupyter(model=model, path=path, **options)
