@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,7 +30,7 @@ def page(width: int = 1200, height: int = 900, offline: bool = False) -> Iterato
     """A Playwright page of a new browser; `offline` leaves it this computer only.
 
     `page.problems` collects one line for each error of a script or the console and for each request that failed,
-    `page.requests` the address of every request, those of frames included.
+    `page.requests` the address of every request, those of frames included; `page.waiting` holds the unanswered ones.
     """
     from playwright.sync_api import sync_playwright
 
@@ -38,9 +39,11 @@ def page(width: int = 1200, height: int = 900, offline: bool = False) -> Iterato
         browser = playwright.chromium.launch(executable_path=executable(), headless=True, args=flags)
         try:
             tab = browser.new_page(viewport={"width": width, "height": height})
-            tab.problems, tab.requests = [], []
+            tab.problems, tab.requests, tab.waiting = [], [], set()
             note = tab.problems.append
-            tab.on("request", lambda request: tab.requests.append(request.url))
+            tab.on("request", lambda request: (tab.requests.append(request.url), tab.waiting.add(request)))
+            for end in ("requestfinished", "requestfailed"):
+                tab.on(end, lambda request: tab.waiting.discard(request))
             tab.on("pageerror", lambda error: note(f"script: {error}"))
             tab.on("console", lambda message: message.type == "error" and note(f"console: {message.text}"))
             tab.on("requestfailed", lambda request: note(f"failed: {request.url} ({request.failure})"))
@@ -48,3 +51,10 @@ def page(width: int = 1200, height: int = 900, offline: bool = False) -> Iterato
             yield tab
         finally:
             browser.close()
+
+
+def answered(tab, seconds: float = 20) -> None:
+    "Wait until the page has got all that it asked for. The icon of a site is asked for when all else is there."
+    until = time.monotonic() + seconds
+    while tab.waiting and time.monotonic() < until:
+        tab.wait_for_timeout(20)

@@ -57,6 +57,8 @@ def served(folder: Path):
 
 def look(tab, address: str) -> dict:
     "Open one page and its frames; what it shows, what went wrong, whom it asked."
+    tab.goto("about:blank")  # what the page before was still asking for fails now, and is no problem of this one
+    browser.answered(tab)
     tab.problems.clear()
     tab.requests.clear()
     tab.goto(address)
@@ -74,6 +76,7 @@ def look(tab, address: str) -> dict:
         }
         for frame in frames
     ]
+    browser.answered(tab)
     return seen | {"problems": list(tab.problems), "requests": list(tab.requests)}
 
 
@@ -177,7 +180,7 @@ class Panel(ipywidgets.VBox):
 SOLUTION = "   <details><summary>Solution</summary>It is $\\sigma/2$, says `half`.</details>"
 STAND_IN = [
     ("markdown", "# Panels\n> One panel."),
-    ("code", "#| default_exp panels.widgets"),
+    ("code", "#| default_exp panels.scrub"),
     ("code", "#| hide\nfew = 2"),
     ("code", "#| export" + PANEL),
     ("code", "#| slow\nraise RuntimeError('tests skip this cell')"),
@@ -190,7 +193,7 @@ STAND_IN = [
 def small_project(tmp_path):
     "A function that writes a project of one notebook and builds its site."
 
-    def make(cells, front="# Small\n[Panels](nbs/7_panels/3_widgets.ipynb)\n") -> subprocess.CompletedProcess:
+    def make(cells, front="# Small\n[Panels](nbs/7_panels/1_scrub.ipynb)\n") -> subprocess.CompletedProcess:
         shutil.copytree(ROOT / "nbs" / "_site", tmp_path / "nbs" / "_site")
         shutil.copy(ROOT / "settings.ini", tmp_path)
         (tmp_path / "LICENSE").write_text("Free.\n")
@@ -205,7 +208,7 @@ def small_project(tmp_path):
         kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
         book = {"cells": content, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
         (tmp_path / "nbs" / "7_panels").mkdir()
-        (tmp_path / "nbs" / "7_panels" / "3_widgets.ipynb").write_text(json.dumps(book))
+        (tmp_path / "nbs" / "7_panels" / "1_scrub.ipynb").write_text(json.dumps(book))
         return build(tmp_path, tmp_path / "out")
 
     return make
@@ -215,7 +218,7 @@ def test_panel_becomes_a_frame_that_scrubs(small_project, tmp_path):
     done = small_project(STAND_IN)
     assert done.returncode == 0, done.stderr
     with served(tmp_path / "out") as address, browser.page(offline=True) as tab:
-        seen = look(tab, f"{address}/nbs/7_panels/3_widgets.html")
+        seen = look(tab, f"{address}/nbs/7_panels/1_scrub.html")
     (frame,) = seen["frames"]
     assert frame["title"] == "A <panel>" and frame["text"] == "It scrubs."
     assert frame["height"] == 321 and frame["width"] > 700

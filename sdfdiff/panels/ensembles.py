@@ -172,7 +172,7 @@ def _packed_errors(dataset: xr.Dataset, maps: dict[str, tuple[np.ndarray, str]])
         **{name: colours(quantity) for name, quantity in tables.items()},
     )
 
-
+# %% ../../nbs/7_panels/4_ensembles.ipynb #ensembles-28
 class ErrorPanel(_PixelPanel):
     "Truth, error and uncertainty side by side; keep the most certain pixels and see which error remains."
 
