@@ -86,13 +86,9 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
         )
     images = []
     for path in arguments.images:
-        inside = (
-            [path]
-            if not path.is_dir()
-            else sorted(  # all images of a folder, but for results of an earlier run
-                p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)
-            )
-        )
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        if path.is_dir():  # all its images, but for results of an earlier run
+            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)]
         if not inside:
             raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
         images += inside

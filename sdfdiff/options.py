@@ -79,7 +79,7 @@ def add_sampling(
     add("--seed", type=seed_number, default=0, help="the same seed gives the same masks (default 0)")
     add_workers(parser)
 
-
+# %% ../nbs/8_engine_room/2_options.ipynb #options-08
 def add_workers(parser: argparse.ArgumentParser) -> None:
     "The option that says how much is done at the same time."
     parser.add_argument(
@@ -90,7 +90,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         "(default: one for each processor core of this process; 1 on an accelerator)",
     )
 
-# %% ../nbs/8_engine_room/2_options.ipynb #options-08
+# %% ../nbs/8_engine_room/2_options.ipynb #options-09
 def chosen_method(
     arguments: argparse.Namespace,  # What `add_sampling` understood
     weights: str = "",  # Name or file of the weights
@@ -113,7 +113,7 @@ def chosen_method(
     settings = {name: getattr(arguments, name) for name in ("members", "seed", "reach", "tolerance")}
     return replace(method, weights=str(weights), **settings)
 
-# %% ../nbs/8_engine_room/2_options.ipynb #options-12
+# %% ../nbs/8_engine_room/2_options.ipynb #options-13
 def prepare_process() -> None:
     "One torch thread, unless OMP_NUM_THREADS says otherwise; memory is kept for the next tensors."
     import torch
@@ -137,7 +137,7 @@ def chosen_workers(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // torch.get_num_threads())
 
-# %% ../nbs/8_engine_room/2_options.ipynb #options-14
+# %% ../nbs/8_engine_room/2_options.ipynb #options-15
 def add_command(
     commands: argparse._SubParsersAction,  # What argparse's add_subparsers returned
     function: Callable,  # Does the work; its name, without _, and its docstring are the command's

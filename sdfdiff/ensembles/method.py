@@ -92,7 +92,7 @@ def _check(one: Method) -> None:
         raise ValueError(f"{who} has final = {one.final!r}: true or false is needed.")
     _check_ensemble(one, who)
 
-
+# %% ../../nbs/3_ensembles/1_method.ipynb #method-09
 def _check_ensemble(one: Method, who: str) -> None:
     "The same for what is not the sampler's."
     if not _number(one.members, int, 1):
@@ -107,7 +107,7 @@ def _check_ensemble(one: Method, who: str) -> None:
 
         threshold(one.rule)  # refuses an unknown rule
 
-# %% ../../nbs/3_ensembles/1_method.ipynb #method-10
+# %% ../../nbs/3_ensembles/1_method.ipynb #method-11
 def untuned(
     sampler: str,  # A name of SAMPLER_CALLS
     steps: int = 12,  # Intervals between noise levels
@@ -143,7 +143,7 @@ def method_of(
         method = METHODS[method]
     return replace(method, **changes)
 
-# %% ../../nbs/3_ensembles/1_method.ipynb #method-15
+# %% ../../nbs/3_ensembles/1_method.ipynb #method-16
 def written(
     method: Method,  # A method
 ) -> dict:  # Plain values, as JSON can hold them

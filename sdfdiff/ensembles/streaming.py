@@ -24,8 +24,7 @@ def most_members(
 class Running:
     "Exact sums of distance maps that arrive in any order and grouping; memory does not grow with their number."
 
-    # Distances are cut at `reach` pixels before they are summed; at most `threshold` pixels is object
-    def __init__(self, shape: tuple[int, ...], threshold: float, reach: float):
+    def __init__(self, shape: tuple[int, ...], threshold: float, reach: float):  # px: object up to, distances cut at
         if not 0 < reach < np.inf:
             raise ValueError(f"reach is {reach}: a positive, finite number of pixels is needed.")
         self.count, self.threshold, self.reach = 0, threshold, reach
@@ -54,18 +53,13 @@ class Running:
     @property
     def std(self) -> np.ndarray:  # Spread of the members, px; divisor: members - 1; NaN for one member
         n = self.count
-        if n < 2:
-            return np.full(self.total.shape, np.nan)
-        return np.sqrt((n * self.squares - self.total**2) / (n * (n - 1))) * STEP
+        variance = (n * self.squares - self.total**2) / (n * (n - 1)) if n > 1 else np.full(self.total.shape, np.nan)
+        return np.sqrt(variance) * STEP
 
     def fields(self) -> dict[str, np.ndarray]:  # mean and std (px), probability and mask_std (1), by name
         p = self.inside / self.count
-        return {
-            "mean": self.total / self.count * STEP,
-            "std": self.std,
-            "probability": p,
-            "mask_std": np.sqrt(p * (1 - p)),
-        }
+        mean, mask_std = self.total / self.count * STEP, np.sqrt(p * (1 - p))
+        return {"mean": mean, "std": self.std, "probability": p, "mask_std": mask_std}
 
 # %% ../../nbs/3_ensembles/2_streaming.ipynb #streaming-11
 def _check_room(members: int, reach: float) -> None:

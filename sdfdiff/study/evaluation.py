@@ -68,7 +68,7 @@ def _rows(counted: xr.DataArray, scores: xr.Dataset) -> list[str]:
             lines.append(f"{mask:<18}{threshold:<12}{columns}")
     return lines
 
-
+# %% ../../nbs/5_study/5_evaluation.ipynb #evaluation-12
 def summary(
     study: xr.Dataset,  # Any study, from `evaluate` or `open_study`
 ) -> str:  # A table to print, for each method

@@ -65,6 +65,13 @@ def estimates(
     return np.stack([inside[0], mmse, inside.mean(axis=0) >= 0.5, initial])
 
 # %% ../../nbs/5_study/2_scoring.ipynb #scoring-08
+def _hungarian(members: xr.DataArray, raters: xr.DataArray) -> float:
+    "With as many members as make the least common multiple the number of members: a multiple of the raters."
+    return float(
+        hungarian_iou(members[: max(1, min(1024, members.sizes["member"]) // len(raters)) * len(raters)], raters)
+    )
+
+# %% ../../nbs/5_study/2_scoring.ipynb #scoring-09
 def scored(
     drawn: xr.Dataset,  # An ensemble with all members kept
     truth: np.ndarray,  # True mask, boolean, shape (row, column)
@@ -102,10 +109,3 @@ def scored(
             "hungarian_iou": _hungarian(*both),
         }
     return found
-
-
-def _hungarian(members: xr.DataArray, raters: xr.DataArray) -> float:
-    "With as many members as make the least common multiple the number of members: a multiple of the raters."
-    return float(
-        hungarian_iou(members[: max(1, min(1024, members.sizes["member"]) // len(raters)) * len(raters)], raters)
-    )

@@ -72,15 +72,7 @@ _prepared = lru_cache(maxsize=1)(
 
 # %% ../../nbs/5_study/4_store.ipynb #store-09
 def _work(
-    plan: StudyPlan,
-    store: Path,
-    path,
-    k: int,
-    j: int,
-    checksum: str,
-    batch: int | None = None,
-    workers: int = 1,
-    begun: int = 0,
+    plan: StudyPlan, store: Path, path, k: int, j: int, checksum: str, batch: int | None = None, workers=1, begun=0
 ) -> float:
     "Case k with method j: draw, measure, write, mark as finished. Returns seconds."
     start, method = time.perf_counter(), plan.methods[j]
@@ -240,7 +232,7 @@ def _opened(store: Path) -> xr.Dataset:
         }
     )
 
-
+# %% ../../nbs/5_study/4_store.ipynb #store-17
 def open_study(
     store: str | os.PathLike,  # A .zarr store, or the .nc file that `export_study` wrote
     partial: bool = False,  # Take the finished cases of a study that still runs
@@ -260,13 +252,13 @@ def open_study(
         cases_planned=len(finished), cases_finished=int(finished.sum())
     )
 
-# %% ../../nbs/5_study/4_store.ipynb #store-17
+# %% ../../nbs/5_study/4_store.ipynb #store-18
 def _exported(path: Path) -> xr.Dataset:
     "A study from netCDF."
     found = read_dataset(path, "sdfdiff study", maker="sdfdiff study --netcdf", lazy=True)
     return found.assign({name: found[name].astype(bool) for name in ("truth", "inside", "finished")})
 
-# %% ../../nbs/5_study/4_store.ipynb #store-18
+# %% ../../nbs/5_study/4_store.ipynb #store-19
 def export_study(
     store: str | os.PathLike,  # A finished store
     path: str | os.PathLike,  # Ending in .nc
