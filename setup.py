@@ -40,7 +40,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["sdfdiff", "sdfdiff.*"]),
-    package_data={"sdfdiff": ["py.typed"], "sdfdiff.panels": ["panels.js"]},
+    package_data={"": ["*.pyi"], "sdfdiff": ["py.typed"], "sdfdiff.panels": ["panels.js"]},
     cmdclass={"build_py": BuildWithData},
     python_requires=">=" + about["min_python"],
     install_requires=about["requirements"].split(),

@@ -85,8 +85,7 @@ def test_help_names_every_sampler_and_quality(run, name):
     assert f"draft, default or reference, of {draft}, {default} and {reference} network calls" in help
     assert (
         f"paper-nuclei or paper-glands, the paper's settings, of {METHODS['paper-nuclei'].calls} and "
-        f"{METHODS['paper-glands'].calls}"
-        in help
+        f"{METHODS['paper-glands'].calls}" in help
     )
 
 

@@ -52,7 +52,8 @@ def test_broken_module_keeps_its_error(tmp_path):
     "A module that cannot be imported tells why; it is not reported as missing."
     package = tmp_path / "sdfdiff"
     package.mkdir()
-    copy2(ROOT / "sdfdiff" / "__init__.py", package)
+    for file in ("__init__.py", "__init__.pyi"):
+        copy2(ROOT / "sdfdiff" / file, package)
     (package / "broken.py").write_text("import a_package_that_is_not_there\n")
     code = "import sdfdiff\ntry: sdfdiff.broken\nexcept ModuleNotFoundError as error: print(error.name)"
     assert python(code, cwd=tmp_path).stdout.strip() == "a_package_that_is_not_there"
@@ -141,7 +142,7 @@ def offline(place, wheel):
 def test_wheel_holds_package_and_weights(wheel):
     inside = zipfile.ZipFile(wheel).namelist()
     names = {name for name in inside if name.startswith("sdfdiff/")}
-    kinds = {".py", ".js", ".typed"}  # py.typed has the suffix .typed
+    kinds = {".py", ".pyi", ".js", ".typed"}  # py.typed has the suffix .typed
     code = {str(file.relative_to(ROOT)) for file in (ROOT / "sdfdiff").rglob("*") if file.suffix in kinds}
     data = {f"sdfdiff/data/{file.name}" for file in (ROOT / "data").glob("*.safetensors")}
     note = {f"sdfdiff/data/{file.name}" for file in (ROOT / "data").glob("README.md")}

@@ -2,40 +2,4 @@
 
 from .. import _serve
 
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:  # never true: for editors, type checkers and `_serve`
-    from .cases import (
-        DATASETS as DATASETS,
-        SPLITS as SPLITS,
-        Case as Case,
-        CasePaths as CasePaths,
-        Prepared as Prepared,
-        find_cases as find_cases,
-        hold_out as hold_out,
-        prepare_case as prepare_case,
-        read_case as read_case,
-        split_cases as split_cases,
-    )
-    from .preparation import (
-        GLANDS as GLANDS,
-        NUCLEI as NUCLEI,
-        TISSUE as TISSUE,
-        Preparation as Preparation,
-        Stain as Stain,
-        fit_stain as fit_stain,
-        haematoxylin as haematoxylin,
-        normalise_stain as normalise_stain,
-        prepare_image as prepare_image,
-        prepare_labels as prepare_labels,
-    )
-    from .synthetic import Nucleus as Nucleus, Tissue as Tissue, tissue as tissue
-    from .training_data import (
-        PAPER as PAPER,
-        STRONG as STRONG,
-        Augmentation as Augmentation,
-        TissueTrainingData as TissueTrainingData,
-        TrainingData as TrainingData,
-    )
-
 __getattr__, __dir__ = _serve(__name__, __file__)

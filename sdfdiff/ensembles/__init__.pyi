@@ -1,0 +1,16 @@
+from .collection import ensemble as ensemble, masks as masks, source_pixels as source_pixels
+from .figures import summary_figure as summary_figure
+from .method import (
+    METHODS as METHODS,
+    QUALITIES as QUALITIES,
+    Method as Method,
+    method_of as method_of,
+    untuned as untuned,
+)
+from .segmentation import (
+    overlay as overlay,
+    read_result as read_result,
+    segment as segment,
+    segment_file as segment_file,
+    source_mask as source_mask,
+)
