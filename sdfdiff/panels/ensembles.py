@@ -54,7 +54,7 @@ def _check_ensemble(dataset: xr.Dataset, also: tuple[str, ...] = (), largest: in
         )
     if dataset.attrs.get("members", dataset.sizes["member"]) < 2 or dataset.sizes["member"] < 2:
         raise ValueError(f"The dataset holds {dataset.sizes['member']} member: a spread needs at least 2.")
-    for name in {*_NEEDED, *also, *({"truth"} & set(dataset))}:
+    for name in [one for one in (*_NEEDED, "truth") if one in dataset]:
         wrong = int((~np.isfinite(dataset[name].values)).sum())
         if wrong:
             raise ValueError(
