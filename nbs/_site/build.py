@@ -1,7 +1,8 @@
 """Build the course as a web site that needs no network.  Usage: python nbs/_site/build.py [OUT]
 
-The pages are README.md, data/README.md and copies of the notebooks. Committed outputs are shown as they are; a notebook
-with panels is executed (the copy), and each of its panels becomes a page of its own, which scrubs in a frame.
+The pages are README.md and the texts that it leads to, and copies of the notebooks. Committed outputs are shown as they
+are; a notebook with panels is executed (the copy), and each of its panels becomes a page of its own, which scrubs in a
+frame.
 """
 
 import re
@@ -83,7 +84,11 @@ def lay_out(source: Path, panels: Path) -> None:
         if place.parts[0] == "benchmarks":
             entry = f"{title_of(notebook)} <{place.with_suffix('')}>"
         chapters.setdefault(CHAPTERS.get(path.parent.name, beside), []).append(entry)
-    chapters["Beside the course"] = ["Weights and data <data/README>", "Licence <LICENSE>"]
+    texts = [path for path in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if path.exists()]
+    for path in texts:
+        shutil.copy(path, source)
+    titles = [path.stem for path in texts]  # Sphinx takes the title from the text
+    chapters["Beside the course"] = ["Weights and data <data/README>", *titles, "Licence <LICENSE>"]
     for caption, entries in chapters.items():
         front += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```\n"])
     (source / "index.md").write_text(front, encoding="utf8")
