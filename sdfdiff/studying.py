@@ -198,10 +198,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from sdfdiff.study.report import write_report
 
     prepare_process()
-    try:
-        verified = write_report(arguments.store, arguments.out, arguments.force, arguments.numbers, arguments.partial)
-    except ValueError as error:  # what helps has another name in a shell
-        raise ValueError(str(error).replace("partial=True", "--partial")) from None
+    verified = write_report(arguments.store, arguments.out, arguments.force, arguments.numbers, arguments.partial)
     print(
         f"{arguments.out}: {_images(verified.sizes['case'])}, {arguments.out.stat().st_size / 1e6:.1f} MB, open it "
         "in a browser"
