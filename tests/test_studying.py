@@ -119,7 +119,8 @@ def test_stop_and_resume(run, monkeypatch):
     )
     assert refused(run(*STUDY), "t.zarr", "--resume", "--force")
     assert (
-        refused(run("report", "t.zarr", "--out", "r.html"), "half-written", "--resume", "--partial") and not Path("r.html").exists()
+        refused(run("report", "t.zarr", "--out", "r.html"), "half-written", "--resume", "--partial")
+        and not Path("r.html").exists()
     )
     with monkeypatch.context() as patch:
         rest = Stop(patch, 99)
