@@ -228,8 +228,7 @@ def label(
 def masks(
     dataset: xr.Dataset,  # An ensemble
 ) -> dict[str, np.ndarray]:  # Boolean masks, shape (row, column)
-    "Two ways to one mask: `mmse` thresholds the mean distance (the paper's), `majority` asks for P(mask) >= 1/2."
-    "They differ."
+    "Two masks that differ: `mmse` thresholds the mean distance (the paper's), `majority` asks for P(mask) >= 1/2."
     return {
         "mmse": dataset["mean"].values <= dataset.attrs["threshold_px"],
         "majority": dataset["probability"].values >= 0.5,

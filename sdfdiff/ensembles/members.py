@@ -157,8 +157,7 @@ def batch_size(
     members: int,  # Members wanted
     workers: int = 1,  # Batches drawn at the same time
 ) -> int:  # Members per batch
-    "As many members at once as keep the processor busy and fit into the memory, and no more than gives each worker"
-    "a batch."
+    "As many members at once as keep the processor busy, fit into the memory, and leave each worker a batch."
     tile, share = max(weight.numel() for _, _, weight, _ in denoiser.tiles), math.ceil(members / workers)
     if isinstance(denoiser.network, Fused):
         budget = min(2**31, free_memory(denoiser.initial_estimate.device) // 4) // workers

@@ -50,9 +50,10 @@ def scores_by_convention(
     counted = study["counts"].transpose("case", "method", "mask", "threshold", "count")
     found = {rule: scores_from_counts(counted.values, rule) for rule in ZERO_HIT_RULES}
     dims = (*counted.dims[:-1], "zero_hit")
-    data = {name: (dims, np.stack([one[name] for one in found.values()], -1)) for name in found["zero"]}
+    one = {"units": "1"}
+    data = {name: (dims, np.stack([each[name] for each in found.values()], -1), one) for name in found["zero"]}
     labels = dict(counted.drop_vars("count").coords)
-    return xr.Dataset(data, labels | {"zero_hit": list(ZERO_HIT_RULES)}).map(lambda one: one.assign_attrs(units="1"))
+    return xr.Dataset(data, labels | {"zero_hit": list(ZERO_HIT_RULES)})
 
 
 def _rows(counted: xr.DataArray, scores: xr.Dataset) -> list[str]:
