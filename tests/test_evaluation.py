@@ -84,6 +84,7 @@ def test_counts_by_other_means(root, tmp_path, preparation):
 
 def test_scores_follow_from_counts(whole):
     found = scores_by_convention(whole)
+    assert all(one.attrs == {"units": "1"} for one in found.data_vars.values())
     hit, extra, missed = (whole["counts"].sel(count=name) for name in COUNTS)
     assert (hit > 0).any() and ((hit + missed) == (hit + missed).isel(mask=0)).all()
     exact = {"f1": 2 * hit / (2 * hit + extra + missed), "iou": hit / (hit + extra + missed)}
