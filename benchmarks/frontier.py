@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from sdfdiff.diffusion.model import Model
 from sdfdiff.ensembles.collection import plain
-from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLING, Method, untuned
+from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_FIELDS, Method, untuned
 from sdfdiff.images.cases import Prepared, find_cases, prepare_case
 from sdfdiff.study.plan import StudyPlan
 from sdfdiff.study.scoring import ESTIMATORS, scored
@@ -143,7 +143,7 @@ def judge(
     guess = study["f1"].sel({"method": reference, "estimator": "initial_estimate"}).values
     found = found.assign_coords(
         {"way": names, "case": study["case"].values, "calls": ("way", study["calls"].values)}
-        | {key: ("way", [str(one[key]) for one in settings]) for key in SAMPLING}
+        | {key: ("way", [str(one[key]) for one in settings]) for key in SAMPLER_FIELDS}
         | {"f1_initial_estimate": ("case", guess)}
     )
     for name, (unit, meaning) in (UNITS | {"f1_initial_estimate": ("1", "F1 of the encoder's own guess")}).items():

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 from .measuring import add_measuring
-from .options import add_command, add_sampling, chosen_method, chosen_workers, prepare_process
+from .options import add_command, add_method_options, chosen_method, chosen_workers, prepare_process
 from .studying import add_studying
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-05
 def _add_demo(commands):
     one = add_command(commands, _demo, "segment a real slide that comes with scikit-image")
     one.add_argument("--out", type=Path, default=Path("out"), help="folder for demo.png and demo.nc (default out)")
-    add_sampling(one, 32)
+    add_method_options(one, 32)
 
 
 def _add_segment(commands):
@@ -45,7 +45,7 @@ def _add_segment(commands):
         action="store_true",
         help="where results are there, draw only the members that are missing to --members",
     )
-    add_sampling(one, 16)
+    add_method_options(one, 16)
 
 
 def _add_explore(commands):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sdfdiff.options import (
     add_command,
-    add_sampling,
+    add_method_options,
     chosen_method,
     chosen_workers,
     positive_number,
@@ -34,7 +34,7 @@ def _add_evaluate(commands):
     one.add_argument("--limit", type=whole_number, metavar="N", help="only so many images")
     one.add_argument("--out", type=Path, metavar="STORE.zarr", help="keep the study in this folder")
     one.add_argument("--resume", action="store_true", help="continue a store that is there")
-    add_sampling(one, 16)
+    add_method_options(one, 16)
 
 # %% ../nbs/8_engine_room/3_measuring.ipynb #measuring-07
 def _evaluate(arguments: argparse.Namespace) -> None:

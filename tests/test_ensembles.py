@@ -43,7 +43,7 @@ from sdfdiff.ensembles import members as room
 from sdfdiff.ensembles.collection import UNITS, ensemble, masks, source_pixels
 from sdfdiff.ensembles.fused import member_bytes
 from sdfdiff.ensembles.members import Denoiser, batch_size, draw_members, sample_batches, tile_windows
-from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_CALLS, SAMPLING, Method, method_of, untuned
+from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_CALLS, SAMPLER_FIELDS, Method, method_of, untuned
 from sdfdiff.ensembles.streaming import ROUND, STEP
 from sdfdiff.files import write_dataset
 from sdfdiff.shapes import box, disc
@@ -884,7 +884,7 @@ def test_attributes_make_it_again(dataset):
     "Seed, members and all settings are in the attributes, as plain numbers and words that netCDF can hold."
     attributes = json.loads(json.dumps(dataset.attrs))  # raises for anything else
     assert not [value for value in attributes.values() if isinstance(value, bool) or value is None]
-    options = {name: attributes[name] for name in SAMPLING}
+    options = {name: attributes[name] for name in SAMPLER_FIELDS}
     sampling = Method(**{key: None if value == "default" else value for key, value in options.items()})
     assert sampling.calls == attributes["calls_per_member"]
     again = ensemble(

@@ -27,7 +27,7 @@ PLAIN = {  # functions of one image's arrays: called with a mask that may be wro
     "boundary_distances": lambda mask: wing.boundary_distances(mask, OTHER[0]),
     "boundary_distances, truth": lambda mask: wing.boundary_distances(OTHER[0], mask),
     "grown": lambda mask: wing.grown(mask, 1.0),
-    "margin_trade": lambda mask: wing.margin_trade(mask, OTHER[0], 1.0),
+    "margin_trade_off": lambda mask: wing.margin_trade_off(mask, OTHER[0], 1.0),
 }
 ASKING = {  # every other function that takes a mask: called with one, shape (case, row, column), that may be wrong
     "counts": lambda mask: wing.counts(mask, OTHER),

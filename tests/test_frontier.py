@@ -25,7 +25,7 @@ from benchmarks.frontier import (
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.collection import ensemble, label
-from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLING, untuned
+from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_FIELDS, untuned
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
@@ -291,7 +291,7 @@ def test_the_judge_of_a_study_is_the_judge_of_its_cases(study, result, weights):
 def test_numbers_say_what_was_compared(result):
     for k, one in enumerate(SETTINGS):
         assert result["calls"].values[k] == one.calls
-        assert {key: str(result[key].values[k]) for key in SAMPLING} == {
+        assert {key: str(result[key].values[k]) for key in SAMPLER_FIELDS} == {
             key: str(value) for key, value in one.sampling.items()
         }
     expected = {"title": "sdfdiff frontier", "members": 3, "reference_members": 4, "seed": 2, "weights": "tiny"}

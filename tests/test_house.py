@@ -341,13 +341,6 @@ def test_module_is_small(path):
     assert found <= 300, f"{found} lines of code, 300 are allowed"
 
 
-@each_module
-def test_module_is_narrow(path):
-    "120 columns, but for nbdev's own `__all__`; of notebooks and tests ruff says so."
-    wide = [line for line in path.read_text(encoding="utf8").splitlines() if len(line) > 120]
-    assert not [line for line in wide if not line.startswith("__all__ = ")]
-
-
 def test_package_is_small():
     "Lines of all modules, the index left out, at a width of 120 columns (ruff checks the width)."
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "_modidx.py"]

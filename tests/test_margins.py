@@ -17,7 +17,7 @@ from sdfdiff.uncertainty.margins import (
     growing_fields,
     grown,
     margin_curve,
-    margin_trade,
+    margin_trade_off,
     needed_margin,
     risk_controlled_margin,
 )
@@ -31,9 +31,9 @@ def test_grown_and_its_trade():
     mask, truth = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
     mask[8:12, 8:12], truth[8:12, 8:14] = True, True
     assert np.array_equal(grown(mask, 0), mask) and grown(mask, 0.9).sum() == 16 + 4 * 4
-    assert margin_trade(mask, truth, 0) == (16 / 24, 0.0) and margin_trade(mask, truth, 2)[0] == 1
-    assert np.isnan(margin_trade(mask, truth & False, 1)).all()
-    assert margin_trade(mask, np.where(truth, 0.5, 0.0), 0) == pytest.approx((16 / 24, 8 / 12)), (
+    assert margin_trade_off(mask, truth, 0) == (16 / 24, 0.0) and margin_trade_off(mask, truth, 2)[0] == 1
+    assert np.isnan(margin_trade_off(mask, truth & False, 1)).all()
+    assert margin_trade_off(mask, np.where(truth, 0.5, 0.0), 0) == pytest.approx((16 / 24, 8 / 12)), (
         "a probability is a weight"
     )
 

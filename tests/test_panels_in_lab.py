@@ -13,7 +13,7 @@ from sdfdiff.diffusion.corruption import VE, VP
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.panels.pages import colours
 from sdfdiff.uncertainty.errors import retained_error
-from sdfdiff.uncertainty.margins import margin_trade
+from sdfdiff.uncertainty.margins import margin_trade_off
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_ensemble(opened):
     assert "truth" in box.panel.locator("[data-view=histogram] .legend").inner_text()
     box.drag("margin", 0.4)
     margin = opened.python("explore.margin.value")
-    caught, extra = margin_trade(mean.astype(np.float64) <= threshold, truth, margin)
+    caught, extra = margin_trade_off(mean.astype(np.float64) <= threshold, truth, margin)
     assert f"grown by {margin:.1f} px, covers {100 * caught:.1f} % of the true object;" in says(box.panel)
     assert f"outside the object it covers another {100 * extra:.1f} %" in says(box.panel)
     overlay = box.panel.locator("canvas[data-view=overlay]")

@@ -19,7 +19,7 @@ from sdfdiff.panels.ensembles import _rounded, _shown_maps
 from sdfdiff.panels.pages import codes, colours
 from sdfdiff.panels.samplers import method_with, reverse_run
 from sdfdiff.uncertainty.errors import retained_error
-from sdfdiff.uncertainty.margins import grown, margin_trade
+from sdfdiff.uncertainty.margins import grown, margin_trade_off
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_saved_ensemble(shown, material, with_truth):
     slide(page, panel, "margin", 2.0)
     threshold = dataset.attrs["threshold_px"]
     mask, inside = dataset["mean"].values <= threshold, (_rounded(dataset["distance"].values) <= threshold).mean(0)
-    caught, extra = margin_trade(mask, truth if with_truth else inside, 2.0)
+    caught, extra = margin_trade_off(mask, truth if with_truth else inside, 2.0)
     what = "the true object" if with_truth else "the expected object (the sum of P(object))"
     assert f"covers {100 * caught:.1f} % of {what}; outside the object it covers another {100 * extra:.1f} %" in says(
         panel

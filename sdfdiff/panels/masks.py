@@ -24,7 +24,7 @@ def _checked_mask(mask: np.ndarray, name: str, largest: int = 512) -> np.ndarray
     mask = np.asarray(mask)
     if mask.ndim != 2 or not mask.size or max(mask.shape) > largest:
         raise ValueError(
-            f"{name} has shape {mask.shape}: one mask (row, column) of 1 × 1 to {largest} × {largest} pixels is needed."
+            f"{name} has shape {mask.shape}: one mask (row, column) of 1 to {largest} pixels a side is needed."
         )
     if mask.dtype.kind == "f" and not np.isfinite(mask).all():
         raise ValueError(f"{name} holds NaN or infinite values: a mask is boolean or integer.")
