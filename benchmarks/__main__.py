@@ -4,11 +4,18 @@ Run it in the root of a checkout; `make bench` is the first of them.
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
-from sdfdiff.options import add_command, add_workers, chosen_workers, prepare_process, seed_number, whole_number
+from sdfdiff.options import (
+    add_command,
+    add_workers,
+    chosen_workers,
+    prepare_process,
+    run_command,
+    seed_number,
+    whole_number,
+)
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
@@ -87,15 +94,6 @@ def frontier(arguments: argparse.Namespace) -> None:
     print(f"study: {arguments.out}" + (f"; numbers: {arguments.numbers}" if arguments.numbers else ""))
 
 
-def _sentence(error: Exception) -> str:
-    "What went wrong, and what helps as it is written here; the system's own errors name their file."
-    if hasattr(error, "said"):
-        return error.said("--{}")
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the disk'}: {error.strerror}."
-    return " ".join(str(error).split())
-
-
 def parser() -> argparse.ArgumentParser:
     "Both commands and their options."
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
@@ -110,20 +108,7 @@ def main(
     words: list[str] | None = None,  # What was typed; None: sys.argv
 ) -> int:  # Exit code: 0, 1 for an error, 130 when interrupted
     "Run the command that was typed. Every error that a user can mend is one sentence on standard error."
-    arguments = parser().parse_args(words)
-    try:
-        arguments.run(arguments)
-        return 0
-    except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes of zarr that were cut short
-        again = "; continue with --resume" * (arguments.command == "frontier")
-        print(f"benchmarks: stopped; nothing half-written was left{again}", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        if arguments.traceback:
-            raise
-        print(f"benchmarks: {_sentence(error)}", file=sys.stderr)
-        return 1
+    return run_command(parser().parse_args(words), "benchmarks")
 
 
 if __name__ == "__main__":

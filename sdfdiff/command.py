@@ -7,14 +7,18 @@ __all__ = ['parser', 'main']
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-02
 import argparse
-import signal
-import sys
-import threading
 import time
 from pathlib import Path
 
 from .measuring import add_measuring
-from .options import add_command, add_method_options, chosen_method, chosen_workers, prepare_process
+from sdfdiff.options import (
+    add_command,
+    add_method_options,
+    chosen_method,
+    chosen_workers,
+    prepare_process,
+    run_command,
+)
 from .studying import add_studying
 
 # %% ../nbs/8_engine_room/5_command.ipynb #command-05
@@ -235,43 +239,4 @@ def main(words: list[str] | None = None) -> int:  # Exit code: 0, 1 for an error
 
         print(f"sdfdiff {__version__}") if arguments.version else top.print_help()
         return 0
-    stopped = _listen()
-    try:
-        arguments.run(arguments)
-        return 0
-    except (KeyboardInterrupt, Exception) as error:
-        if stopped or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may fail with any error
-            way = "--add" if getattr(arguments, "add", False) else "--resume"
-            again = f"; continue with {way}" * (hasattr(arguments, "resume") and arguments.out is not None)
-            print("sdfdiff: stopped; nothing half-written was left" + again, file=sys.stderr)
-            return 130
-        if arguments.traceback or not isinstance(error, (ValueError, OSError)):
-            raise
-        print(f"sdfdiff: {_sentence(error)}", file=sys.stderr)
-        return 1
-
-# %% ../nbs/8_engine_room/5_command.ipynb #command-13
-def _listen() -> list:
-    "Remember Ctrl-C, beside raising KeyboardInterrupt as usual; the list is empty until then."
-    stopped, default = [], signal.default_int_handler
-
-    def remember(number, frame):
-        stopped.append(number)
-        spec = getattr(sys.modules.get("torch"), "__spec__", None)
-        if getattr(spec, "_initializing", False):  # an exception would end the process in torch's own code: later
-            threading.Timer(0.1, signal.raise_signal, [number]).start()
-        else:
-            default(number, frame)
-
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is default:
-        signal.signal(signal.SIGINT, remember)
-    return stopped
-
-# %% ../nbs/8_engine_room/5_command.ipynb #command-14
-def _sentence(error: Exception) -> str:
-    "What went wrong, and what helps as it is written here; the system's own errors name their file."
-    if hasattr(error, "ways"):
-        return error.said("--{}")
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the disk'}: {error.strerror}."
-    return " ".join(str(error).split())
+    return run_command(arguments, top.prog)

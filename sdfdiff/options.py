@@ -4,11 +4,15 @@
 
 # %% auto #0
 __all__ = ['whole_number', 'seed_number', 'positive_number', 'add_method_options', 'add_workers', 'chosen_method',
-           'prepare_process', 'chosen_workers', 'add_command']
+           'prepare_process', 'chosen_workers', 'add_command', 'run_command']
 
 # %% ../nbs/8_engine_room/2_options.ipynb #options-02
 import argparse
+import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -151,3 +155,51 @@ def add_command(
         "--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )  # after the command, too
     return one
+
+# %% ../nbs/8_engine_room/2_options.ipynb #options-19
+def run_command(
+    arguments: argparse.Namespace,  # What was typed, with `run` and `traceback`
+    program: str,  # Begins each sentence
+) -> int:  # Exit code: 0, 1 for an error, 130 when interrupted
+    "Run what was typed. Every error that a user can mend is one sentence on standard error; others are raised."
+    stopped = _listen()
+    try:
+        arguments.run(arguments)
+        return 0
+    except (KeyboardInterrupt, Exception) as error:
+        if stopped or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may fail with any error
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes of zarr that were cut short
+            way = "--add" if getattr(arguments, "add", False) else "--resume"
+            again = f"; continue with {way}" * (hasattr(arguments, "resume") and arguments.out is not None)
+            print(f"{program}: stopped; nothing half-written was left{again}", file=sys.stderr)
+            return 130
+        if arguments.traceback or not isinstance(error, (ValueError, OSError)):
+            raise
+        print(f"{program}: {_sentence(error)}", file=sys.stderr)
+        return 1
+
+# %% ../nbs/8_engine_room/2_options.ipynb #options-20
+def _listen() -> list:
+    "Remember Ctrl-C, beside raising KeyboardInterrupt as usual; the list is empty until then."
+    stopped, default = [], signal.default_int_handler
+
+    def remember(number, frame):
+        stopped.append(number)
+        spec = getattr(sys.modules.get("torch"), "__spec__", None)
+        if getattr(spec, "_initializing", False):  # an exception would end the process in torch's own code: later
+            threading.Timer(0.1, signal.raise_signal, [number]).start()
+        else:
+            default(number, frame)
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is default:
+        signal.signal(signal.SIGINT, remember)
+    return stopped
+
+
+def _sentence(error: Exception) -> str:
+    "What went wrong, and what helps as it is written here; the system's own errors name their file."
+    if hasattr(error, "ways"):
+        return error.said("--{}")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the disk'}: {error.strerror}."
+    return " ".join(str(error).split())

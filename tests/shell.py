@@ -1,6 +1,9 @@
 "What the tests of the commands share: a place to work in, a line to type, and what was said."
 
 import re
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -72,6 +75,13 @@ def sentences(text):
 
 def files(folder="."):
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def command(code, *words, **options):
+    "A Python of its own. Ctrl-C works there even if this one was started in the background."
+    code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" + textwrap.dedent(code)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], **pipes, **options)
 
 
 def refused(outcome, *words, code=1):

@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from PIL import Image
 from safetensors.torch import save_file
-from shell import QUICK, files, no_work, picture, refused, sentences, tiny
+from shell import QUICK, command, files, no_work, picture, refused, sentences, tiny
 
 import sdfdiff
 from sdfdiff.command import main
@@ -38,13 +38,6 @@ def results(*stems, out="out"):
 
 def segment(run, *words, weights="tiny.safetensors", out="out", quick=QUICK):
     return run("segment", "--out", out, "--weights", weights, *quick, *words)
-
-
-def command(code, *words, **options):
-    "A Python of its own. Ctrl-C works there even if this one was started in the background."
-    code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" + textwrap.dedent(code)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], **pipes, **options)
 
 
 # ---- first steps
