@@ -140,13 +140,15 @@ def judge(
     values = {name: np.stack([row[name].values for row in rows], axis=1) for name in UNITS}
     found = xr.Dataset({name: (("way", "case"), each) for name, each in values.items()})
     settings = [json.loads(text) for text in study["sampling"].values]
-    guess = study["f1"].sel({"method": reference, "estimator": "initial_estimate"}).values
+    estimate = study["f1"].sel({"method": reference, "estimator": "initial_estimate"}).values
     found = found.assign_coords(
         {"way": names, "case": study["case"].values, "calls": ("way", study["calls"].values)}
         | {key: ("way", [str(one[key]) for one in settings]) for key in SAMPLER_FIELDS}
-        | {"f1_initial_estimate": ("case", guess)}
+        | {"f1_initial_estimate": ("case", estimate)}
     )
-    for name, (unit, meaning) in (UNITS | {"f1_initial_estimate": ("1", "F1 of the encoder's own guess")}).items():
+    for name, (unit, meaning) in (
+        UNITS | {"f1_initial_estimate": ("1", "F1 of the encoder's initial estimate")}
+    ).items():
         found[name].attrs = {"units": unit, "long_name": meaning}
     return found.drop_sel(way=reference).assign_attrs(_about(study, reference))
 

@@ -126,5 +126,5 @@ def frontier_table(
         f1 = "".join(f"{100 * float(one[name]):9.2f}" for name in ("f1_one", "f1_mean"))
         spread = f"{float(one['spread_ratio']):9.3f}{float(one['spread_correlation']):13.3f}"
         lines.append(f"{way:<22}{int(one['calls']):6}{f1}{spread}")
-    guess = 100 * float(dataset["f1_initial_estimate"].mean())
-    return "\n".join([*lines, "", f"encoder's guess, no diffusion: F1 {guess:.2f}"])
+    estimate = 100 * float(dataset["f1_initial_estimate"].mean())
+    return "\n".join([*lines, "", f"encoder's initial estimate, no diffusion: F1 {estimate:.2f}"])

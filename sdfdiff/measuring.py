@@ -137,7 +137,9 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {model.about['recipe']['steps']} steps in {model.about['training_seconds']} s")
 
 # %% ../nbs/8_engine_room/3_measuring.ipynb #measuring-11
-def add_measuring(commands) -> None:
+def add_measuring(
+    commands: argparse._SubParsersAction,  # What argparse's add_subparsers returned
+) -> None:
     "The two commands of this module."
     for add in (_add_evaluate, _add_train):
         add(commands)

@@ -10,10 +10,17 @@ import argparse
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .options import add_command, add_workers, chosen_workers, prepare_process, whole_number
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+    from sdfdiff.study.plan import StudyPlan
 
 # %% ../nbs/8_engine_room/4_studying.ipynb #studying-05
 _EXAMPLES = {
@@ -26,7 +33,7 @@ _EXAMPLES = {
 
 def example_plan(
     dataset: str,  # A name of _EXAMPLES
-):  # StudyPlan
+) -> "StudyPlan":
     "A plan to start from: the default way to draw beside the cheapest one, on images that the weights never saw."
     from sdfdiff.ensembles.method import method_of
     from sdfdiff.study.plan import StudyPlan
@@ -86,7 +93,7 @@ def _add_report(commands):
 @contextmanager
 def cluster_client(
     where: int | str | None,  # Processes to start, or the address of a scheduler; None: none
-):  # dask.distributed Client, or None
+) -> Iterator["Client | None"]:  # For `with`
     "The workers that do the work; those started here end with the block."
     if where is None:
         yield None
@@ -207,7 +214,9 @@ def _report(arguments: argparse.Namespace) -> None:
         print(f"numbers: {arguments.numbers}")
 
 
-def add_studying(commands) -> None:
+def add_studying(
+    commands: argparse._SubParsersAction,  # What argparse's add_subparsers returned
+) -> None:
     "The two commands of this module."
     for add in (_add_study, _add_report):
         add(commands)

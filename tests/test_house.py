@@ -347,6 +347,28 @@ def test_package_is_small():
     assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 11_500
 
 
+def unannotated(tree):
+    "Public functions, and methods of public classes, that leave a type unsaid."
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            inside = node.body if isinstance(node, ast.ClassDef) else [node]
+            for one in (one for one in inside if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")):
+                given = [*one.args.posonlyargs, *one.args.args, *one.args.kwonlyargs]
+                lacking = [each.arg for each in given if each.annotation is None and each.arg not in ("self", "cls")]
+                if lacking or one.returns is None:
+                    yield f"{one.name}: {', '.join(lacking) or 'what it returns'}"
+
+
+@each_module
+def test_public_functions_are_annotated(path):
+    assert not [*unannotated(parsed(path))]
+
+
+def test_what_is_not_annotated_is_found():
+    code = "def f(a: int, b) -> int: ...\nclass C:\n    def g(self, c: int): ...\n    def _h(self, d): ...\n"
+    assert [*unannotated(ast.parse(code))] == ["f: b", "g: what it returns"]
+
+
 @each_module
 def test_public_names_are_documented(path):
     "Every public function and class says in its docstring what it is."

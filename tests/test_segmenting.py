@@ -354,28 +354,6 @@ def test_old_results_survive_a_failure(photo, monkeypatch, fail):
     assert {name: (folder / name).read_bytes() for name in files(folder)} == before
 
 
-def test_write_dataset_is_whole_compressed_and_careful(tmp_path):
-    blank = np.zeros((500, 500), np.float32)
-    dataset = xr.Dataset({"blank": (("row", "column"), blank), "name": ("row", np.arange(500))})
-    path = tmp_path / "new" / "one.nc"
-    write_dataset(dataset, path)
-    assert path.stat().st_size < 100_000 and files(tmp_path) == ["one.nc"]
-    xr.testing.assert_identical(xr.load_dataset(path, engine="h5netcdf"), dataset)
-    with pytest.raises(FileExistsError, match="force=True"):
-        write_dataset(dataset, path)
-    write_dataset(dataset + 1, path, force=True)
-    assert xr.load_dataset(path, engine="h5netcdf")["blank"].max() == 1
-
-
-def test_names_are_not_cut(tmp_path):
-    "A dataset that was read remembers how long its names were; what is added to it may be longer."
-    first, second = (xr.Dataset({"value": ("case", [1.0])}, {"case": [name]}) for name in ("a_9", "a_10"))
-    path = tmp_path / "a.nc"
-    write_dataset(first, path)
-    write_dataset(xr.concat([read_dataset(path), second], "case"), path, force=True)
-    assert read_dataset(path)["case"].values.tolist() == ["a_9", "a_10"]
-
-
 def test_reading_errors_keep_their_sentence(tmp_path):
     tifffile.imwrite(tmp_path / "nan.tif", np.full((40, 40), np.nan, np.float32))
     for name, words in (("nan.tif", "NaN"), ("nothing.png", "does not exist")):

@@ -29,7 +29,7 @@ UNITS = {  # variable: (unit, meaning)
     "std": ("px", "standard deviation over the members of the signed distance, each cut at reach_px"),
     "probability": ("1", "fraction of members for which the pixel is object"),
     "mask_std": ("1", "standard deviation of the mask over the members, sqrt(p (1 - p))"),
-    "initial_estimate": ("px", "the encoder's own guess at the signed distance, without diffusion"),
+    "initial_estimate": ("px", "the encoder's initial estimate of the signed distance, without diffusion"),
     "distance_sum": ("px / 4096", "sum over the members of the distance cut at reach_px, for adding members later"),
     "distance_squares": ("px^2 / 4096^2", "sum over the members of its square"),
     "area": ("px^2", "object area of each member"),

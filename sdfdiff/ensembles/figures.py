@@ -6,20 +6,23 @@
 __all__ = ['busiest', 'summary_figure']
 
 # %% ../../nbs/3_ensembles/6_figures.ipynb #figures-02
+from typing import TYPE_CHECKING
+
 import numpy as np
 import xarray as xr
 
 from .. import drawing
 from .collection import masks
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # %% ../../nbs/3_ensembles/6_figures.ipynb #figures-05
 def busiest(
     field: np.ndarray,  # Any non-negative field, shape (row, column)
     size: int,  # Rows and columns of the window wanted
-) -> tuple[
-    slice, slice
-]:  # The window that holds most of the field, on a grid of a quarter of its size and at the far ends
-    "Where to look closer."
+) -> tuple[slice, slice]:  # Rows and columns of the window
+    "Where to look closer: the window that holds most of the field, on a grid of a quarter of its size and at the ends."
     size = tuple(min(size, n) for n in field.shape)
     total = np.pad(field.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     starts = [sorted({*range(0, n - s, max(s // 4, 1)), n - s}) for n, s in zip(field.shape, size)]
@@ -38,7 +41,7 @@ def summary_figure(
     members: int = 3,  # Members to outline, at most 4
     detail: int = 160,  # Rows and columns of the close-up, where members disagree most
     title: str = "",  # Finding above the picture
-):  # matplotlib Figure
+) -> "Figure":
     "The whole image with its mask and uncertainty, and a close-up with single members (paper, figure 6)."
     image = np.moveaxis(dataset["image"].values, 0, -1)
     image = image[..., 0] if image.shape[-1] == 1 else image

@@ -235,7 +235,7 @@ _ESTIMATOR_WORDS = {
     "member": "one member",
     "mmse": "mask of the mean",
     "majority": "majority",
-    "initial_estimate": "encoder's guess",
+    "initial_estimate": "initial estimate",
 }
 
 

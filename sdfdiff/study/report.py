@@ -28,7 +28,7 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "f1_member": ("F1 of one member, against the truth", "%", 100, 1, "higher"),
     "f1_mmse": ("F1 of the mask of the mean", "%", 100, 1, "higher"),
     "f1_majority": ("F1 of the majority", "%", 100, 1, "higher"),
-    "f1_initial_estimate": ("F1 of the encoder's guess, no diffusion", "%", 100, 1, "higher"),
+    "f1_initial_estimate": ("F1 of the encoder's initial estimate, no diffusion", "%", 100, 1, "higher"),
     "wrong": ("wrong pixels in the mask of the mean", "%", 100, 2, "lower"),
     "expected_loss": ("expected loss: 1 - F1 of a member and the mask of the mean", "1", 1, 3, "near the loss"),
     "loss_correlation": ("correlation of expected and actual loss over the images", "1", 1, 2, "higher"),

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -28,6 +29,9 @@ from ..images.cases import prepare_case
 from .plan import StudyPlan, cropped, from_json, study_cases
 from .schema import known, placed, template
 from .scoring import scored
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
 
 # %% ../../nbs/5_study/4_store.ipynb #store-06
 def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None:
@@ -143,7 +147,7 @@ def run_study(
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
     resume: bool = False,  # Continue a store that is there
     force: bool = False,  # Replace a store that is there
-    client=None,  # A dask.distributed Client whose workers see the same disk; None: this process does the work
+    client: "Client | None" = None,  # Of dask, its workers see the same disk; None: this process does the work
     batch: int | None = None,
     workers: int | None = 1,  # Members per batch, and batches at the same time; neither changes the result
 ) -> Iterator[Progress]:  # The state at the start, then one item per finished piece

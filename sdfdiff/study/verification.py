@@ -166,7 +166,7 @@ _ABOUT = {  # variable or coordinate: (unit, meaning)
     "field": ("", "what grows with the margin, see sdfdiff.uncertainty.margins.growing_fields"),
     "may_miss": ("1", "share of the object that may be missed"),
     "margin": ("px", "margin"),
-    "estimator": ("", "a member (mean over all), the mask of the mean distance, the majority, the encoder's guess"),
+    "estimator": ("", "a member (mean over all), the mask of the mean distance, the majority, the initial estimate"),
     "rank": ("1", "rank of the truth among the members, as a share of the way"),
 }
 
