@@ -40,7 +40,7 @@ def run_benchmark(
     progress: bool = True,  # Show a progress bar
     plan: Plan | None = None,  # One's own amount; None: FULL or QUICK
 ) -> xr.Dataset:  # Variables by part: chain_, setting_, driver_, tiling_, large_, distance_, members_, precision_
-    "Everything side by side in one run: see notebook 6 beside the benchmarks for what comes out."
+    "Everything side by side in one run: benchmarks/6_speed.ipynb reads what comes out."
     plan = plan or (QUICK if quick else FULL)
     model = load_model(plan.weights)
     number_format = str(next(model.network.parameters()).dtype).removeprefix("torch.")
