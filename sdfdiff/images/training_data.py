@@ -184,7 +184,7 @@ class TissueTrainingData:
         return [self.example(seed)[1] for seed in range(1000, 1200)]
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:  # As TrainingData.draw
-        "A batch of fresh scenes; seeds below 1000 are left to lessons and measurements."
+        "A batch of fresh scenes; seeds below 1000 are left to lessons, those of studies (from 1000) hardly ever come."
         seeds = torch.randint(1000, 2**31, (batch,), generator=generator).tolist()
         images, distances = zip(*(self.example(seed) for seed in seeds))
         return torch.stack(images), torch.stack(distances)[:, None]

@@ -22,7 +22,7 @@ from ..uncertainty.metrics import ZERO_HIT_RULES, scores_from_counts
 
 # %% ../../nbs/5_study/5_evaluation.ipynb #evaluation-05
 def evaluate(
-    dataset: str,  # A name of sdfdiff.study.plan.DATASETS
+    dataset: str,  # A name of sdfdiff.images.cases.DATASETS
     root: str | os.PathLike | None,  # Its folder; none for tissue
     split: str,  # "train", "test", "validation" or "all"
     method: Method,  # How to draw, with the weights' name or file, and at least 2 members

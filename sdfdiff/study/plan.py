@@ -14,7 +14,7 @@ from pathlib import Path
 from ..ensembles.method import Method, from_written, written
 from ..images.cases import DATASETS, SPLITS, CasePaths, Prepared, find_cases
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-05
+# %% ../../nbs/5_study/1_plan.ipynb #plan-06
 def _choice(what: str, value, choices) -> None:
     if value not in list(choices):  # also one that cannot be hashed
         raise ValueError(f"{what} {value!r} is unknown: choose one of {', '.join(choices)}.")
