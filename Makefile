@@ -53,7 +53,7 @@ browser:
 sync: $(BIN)/ready-test  ## Clean the notebooks and export them to sdfdiff/
 	@nbdev_clean && nbdev_clean --fname benchmarks && ruff format -q && nbdev_export && echo "The notebooks are clean and sdfdiff/ is what they export."
 
-notebooks: $(BIN)/ready-test  ## Execute the notebooks in place, then clean them (NOTEBOOKS="nbs/0_ground/5_distance.ipynb" for some)
+notebooks: $(BIN)/ready-test  ## Execute the notebooks in place, then clean them (NOTEBOOKS="nbs/0_ground/3_distance.ipynb" for some)
 	@python tests/run_notebooks.py $(NOTEBOOKS) && nbdev_clean && nbdev_clean --fname benchmarks
 
 clean:  ## Remove .venv, _docs, caches and what builds left behind (out/ and runs/ stay)

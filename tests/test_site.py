@@ -157,7 +157,7 @@ def test_panels_load(pages):
 def test_site_opens_from_the_disk(site):
     "Without any server."
     with browser.page(offline=True) as tab:
-        for name in ("index.html", "nbs/0_ground/5_distance.html"):
+        for name in ("index.html", "nbs/0_ground/3_distance.html"):
             seen = look(tab, (site / name).as_uri())
             assert not seen["problems"] and seen["drawn"] == seen["formulas"]
         tab.goto((site / "search.html").as_uri() + "?q=corrector")

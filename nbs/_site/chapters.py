@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = {  # folder: title; a chapter whose name (without the number) is a package exports its modules there
-    "0_ground": "The ground",
+    "0_ground": "First steps",
     "1_images": "Images and masks",
     "2_diffusion": "The diffusion",
     "3_ensembles": "Ensembles",
