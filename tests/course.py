@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import runner
@@ -22,6 +23,11 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def cells(path: Path) -> list[tuple[str, str]]:
     "Kind and source of each cell."
+    return _cells(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _cells(path: Path, _: int) -> list[tuple[str, str]]:
     content = json.loads(path.read_text(encoding="utf8"))
     return [(cell["cell_type"], "".join(cell["source"])) for cell in content["cells"]]
 
