@@ -53,25 +53,18 @@ def found(word: str) -> Path:
 
 
 @cache
-def imports(file: Path, own: str) -> bool:
-    "Whether a test imports the module at its top, or, for a notebook of benchmarks/, its part of them."
-    package, _, name = (own if own.startswith("benchmarks/") else f"sdfdiff/{own}").replace("/", ".").rpartition(".")
-    for node in ast.parse(file.read_text(encoding="utf8")).body:
-        if isinstance(node, ast.ImportFrom):
-            if (
-                node.module == f"{package}.{name}"
-                or node.module == package
-                and name in [one.name for one in node.names]
-            ):
-                return True
-    return False
+def imported(file: Path) -> set[str]:
+    "Dotted names that a file imports from others at its top."
+    nodes = [node for node in ast.parse(file.read_text(encoding="utf8")).body if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in nodes} | {f"{node.module}.{one.name}" for node in nodes for one in node.names}
 
 
 def its_tests(path: Path) -> list[Path]:
     "Files of tests that import the module: the one that bears its name, else those of its chapter, else all."
     own = names(path)[0]
     part, _, name = own.rpartition("/")
-    files = [file for file in sorted(TESTS.glob("test_*.py")) if imports(file, own)]
+    dotted = own.replace("/", ".") if path in BESIDE else f"sdfdiff.{own}".replace("/", ".")
+    files = [file for file in sorted(TESTS.glob("test_*.py")) if dotted in imported(file)]
     named = [file for file in files if file.stem == f"test_{name}"]
     of_part = re.compile(f"test_{part}(_.*)?")
     return named or [file for file in files if part and of_part.fullmatch(file.stem)] or files
