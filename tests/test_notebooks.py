@@ -2,9 +2,12 @@
 solutions of the exercises are right."""
 
 import pytest
-from course import BESIDE, NOTEBOOKS, check_solutions, label
+from course import BESIDE, DOORS, NOTEBOOKS, check_solutions, label
+
+EVERY = [*DOORS, *NOTEBOOKS, *BESIDE]
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, *BESIDE], ids=label)
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem if path in DOORS else label(path))
 def test_notebook(path, tmp_path, record_property):
-    record_property("notebook", f"{check_solutions(path, tmp_path):5.1f} s  {label(path)}")
+    name = path.stem if path in DOORS else label(path)
+    record_property("notebook", f"{check_solutions(path, tmp_path):5.1f} s  {name}")

@@ -16,6 +16,9 @@ from sdfdiff.uncertainty.errors import retained_error
 from sdfdiff.uncertainty.margins import margin_trade_off
 
 
+pytestmark = pytest.mark.browser
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory, request):
     "A notebook of the chapter in JupyterLab, every cell run through the menu."
