@@ -25,11 +25,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    "How long each notebook took."
+    "What each notebook took."
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
     times = [value for report in reports for name, value in report.user_properties if name == "notebook"]
     if len(times) > 1:
-        terminalreporter.section("seconds for each notebook")
+        terminalreporter.section("processor time of each notebook")
         for line in sorted(set(times), reverse=True):
             terminalreporter.line(line)
 

@@ -66,7 +66,7 @@ def verdicts(path: Path, folder: Path) -> tuple[list[dict], float]:
     """Run a notebook from top to bottom in a process of its own, each exercise first as committed and then solved.
 
     The result has one entry per exercise: {"cell", "committed": [right, sentence], "solved": [right, sentence]}, and
-    the seconds that the notebook took. Cells that nbdev_test skips are skipped. An AssertionError says which cell
+    the seconds of processor time it took. Cells that nbdev_test skips are skipped. An AssertionError says which cell
     raised, and what.
     """
     solved = {exercise.cell: exercise.solved for exercise in exercises(path)}
@@ -81,7 +81,9 @@ def verdicts(path: Path, folder: Path) -> tuple[list[dict], float]:
 
 
 def check_solutions(path: Path, folder: Path) -> float:
-    "The notebook runs; its exercises wait for an answer, and the folded solution is the right one. How long it took."
+    """The notebook runs; its exercises wait for an answer, and the folded solution is the right one.
+
+    What comes back is the notebook's processor time in seconds."""
     found, seconds = verdicts(path, folder)
     for verdict in found:
         right, sentence = verdict["committed"]

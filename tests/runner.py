@@ -9,6 +9,7 @@ null], ...], "folder": where the notebook lies, "scratch": a folder of its own};
 import atexit
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -49,13 +50,18 @@ def serve() -> None:
         import_module(name)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        job, start = json.loads(line), time.time()
-        scratch = Path(job["scratch"])
+        scratch, before = Path(json.loads(line)["scratch"]), spent()
         (scratch / "job.json").write_text(line)
         code = forked(scratch) if forks else spawned(scratch)
         said = (scratch / "said").read_text(errors="replace")[-4000:]
-        answers.write(json.dumps({"code": code, "said": said, "seconds": time.time() - start}) + "\n")
+        answers.write(json.dumps({"code": code, "said": said, "seconds": spent() - before}) + "\n")
         answers.flush()
+
+
+def spent() -> float:
+    "Seconds that the processor worked for the children that have ended."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def forked(scratch: Path) -> int:
