@@ -67,6 +67,7 @@ def prose_of(path: Path) -> str:
     return "\n\n".join(source for kind, source, _ in cells(path) if kind == "markdown")
 
 
+@cache
 def module_of(path: Path) -> str | None:
     "What the notebook names in `#| default_exp`, None if it exports nothing."
     names = re.findall(r"^#\s*\|\s*default_exp\s+(\S+)", "\n".join(code_of(path)), re.M)
@@ -74,6 +75,7 @@ def module_of(path: Path) -> str | None:
     return names[0] if names else None
 
 
+@cache
 def known() -> dict[str, str]:
     "Dotted name of every module, and of every part, to the part it belongs to."
     return {dotted(path): room(dotted(path)) for path in MODULES} | {part: part for part in ROOMS if part}
@@ -122,6 +124,7 @@ def at_import(tree: ast.AST) -> set[str]:
     return found
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf8"))
 
