@@ -18,8 +18,8 @@ demo: $(BIN)/ready-demo  ## Segment a real microscopy image with the bundled wei
 	@$(BIN)/sdfdiff demo --out out/ --force && $(BIN)/sdfdiff explore out/demo.nc --force
 
 lab: $(BIN)/ready-lab  ## Open the notebooks in JupyterLab (LAB_ARGS="--no-browser --port 8899" for more)
-	@cd nbs && PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
-		../$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+		$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 docs: $(BIN)/ready-docs  ## Make a web site of the course in _docs/, which needs no network
 	@$(BIN)/python nbs/_site/build.py _docs

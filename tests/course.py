@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "nbs" / "_site"))
 
-from chapters import CHAPTERS, label, notebooks, number  # noqa: E402, F401
+from chapters import CHAPTERS, DOORS, label, notebooks, number  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = notebooks()

@@ -5,16 +5,30 @@ import json
 import os
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
-from course import BESIDE, CHECK, NOTEBOOKS, ROOT, cells, exercises, label, verdicts
+from course import BESIDE, CHECK, DOORS, NOTEBOOKS, ROOT, cells, exercises, label, verdicts
 
 ALL = [*NOTEBOOKS, *BESIDE]
+LESSONS = [path for path in ALL if path.stem != "0_first_look"]  # which has no exercises: it is five minutes long
 each_notebook = pytest.mark.parametrize("path", ALL, ids=label)
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=label)
 
 
 def link(target: Path, start: Path) -> str:
     return f"[{label(target)}]({os.path.relpath(target, start.parent)})"
+
+
+def test_glossary_names_what_is_there():
+    "Each term once; each name in the code is one."
+    text = "\n".join(source for _, source in cells(DOORS[1]))
+    terms = re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE)
+    assert len(terms) > 40 and len(set(terms)) == len(terms)
+    for name in re.findall(r"`(sdfdiff\.[\w.]+)`", text):
+        *path, last = name.split(".")
+        owner = resolve_name(".".join(path))
+        assert hasattr(owner, last) or last in getattr(owner, "__dataclass_fields__", {}), name
 
 
 @each_notebook
@@ -44,7 +58,7 @@ def test_leads_to_its_neighbours(path):
     assert len(re.findall("^Next: ", last, re.MULTILINE)) == len(after)
 
 
-@each_notebook
+@each_lesson
 def test_exercises_answer_back(path):
     "At least two exercises below the heading, each with one folded solution before the next."
     kinds, found = cells(path), exercises(path)
@@ -86,10 +100,31 @@ def test_exercises_are_committed_unanswered(path):
 
 
 def test_readme_lists_the_course():
-    "The table of the README has a row for every notebook, in the order in which they are read."
-    text = (ROOT / "README.md").read_text(encoding="utf8")
-    rows = re.findall(r"^\| \[([^\]]+)\]\(((?:nbs|benchmarks)/[\w/]+\.ipynb)\) \|", text, re.MULTILINE)
-    assert rows == [(label(path), str(path.relative_to(ROOT))) for path in ALL]
+    "The table of nbs/README.md has a row for every notebook, in the order in which they are read."
+    text = (ROOT / "nbs" / "README.md").read_text(encoding="utf8")
+    rows = re.findall(r"^\| \[([^\]]+)\]\(([\w/.]+\.ipynb)\) \|", text, re.MULTILINE)
+    assert rows == [(label(path), os.path.relpath(path, ROOT / "nbs")) for path in ALL]
+
+
+def test_readme_is_short():
+    "One screen after another, no wider than code; the picture comes before the first command."
+    lines = (ROOT / "README.md").read_text(encoding="utf8").splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
+    text = "\n".join(lines)
+    assert text.index("](data/demo.png)") < text.index("```")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "nbs" / "README.md", *DOORS], ids=lambda path: path.name)
+def test_entrance_leads_somewhere(path):
+    "Every link of the texts at the entrance is a file here, and a notebook is called what it is called."
+    text = path.read_text(encoding="utf8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(source for _, source in cells(path))
+    for words, target in re.findall(r"\[([^\]]*)\]\((?!https?:)([^)#]+)", text):
+        there = (path.parent / target).resolve()
+        assert there.exists(), f"{path.name}: {target}"
+        if re.match(r"\d+\.\d+ ", words):
+            assert words == label(there)
 
 
 # ---- the test of the solutions notices what it should

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from course import BESIDE, CHAPTERS, NOTEBOOKS, ROOT, label, number
+from course import BESIDE, CHAPTERS, DOORS, NOTEBOOKS, ROOT, label, number
 
 PACKAGE = ROOT / "sdfdiff"
 MODULES = sorted(file for file in PACKAGE.rglob("*.py") if not file.name.startswith("_"))  # all of them exported
@@ -34,6 +34,7 @@ TOP = {"options", "measuring", "studying", "command"}  # modules at the root tha
 TORCH = {"diffusion", "ensembles", "study", "panels"}  # parts that may import torch when they are imported
 XARRAY = {"uncertainty", "ensembles", "study", "panels"}
 MATPLOTLIB = {"study", "panels"}
+SHOW_ONLY = {"0_first_look", "1_short_path", "3_reverse_process", "8_any_ensemble"}  # lessons without a module
 each_notebook = pytest.mark.parametrize("path", EVERY_NOTEBOOK, ids=label)
 
 
@@ -151,7 +152,7 @@ def test_notebook_and_module_belong_together():
         part, name = (one.name.split("_", 1)[1] for one in (path.parent, path.with_suffix("")))
         places = [*ROOMS, ""] if part == "engine_room" else [part] if part in ROOMS else [""]
         assert module in (None, *(f"{place}.{name}".lstrip(".") for place in places)), f"{label(path)} exports {module}"
-        assert module or part in ("results", "uncertainty"), f"{label(path)} exports nothing"
+        assert module or part == "results" or path.stem in SHOW_ONLY, f"{label(path)} exports nothing"
     modules = [module for module in exported.values() if module]
     assert len(modules) == len(set(modules)), "two notebooks write the same module: the later overwrites the earlier"
     assert {dotted(path) for path in MODULES} == set(modules)
@@ -163,8 +164,8 @@ def test_every_notebook_is_run():
     from nbdev.test import _keep_file
 
     everything = sorted(path for path in tracked() if path.suffix == ".ipynb")
-    assert everything == sorted(EVERY_NOTEBOOK) and len(everything) > 50
-    for folder, paths in (("nbs", NOTEBOOKS), ("benchmarks", BESIDE)):
+    assert everything == sorted([*DOORS, *EVERY_NOTEBOOK]) and len(everything) > 50
+    for folder, paths in (("nbs", [*DOORS, *NOTEBOOKS]), ("benchmarks", BESIDE)):
         found = [path for path in nbglob(ROOT / folder, as_path=True) if _keep_file(path, ".notest")]
         assert sorted(path.absolute() for path in found) == sorted(paths)
     recipe = re.search(r"^test:(?:.*\n\t)+.*\n", (ROOT / "Makefile").read_text(), re.M)[0]
@@ -204,7 +205,8 @@ def test_modules_import_in_no_circle():
 def test_notebook_imports_what_was_taught(path):
     """What a notebook shows rests on its own chapter and those before it, and never on a private helper.
 
-    The ground floor is open to all, and so is the engine room, whose notebooks no lesson needs.
+    The ground floor is open to all, and so is the engine room, whose notebooks no lesson needs. The first two notebooks
+    show everything once.
     """
     taught = [one for one in NOTEBOOKS if not one.parent.name.endswith("engine_room")]
     chapter_of = {module_of(one): number(one.parent.name) for one in taught}
@@ -212,7 +214,11 @@ def test_notebook_imports_what_was_taught(path):
         for target, node in rooms_of(ast.parse(source)):
             names = [name.name for name in node.names] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if re.match("_[^_]", name)], ast.unparse(node)
-            early = path in BESIDE or chapter_of.get(target, 0) <= number(path.parent.name) or room(target) == ""
+            early = (
+                path in [*NOTEBOOKS[:2], *BESIDE]
+                or chapter_of.get(target, 0) <= number(path.parent.name)
+                or room(target) == ""
+            )
             assert early, f"{label(path)} may not import {target}"
 
 
@@ -395,7 +401,8 @@ def test_notebook_reads_like_a_lecture(path):
     assert len(claims) == 1, "one `> claim`, on one line, under the title"
     assert claims[0].rstrip().endswith((".", "?", "!")), "the claim is a sentence"
     headings = re.findall(r"^## (.+?)\s*$", prose_of(path), re.M)
-    assert headings[-2:] == ["Summary", "Exercises"], "the last two `## ` headings are Summary and Exercises"
+    last = ["Summary"] if path.stem == "0_first_look" else ["Summary", "Exercises"]
+    assert headings[-len(last) :] == last, f"the last `## ` headings are {' and '.join(last)}"
 
 
 @each_notebook
