@@ -74,10 +74,8 @@ def python(code: str, *options, **where) -> str:
 
 def test_nothing_is_read_before_a_name_is_asked_for():
     "Neither `import sdfdiff` nor a module that is imported by its own name reads a source; a served name does."
-    code = (
-        "import sys, sdfdiff, sdfdiff.uncertainty.metrics\ndone = lambda: print('sdfdiff.docstrings' in sys.modules)\n"
-    )
-    assert python(code + "done(); dir(sdfdiff); done(); sdfdiff.uncertainty.scores; done()").split() == [
+    code = "import sys, sdfdiff, sdfdiff.shapes\ndone = lambda: print('sdfdiff.docstrings' in sys.modules)\n"
+    assert python(code + "done(); dir(sdfdiff); done(); sdfdiff.signed_distance; done()").split() == [
         "False",
         "False",
         "True",
@@ -86,7 +84,7 @@ def test_nothing_is_read_before_a_name_is_asked_for():
 
 def test_at_a_prompt_every_module_is_complete():
     "A notebook imports a function from its own module: help is the same."
-    code, heading = "from sdfdiff.uncertainty.metrics import scores; print(scores.__doc__)", "Parameters\n----------\n"
+    code, heading = "from sdfdiff.distance import to_mask; print(to_mask.__doc__)", "Parameters\n----------\n"
     assert heading not in python(code)
     assert heading in python(f"import sys; sys.ps1 = '> '\n{code}") and heading in python(f"import IPython\n{code}")
 
