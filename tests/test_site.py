@@ -112,6 +112,15 @@ def test_every_notebook_is_a_page_in_the_sidebar(pages):
     assert apart <= set(sidebar)
 
 
+def test_the_reference_is_in_the_sidebar(pages):
+    "A page per part of the package, which opens at the function that is asked for."
+    sidebar = {urlparse(link).path.lstrip("/") for link in pages["nbs/index.html"]["sidebar"]}
+    parts = [path.parent.name for path in (ROOT / "sdfdiff").glob("*/__init__.py")]
+    assert {f"reference/{name}.html" for name in ("index", "sdfdiff", *parts)} <= sidebar and len(parts) > 5
+    assert "auroc" in pages["reference/uncertainty.html"]["ids"]
+    assert "Larger where more uncertain" in pages["reference/uncertainty.html"]["prose"]
+
+
 def test_nothing_is_asked_of_others_and_nothing_fails(pages):
     foreign = {
         url for page in pages.values() for url in page["requests"] if urlparse(url).hostname not in ("127.0.0.1", None)

@@ -148,8 +148,8 @@ def run_study(
     resume: bool = False,  # Continue a store that is there
     force: bool = False,  # Replace a store that is there
     client: "Client | None" = None,  # Of dask, its workers see the same disk; None: this process does the work
-    batch: int | None = None,
-    workers: int | None = 1,  # Members per batch, and batches at the same time; neither changes the result
+    batch: int | None = None,  # Members per batch; None: chosen. The result depends on it for sampler "authors" only
+    workers: int | None = 1,  # Batches at the same time; the result is the same
 ) -> Iterator[Progress]:  # The state at the start, then one item per finished piece
     "Draw every case with every method, write each piece down at once. Finished pieces are not done again."
     store, paths = Path(store).absolute(), study_cases(plan, root)
