@@ -84,7 +84,7 @@ def main(word: str) -> int:
     left = f", {skipped} cells skipped as slow" if skipped else ""
     print(f"{path.relative_to(ROOT)} ran in {seconds:.0f} s{left}, and its solutions are right", flush=True)
     rules = [TESTS / "test_house.py", TESTS / "test_course.py"]
-    base = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    base = [sys.executable, "-m", "pytest", "-q"]
     chosen = [f"{file}" for file in rules]
     own = names(path)[0].replace("/", ".")
     wrong = subprocess.run([*base, *chosen, "-k", f"[{label(path)}] or [{own}] or {path.name}"], cwd=ROOT).returncode
