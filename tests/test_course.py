@@ -39,6 +39,54 @@ def test_learning_goals(path):
     assert 2 <= len(re.findall(r"^- \S", goals[1], re.MULTILINE)) <= 4
 
 
+def code_before_picture(path: Path) -> int | None:
+    "Lines of code up to and with the cell that shows the first picture; hidden cells do not count."
+    count = 0
+    for cell in json.loads(path.read_text(encoding="utf8"))["cells"]:
+        lines = "".join(cell["source"]).splitlines()
+        if cell["cell_type"] == "code" and not any(re.match(r"#\s*\|\s*hide\b", line) for line in lines):
+            count += sum(bool(line.strip()) and not line.startswith("#|") for line in lines)
+            if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+                return count
+    return None
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if not path.parent.name.endswith("engine_room")], ids=label)
+def test_picture_comes_first(path):
+    "A lesson shows what it is about before it builds it; the engine room is read by those who look something up."
+    found = code_before_picture(path)
+    assert found is not None, "there is no picture"
+    assert found <= 25, f"{found} lines of code before the first picture is there"
+
+
+def sentences(text: str) -> list[str]:
+    "Sentences of prose, without code, formulas, tables and headings."
+    text = re.sub(r"```.*?```|^\|.*?$|^#.*?$|^(?:Previous|Next): .*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", "X", text, flags=re.DOTALL)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)|</?\w+>", r"\1", text)
+    blocks = re.split(r"\n\s*\n|\n(?=- |\d+\. |> )", text)
+    return [
+        one for block in blocks for one in re.split(r"(?<=[.!?:])[*\"”)]*\s+(?=\S)", " ".join(block.split())) if one
+    ]
+
+
+@each_notebook
+def test_sentences_are_short(path):
+    "Nine of ten have at most 25 words: readers whose first language is another one understand them at once."
+    prose = "\n\n".join(source for kind, source in cells(path) if kind == "markdown")
+    lengths = sorted(len(re.findall(r"\w[\w.,%−'-]*", one)) for one in sentences(prose))
+    assert lengths[int(0.9 * len(lengths))] <= 25, (
+        f"a tenth of the sentences is longer: {lengths[-len(lengths) // 10 :]}"
+    )
+
+
+@pytest.mark.parametrize("words", ["hidden unit", "previous chapter", "takes a promise at its word"])
+def test_words_that_are_not_used(words):
+    assert not [
+        label(path) for path in ALL for kind, text in cells(path) if kind == "markdown" and words in text.lower()
+    ]
+
+
 @each_notebook
 def test_leads_to_its_neighbours(path):
     "The first cell ends with the line to both neighbours, the last cell with the line to the next."
