@@ -1,5 +1,6 @@
 "The package as a user gets it: quick to import, and the wheel alone segments an image without a network."
 
+import json
 import os
 import re
 import subprocess
@@ -180,3 +181,12 @@ def test_wheel_segments_offline(offline, place):
     assert sum(name.endswith(".nc") for name in made) == 1, made
     pictures = [file for file in (place / "out").rglob("*.png") if Image.open(file).size == (64, 48)]
     assert len(pictures) >= 3, f"mask, overlay and uncertainty have the image's size: {made}"
+
+
+def test_first_look_runs_from_the_wheel(offline):
+    "The first notebook needs nothing of the checkout."
+    cells = json.loads((ROOT / "nbs" / "0_ground" / "0_first_look.ipynb").read_text(encoding="utf8"))["cells"]
+    code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    run = offline("python", "-c", f"{code}\npanel.save('look.html')")
+    assert run.returncode == 0, run.stderr
+    assert "single members say" in run.stdout

@@ -5,7 +5,6 @@ outputs are shown as they are; a notebook with panels is executed (the copy), an
 its own, which scrubs in a frame. Cells that are folded in JupyterLab are folded here.
 """
 
-import os
 import re
 import shutil
 import sys
@@ -19,6 +18,7 @@ from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chapters import CHAPTERS, DOORS, label, notebooks  # noqa: E402
+from reference import write_reference  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -26,8 +26,7 @@ DIRECTIVES = re.compile(r"\A(?:#\s*\|.*(?:\n|\Z))+")
 HIDDEN = re.compile(r"^#\s*\|\s*hide\b", re.M)
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.M)  # as in tests/run_notebooks.py
 PANELS = re.compile(r"default_exp panels\.|^(from|import) sdfdiff\.panels\b|\bsdfdiff\.\w+Panel\(", re.M)
-LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)(#[^)]*)?\)")
-TEXTS = ("README.md", "nbs/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+TEXTS = ("README.md", "nbs/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md")
 FORMULA = re.compile(r"^( *)(\$\$.+?\$\$) *$", re.M | re.S)
 SOLUTION = re.compile(r"^( *)<details>\s*<summary>(.*?)</summary>\s*(.*?)\s*</details>", re.M | re.S)
 
@@ -88,21 +87,26 @@ def lay_out(source: Path, panels: Path) -> None:
         if place.parts[0] == "benchmarks":
             entry = f"{title_of(notebook)} <{place.with_suffix('')}>"
         chapters.setdefault(CHAPTERS.get(path.parent.name, beside), []).append(entry)
-    texts = [path for path in (ROOT / name for name in TEXTS) if path.exists()]
-    for path in texts:
-        (source / path.relative_to(ROOT)).write_text(path.read_text(encoding="utf8"), encoding="utf8")
-    titles = [str(path.relative_to(ROOT).with_suffix("")) for path in texts]  # Sphinx takes the title from the text
+    reference = write_reference(ROOT, source / "reference")
+    if reference:
+        chapters["Reference"] = [f"reference/{name}" for name in reference]
+    for name in ("findings", "CITATION.cff"):
+        if (ROOT / name).exists():
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
+    for name in TEXTS:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source / name)
+    titles = [name.removesuffix(".md") for name in TEXTS if (ROOT / name).exists()]  # Sphinx finds the titles
     chapters["Beside the course"] = [*titles, "Weights and data <data/README>", "Licence <LICENSE>"]
     front, *doors = [nbformat.read(path, as_version=4) for path in DOORS if path.exists()]
     for path, notebook in zip(DOORS[1:], doors):
         nbformat.write(notebook, source / path.relative_to(ROOT))
         chapters["Beside the course"].insert(0, f"{title_of(notebook)} <{path.relative_to(ROOT).with_suffix('')}>")
-    for cell in front.cells:
-        cell.source = LINK.sub(lambda link: f"]({os.path.normpath('nbs/' + link[1])}{link[2] or ''})", cell.source)
     for caption, entries in chapters.items():
+        entries = [re.sub(r"^(.+<)?([^<>]+>?)$", r"\1/\2", entry) for entry in entries]  # from the site's root
         tree = ["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```"]
         front.cells.append(nbformat.v4.new_markdown_cell("\n".join(tree)))
-    nbformat.write(front, source / "index.ipynb")
+    nbformat.write(front, source / DOORS[0].relative_to(ROOT))
 
 
 def main(out: Path) -> None:
@@ -116,6 +120,11 @@ def main(out: Path) -> None:
             sys.exit("The site was not built: the warnings above are errors.")
         if panels.exists():
             shutil.move(panels, site)
+        door = DOORS[0].relative_to(ROOT).with_suffix(".html")
+        (site / "index.html").write_text(
+            f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={door}">'
+            f'<title>sdfdiff</title><a href="{door}">The course</a>\n'
+        )
         if out.exists():
             shutil.rmtree(out)
         shutil.move(site, out)

@@ -116,7 +116,11 @@ class Panel(widgets.VBox):
 
     title = "panel"
 
-    def __init__(self, *arguments, **options):
+    def __init__(
+        self,
+        *arguments,  # Of `prepare`
+        **options,  # Of `prepare`
+    ):
         try:
             self.canvas = self.prepare(*arguments, **options)
         except (ValueError, OSError) as error:
