@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from course import BESIDE, CHAPTERS, DOORS, NOTEBOOKS, ROOT, label, number
+from course import BESIDE, CHAPTERS, DOORS, NOTEBOOKS, ROOT, SKIPPED, label, number
 
 PACKAGE = ROOT / "sdfdiff"
 MODULES = sorted(file for file in PACKAGE.rglob("*.py") if not file.name.startswith("_"))  # all of them exported
@@ -67,6 +67,7 @@ def prose_of(path: Path) -> str:
     return "\n\n".join(source for kind, source, _ in cells(path) if kind == "markdown")
 
 
+@cache
 def module_of(path: Path) -> str | None:
     "What the notebook names in `#| default_exp`, None if it exports nothing."
     names = re.findall(r"^#\s*\|\s*default_exp\s+(\S+)", "\n".join(code_of(path)), re.M)
@@ -74,6 +75,7 @@ def module_of(path: Path) -> str | None:
     return names[0] if names else None
 
 
+@cache
 def known() -> dict[str, str]:
     "Dotted name of every module, and of every part, to the part it belongs to."
     return {dotted(path): room(dotted(path)) for path in MODULES} | {part: part for part in ROOMS if part}
@@ -122,6 +124,7 @@ def at_import(tree: ast.AST) -> set[str]:
     return found
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf8"))
 
@@ -159,18 +162,38 @@ def test_notebook_and_module_belong_together():
 
 
 def test_every_notebook_is_run():
-    "`nbdev_test` finds each notebook of the course, and each beside the benchmarks: none is passed over in silence."
+    """The tests run each notebook of the course, each beside the benchmarks, and those that lead to them; `nbdev_test`
+    finds the same ones, and `make test` calls pytest without leaving any out."""
     from nbdev.doclinks import nbglob
     from nbdev.test import _keep_file
+    from test_notebooks import EVERY
 
     everything = sorted(path for path in tracked() if path.suffix == ".ipynb")
-    assert everything == sorted([*DOORS, *EVERY_NOTEBOOK]) and len(everything) > 50
+    assert everything == sorted([*DOORS, *EVERY_NOTEBOOK]) == sorted(EVERY) and len(everything) > 50
     for folder, paths in (("nbs", [*DOORS, *NOTEBOOKS]), ("benchmarks", BESIDE)):
         found = [path for path in nbglob(ROOT / folder, as_path=True) if _keep_file(path, ".notest")]
         assert sorted(path.absolute() for path in found) == sorted(paths)
     recipe = re.search(r"^test:(?:.*\n\t)+.*\n", (ROOT / "Makefile").read_text(), re.M)[0]
-    assert len(re.findall(r"\bnbdev_test --n_workers", recipe)) == 1
-    assert len(re.findall(r"\bnbdev_test --path benchmarks --n_workers", recipe)) == 1
+    assert re.findall(r"python -m pytest(.*)", recipe) == [" -n 2 --dist loadgroup --no-loadscope-reorder"]
+
+
+def test_cells_are_skipped_as_nbdev_skips_them():
+    "What the tests leave out is what `nbdev_test` would, cell by cell."
+    from fastcore.basics import AttrDict
+    from nbdev.process import extract_directives
+
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf8")
+    flags, skipped = set(settings["DEFAULT"]["tst_flags"].split()), 0
+    assert flags == {"notest", "slow", "gpu"}
+    for path in EVERY_NOTEBOOK:
+        for kind, source, _ in cells(path):
+            if kind == "code":
+                found = extract_directives(AttrDict(cell_type="code", source=source), remove=False)
+                leaves_out = bool(flags & set(found)) or found.get("eval:", [""])[0].lower() == "false"
+                assert leaves_out == bool(SKIPPED.search(source)), f"{label(path)}: {source[:80]}"
+                skipped += leaves_out
+    assert skipped
 
 
 @each_module
@@ -260,11 +283,8 @@ def test_imports_are_required():
     settings = ConfigParser()
     settings.read(ROOT / "settings.ini", encoding="utf8")
     about = settings["DEFAULT"]
-    allowed, wrong, beside = (
-        {"sdfdiff"},
-        [],
-        {file.stem for file in (ROOT / "tests").glob("*.py")} | {"benchmarks", "chapters"},
-    )
+    own = [*(ROOT / "tests").glob("*.py"), *(ROOT / "nbs" / "_site").glob("*.py")]
+    allowed, wrong, beside = {"sdfdiff"}, [], {file.stem for file in own} | {"benchmarks"}
     distributions = packages_distributions()
     steps = [
         ("requirements", [file.read_text(encoding="utf8") for file in MODULES], set()),

@@ -22,6 +22,9 @@ from sdfdiff.uncertainty.errors import retained_error
 from sdfdiff.uncertainty.margins import grown, margin_trade_off
 
 
+pytestmark = pytest.mark.browser
+
+
 @pytest.fixture(scope="module")
 def material():
     "A scene of 64x64 with an ensemble of 6 members and a rater's mask."

@@ -16,6 +16,8 @@ import browser
 import pytest
 from course import BESIDE, DOORS, NOTEBOOKS, ROOT
 
+pytestmark = pytest.mark.browser
+
 # What a page shows, read in the page: prose is its text without code and formulas.
 LOOK = """async () => {
     if (document.querySelector(".math")) await MathJax.startup.promise;
