@@ -121,7 +121,7 @@ QUICK = PlainPlan(steps=3, width=8, scenes=2, members=4, raters=3, masks=4)  # T
 
 
 LOSSES = {"plain network": 1.0, "plain, cross-entropy alone": 0.0}  # Name: weight of the Dice part
-THRESHOLDS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)  # Of P(object), for the two rules
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997, 0.9999, 0.99999)  # Of P, for the two rules
 SAMPLED = "plain, cross-entropy alone"  # Whose probabilities are made into masks: the better of the two
 UNITS = {
     "f1_rater": ("1", "F1 of the mask, mean over the scene's raters"),
@@ -149,7 +149,7 @@ def independent_pixels(probability: np.ndarray, count: int, generator: np.random
 def one_threshold(probability: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     "Masks in which one random threshold serves all pixels: each is a level set of P, (mask, row, column)."
     level = (np.arange(count) + generator.random(count)) / count
-    return probability > level[:, None, None]
+    return probability > generator.permutation(level)[:, None, None]
 
 
 def area_scores(drawn: np.ndarray, truths: np.ndarray) -> tuple[float, float]:
