@@ -21,11 +21,11 @@ class EpochPlan:
 
     runs: int = 6  # Trainings, each with scenes and weights of its own
     scenes: int = 24  # Training scenes of a run, 64x64 px, one rater each
-    epochs: int = 48  # Passes over them
+    epochs: int = 40  # Passes over them
     every: int = 2  # Epochs between two checkpoints
     batch: int = 8  # Scenes per step
-    width: int = 16  # Channels at the finest level
-    images: tuple[int, int, int] = (14, 14, 42)  # Test, validation, fresh; MoNuSeg has 14 test images
+    width: int = 8  # Channels at the finest level
+    images: tuple[int, int, int] = (14, 14, 28)  # Test, validation, fresh; MoNuSeg has 14 test images
     first_scene: int = 10_000  # Seed of the first scene; run k begins at first_scene + 1000 k
     dice: float = 0.0  # Weight of the Dice part of the loss
 
