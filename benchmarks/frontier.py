@@ -162,7 +162,7 @@ def _about(study: xr.Dataset, reference: str) -> dict:
     about |= {"reference_members": long["members"].item()} | settings
     whose = {"tissue": "one simulated rater", "raters": "what at least half of the raters drew"}
     truth = whose.get(study.attrs["dataset"], "the annotation")
-    kept = {name: study.attrs[name] for name in ("dataset", "split", "sdfdiff_version")}
+    kept = {name: study.attrs[name] for name in ("plan", "dataset", "split", "sdfdiff_version")}
     return {"title": "sdfdiff frontier", "truth": truth} | about | kept
 
 

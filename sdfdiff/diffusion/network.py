@@ -165,7 +165,10 @@ class Features(NamedTuple):
 class ScoreNetwork(nn.Module):
     "Noise- and image-conditional denoiser of signed distance maps; its score is (D - x) / sigma^2."
 
-    def __init__(self, architecture: Architecture):
+    def __init__(
+        self,
+        architecture: Architecture,  # Widths, depths and units
+    ):
         super().__init__()
         a = self.architecture = architecture
         pixels, length = a.unshuffle**2, 4 * a.width

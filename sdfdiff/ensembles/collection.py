@@ -39,7 +39,10 @@ UNITS = {  # variable: (unit, meaning)
 }
 
 
-def source_pixels(count: int, source: int) -> np.ndarray:  # Where `count` resampled pixels lie among `source` ones
+def source_pixels(
+    count: int,  # Resampled pixels
+    source: int,  # Pixels of the source image
+) -> np.ndarray:  # Where each resampled pixel lies, shape (count,)
     "Centres of resampled pixels, in pixels of the source image."
     return (np.arange(count) + 0.5) * (source / count) - 0.5
 

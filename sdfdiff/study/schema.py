@@ -21,7 +21,7 @@ from ..images.cases import CasePaths, Prepared
 from .plan import StudyPlan, to_json
 from .scoring import COUNTS, ESTIMATORS, MASKS, NUMBERS, RANK_BINS, THRESHOLDS
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-05
+# %% ../../nbs/5_study/3_schema.ipynb #schema-06
 SCORE_LABELS = {"estimator": ESTIMATORS, "mask": MASKS, "threshold": THRESHOLDS, "count": COUNTS}  # Of the scores
 
 
@@ -41,7 +41,7 @@ def _sizes(plan: StudyPlan, cases: list[Prepared]) -> dict[str, int]:
         "rank": RANK_BINS,
     } | {name: len(labels) for name, labels in SCORE_LABELS.items()}
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-06
+# %% ../../nbs/5_study/3_schema.ipynb #schema-07
 def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str, tuple]:
     "Dimensions, kind, unit and meaning of everything in the store."
     pixels, unit = ("row", "column"), ("case", "method")
@@ -69,7 +69,7 @@ def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str,
     }
     return found | {"finished": (unit, bool, "1", "True once all of this case and method is written")}
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-08
+# %% ../../nbs/5_study/3_schema.ipynb #schema-09
 CONVENTIONS = (
     "Distances in pixels of the prepared image, negative inside the object. The mask is distance <= threshold_px. "
     "mean and std are over members cut at reach_px, "
@@ -83,7 +83,7 @@ _STEPS = dict.fromkeys(("mean", "std", "initial_estimate", "quantiles", "distanc
     "image": 256
 }  # Stored in this many steps per unit: a third of the size
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-09
+# %% ../../nbs/5_study/3_schema.ipynb #schema-10
 _ABOUT = {  # label: (unit, meaning)
     "row": ("px", "row of the prepared image"),
     "column": ("px", "column of the prepared image"),
@@ -106,7 +106,7 @@ def _held_out(models: list[Model]) -> set[str]:
     "Names of cases that none of the models was trained on."
     return set.intersection(*(set(model.about.get("held_out", [])) for model in models))
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-10
+# %% ../../nbs/5_study/3_schema.ipynb #schema-11
 def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], models: list[Model]) -> tuple[dict, dict]:
     "What is known of each case, and of each method."
     about, held_out = [described(model) for model in models], _held_out(models)
@@ -132,7 +132,7 @@ def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], mod
     }
     return per_case, per_method
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-11
+# %% ../../nbs/5_study/3_schema.ipynb #schema-12
 def _coordinates(
     plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], models: list[Model], sizes: dict[str, int]
 ) -> dict:
@@ -157,7 +157,7 @@ def _coordinates(
         }
     return found
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-12
+# %% ../../nbs/5_study/3_schema.ipynb #schema-13
 def template(
     plan: StudyPlan,  # The plan
     paths: list[CasePaths],  # Its cases
@@ -177,7 +177,7 @@ def template(
     about |= {"torch_version": str(torch.__version__), "numpy_version": np.__version__}
     return xr.Dataset(empty, _coordinates(plan, paths, cases, models, sizes), about)
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-14
+# %% ../../nbs/5_study/3_schema.ipynb #schema-15
 def known(
     case: Prepared,  # A case
 ) -> dict[str, np.ndarray]:  # By variable
@@ -186,13 +186,13 @@ def known(
     found |= {} if case.raters is None else {"raters": case.raters.astype(np.float32)}
     return found | ({} if case.posterior is None else {"posterior": case.posterior.astype(np.float32)})
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-15
+# %% ../../nbs/5_study/3_schema.ipynb #schema-16
 def _padded(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     "With NaN, or False, below and to the right."
     more = [(0, 0)] * (values.ndim - 2) + [(0, shape[0] - values.shape[-2]), (0, shape[1] - values.shape[-1])]
     return np.pad(values, more, constant_values=False if values.dtype == bool else np.nan)
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-16
+# %% ../../nbs/5_study/3_schema.ipynb #schema-17
 def placed(
     study: xr.Dataset,  # The store, opened, or its template
     values: dict,  # Arrays of one case (and method) by variable; names that the study does not hold are left out
