@@ -264,7 +264,7 @@ def _amount(steps: int | None, minutes: float | None) -> int | None:
 
 
 def _free(out: Path, resume: bool, force: bool) -> Path:
-    "The checkpoint's place, once it is clear that nothing of the user's is in the way."
+    "The path of the checkpoint; ValueError or FileExistsError if a file of the user would be replaced."
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} must end in .safetensors.")
     checkpoint = out.with_suffix(".checkpoint.safetensors")
@@ -282,7 +282,7 @@ def watch(
     progress: bool = True,  # Show a progress bar
 ) -> Step:  # The last step
     "Run a training to its end behind a progress bar."
-    loss, initial_estimate = 1.0, 1.0  # what a network that knows nothing has
+    loss, initial_estimate = 1.0, 1.0  # of an untrained network
     with tqdm(total=total, desc="training", unit="step", disable=not progress) as bar:
         for step in steps:
             loss, initial_estimate = 0.98 * loss + 0.02 * step.loss, 0.98 * initial_estimate + 0.02 * step.estimate_loss

@@ -62,7 +62,7 @@ class Model:
 
 # %% ../../nbs/2_diffusion/5_model.ipynb #model-13
 def _checksum(tensors: dict[str, Tensor], description: dict) -> str:
-    "SHA-256 over the numbers and over what the file says of them."
+    "SHA-256 over the numbers and over the description of them."
     said = {key: value for key, value in description.items() if key != "checksum"}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -137,7 +137,7 @@ def _read_safetensors(path: Path) -> tuple[dict, dict[str, Tensor]]:
 def load_model(
     name: str | os.PathLike,  # One of SHIPPED, or a .safetensors file
     device: torch.device | str = "cpu",  # Where the network shall run
-    dtype: torch.dtype | None = None,  # Number format of the network; None: the fastest harmless one
+    dtype: torch.dtype | None = None,  # Number format of the network; None: the fastest that does no harm
 ) -> Model:
     "Read a model, check it against its checksum, make it ready to run; ValueError for a file that cannot be used."
     path = weights_path(name)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-07
 def _silent(convolution: nn.Conv2d) -> nn.Conv2d:
-    "The same convolution, which answers zero until it is trained."
+    "The same convolution with weights of zero, so that it returns zero until it is trained."
     nn.init.zeros_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return convolution
@@ -156,7 +156,7 @@ class _NoiseEmbedding(nn.Module):
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-20
 class Features(NamedTuple):
-    "What the encoder leaves of an image."
+    "What the encoder computes from an image."
 
     maps: Tensor  # Added to the score network's first layer, (image, width, row / unshuffle, column / unshuffle)
     initial_estimate: Tensor  # First guess at the distance map, model units, float32, (image, 1, row, column)

@@ -276,12 +276,12 @@ def ancestral(
     """
 
     def step(state: Tensor, level: float, lower: float, index: int, is_last: bool) -> Tensor:
-        return _bridge(state, _denoised(denoise, state, level), level, lower, generator)
+        return _lowered(state, _denoised(denoise, state, level), level, lower, generator)
 
     return _walk(step, denoise, noisy, noise_levels, generator, final)
 
 
-def _bridge(
+def _lowered(
     state: Tensor, clean: Tensor, level: float, lower: float, generator: _Generators, stochasticity: float = 1.0
 ) -> Tensor:
     "The lower state, given the upper one and the clean field: drawn (1), its noise rescaled (0), or in between."
@@ -328,7 +328,7 @@ def dpm_solver(
         denoised, length = _denoised(denoise, state, level), math.log(level / lower)
         clean = denoised + length / (2 * before[1]) * (denoised - before[0]) if before and order == 2 else denoised
         before[:] = denoised, length
-        return _bridge(state, clean, level, lower, generator, stochasticity)
+        return _lowered(state, clean, level, lower, generator, stochasticity)
 
     return _walk(step, denoise, noisy, noise_levels, generator, final)
 

@@ -78,7 +78,7 @@ def denoising_loss(
     clean: Tensor,  # Distance maps, model units, shape (image, 1, row, column)
     noise_levels: Tensor,  # sigma, shape (levels * image,): the images in order, once per level
     generator: torch.Generator,  # Source of the noise
-) -> tuple[Tensor, Tensor]:  # Score-matching loss, and loss of the initial estimate; 1: the network knows nothing
+) -> tuple[Tensor, Tensor]:  # Score-matching loss, and loss of the initial estimate; 1: an untrained network
     "Denoising score matching (paper, eq. 4), weighted so that F has variance one, and the encoder's own error."
     a, levels = network.architecture, len(noise_levels) // len(images)
     features = network.encode(images)
@@ -95,7 +95,7 @@ class Step(NamedTuple):
     "What one training step reports."
 
     number: int  # Steps done so far
-    loss: float  # Score matching: 1 knows nothing
+    loss: float  # Score-matching loss; an untrained network has 1
     estimate_loss: float  # Error of the encoder's own guess, in variances of the data
     seconds: float  # Spent on training so far, over all runs
     average: ScoreNetwork  # The network to keep: moving average of the weights
@@ -108,7 +108,7 @@ def _learning_rate_factor(step: int, steps: int) -> float:
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-16
 def _description(checkpoint: str | Path) -> dict:
-    "What a checkpoint says of itself; ValueError when the file is no checkpoint."
+    "The description in a checkpoint; ValueError when the file is no checkpoint."
     try:
         with safe_open(checkpoint, framework="pt") as file:
             about = json.loads(file.metadata()["training"])
@@ -198,7 +198,7 @@ def train(
     schedule: VE = VE(),  # Noise schedule: the range of levels
     checkpoint: str | Path | None = None,  # Continue from this file if it is there, and keep it up to date
     every: float = 20.0,  # Seconds between checkpoints
-    dtype: torch.dtype | None = None,  # Number format of the network's arithmetic; None: the fastest harmless one
+    dtype: torch.dtype | None = None,  # Number format of the network's arithmetic; None: the fastest that does no harm
 ) -> Iterator[Step]:  # One item per step; stop iterating whenever you like
     "Train step by step (paper, eq. 4, section 3.2). Resumed, it gives the same weights, to the bit, as uninterrupted."
     device = network.read.weight.device
