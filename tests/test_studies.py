@@ -124,7 +124,10 @@ def test_what_differs_is_said(project, tmp_path, monkeypatch):
 def test_a_part_of_a_study(project, tmp_path, run):
     "The first image of each study, compared with the same image of the stored one; it replaces nothing."
     code, out, lines = run("--only", "small", "--cases", 1, "--out", tmp_path)
-    assert (code, lines) == (0, []) and "study_small: plans differ in cases; the same weights; drawn in the same way" in out
+    assert (code, lines) == (
+        0,
+        [],
+    ) and "study_small: plans differ in cases; the same weights; drawn in the same way" in out
     assert out.count("variables are the same") == 2 and "2 of 2 results were made" in out
     code, _, lines = run("--cases", 1, "--replace", "--out", tmp_path)
     assert code == 1 and "--cases" in lines[0]

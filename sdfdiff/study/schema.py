@@ -6,7 +6,7 @@
 __all__ = ['ESTIMATORS', 'MASKS', 'THRESHOLDS', 'COUNTS', 'RANK_BINS', 'NUMBERS', 'SCORE_LABELS', 'CONVENTIONS',
            'estimated_masks', 'scored', 'template', 'known', 'placed']
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-02
+# %% ../../nbs/5_study/3_schema.ipynb #schema-05
 import json
 
 import dask.array
@@ -25,7 +25,7 @@ from ..uncertainty.fields import mask_distance
 from ..uncertainty.forecasts import crps, energy_distance, expected_loss, hungarian_iou, rank_histogram, untied
 from ..uncertainty.metrics import counts, scores_from_counts
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-06
+# %% ../../nbs/5_study/3_schema.ipynb #schema-07
 ESTIMATORS = ("member", "mmse", "majority", "initial_estimate")
 MASKS = ("one_sample", "mmse", "majority", "initial_estimate")  # One mask of each kind, counted pixel by pixel
 THRESHOLDS = ("paper", "half_pixel")
@@ -53,7 +53,7 @@ NUMBERS = {  # variable: (dimensions besides case and method, unit, meaning)
     "hungarian_iou": ((), "1", "IoU of members and raters, matched one to one"),
 }
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-08
+# %% ../../nbs/5_study/3_schema.ipynb #schema-09
 def estimated_masks(
     drawn: xr.Dataset,  # An ensemble with all members kept
     level: float,  # Largest distance that is object, px
@@ -64,7 +64,7 @@ def estimated_masks(
     mmse, initial = singles
     return np.stack([inside[0], mmse, inside.mean(axis=0) >= 0.5, initial])
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-10
+# %% ../../nbs/5_study/3_schema.ipynb #schema-11
 def _binned(ranks: np.ndarray) -> np.ndarray:  # Shape (members + 1,) -> (RANK_BINS,)
     "Ranks as shares of the way from first to last; one that lies across an edge is divided."
     edges = np.linspace(0, len(ranks), RANK_BINS + 1)
@@ -77,7 +77,7 @@ def _hungarian(members: xr.DataArray, raters: xr.DataArray) -> float:
         hungarian_iou(members[: max(1, min(1024, members.sizes["member"]) // len(raters)) * len(raters)], raters)
     )
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-11
+# %% ../../nbs/5_study/3_schema.ipynb #schema-12
 def scored(
     drawn: xr.Dataset,  # An ensemble with all members kept
     truth: np.ndarray,  # True mask, boolean, shape (row, column)
@@ -118,7 +118,7 @@ def scored(
         }
     return found
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-13
+# %% ../../nbs/5_study/3_schema.ipynb #schema-14
 SCORE_LABELS = {"estimator": ESTIMATORS, "mask": MASKS, "threshold": THRESHOLDS, "count": COUNTS}  # Of the scores
 
 
@@ -138,7 +138,7 @@ def _sizes(plan: StudyPlan, cases: list[Prepared]) -> dict[str, int]:
         "rank": RANK_BINS,
     } | {name: len(labels) for name, labels in SCORE_LABELS.items()}
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-14
+# %% ../../nbs/5_study/3_schema.ipynb #schema-15
 def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str, tuple]:
     "Dimensions, kind, unit and meaning of everything in the store."
     pixels, unit = ("row", "column"), ("case", "method")
@@ -166,7 +166,7 @@ def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str,
     }
     return found | {"finished": (unit, bool, "1", "True once all of this case and method is written")}
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-16
+# %% ../../nbs/5_study/3_schema.ipynb #schema-17
 CONVENTIONS = (
     "Distances in pixels of the prepared image, negative inside the object. The mask is distance <= threshold_px. "
     "mean and std are over members cut at reach_px, "
@@ -180,7 +180,7 @@ _STEPS = dict.fromkeys(("mean", "std", "initial_estimate", "quantiles", "distanc
     "image": 256
 }  # Stored in this many steps per unit: a third of the size
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-17
+# %% ../../nbs/5_study/3_schema.ipynb #schema-18
 _ABOUT = {  # label: (unit, meaning)
     "row": ("px", "row of the prepared image"),
     "column": ("px", "column of the prepared image"),
@@ -203,7 +203,7 @@ def _held_out(models: list[Model]) -> set[str]:
     "Names of cases that none of the models was trained on."
     return set.intersection(*(set(model.about.get("held_out", [])) for model in models))
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-18
+# %% ../../nbs/5_study/3_schema.ipynb #schema-19
 def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], models: list[Model]) -> tuple[dict, dict]:
     "What is known of each case, and of each method."
     about, held_out = [described(model) for model in models], _held_out(models)
@@ -229,7 +229,7 @@ def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], mod
     }
     return per_case, per_method
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-19
+# %% ../../nbs/5_study/3_schema.ipynb #schema-20
 def _coordinates(
     plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], models: list[Model], sizes: dict[str, int]
 ) -> dict:
@@ -254,7 +254,7 @@ def _coordinates(
         }
     return found
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-20
+# %% ../../nbs/5_study/3_schema.ipynb #schema-21
 def template(
     plan: StudyPlan,  # The plan
     paths: list[CasePaths],  # Its cases
@@ -274,7 +274,7 @@ def template(
     about |= {"torch_version": str(torch.__version__), "numpy_version": np.__version__}
     return xr.Dataset(empty, _coordinates(plan, paths, cases, models, sizes), about)
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-22
+# %% ../../nbs/5_study/3_schema.ipynb #schema-23
 def known(
     case: Prepared,  # A case
 ) -> dict[str, np.ndarray]:  # By variable
@@ -283,13 +283,13 @@ def known(
     found |= {} if case.raters is None else {"raters": case.raters.astype(np.float32)}
     return found | ({} if case.posterior is None else {"posterior": case.posterior.astype(np.float32)})
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-23
+# %% ../../nbs/5_study/3_schema.ipynb #schema-24
 def _padded(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     "With NaN, or False, below and to the right."
     more = [(0, 0)] * (values.ndim - 2) + [(0, shape[0] - values.shape[-2]), (0, shape[1] - values.shape[-1])]
     return np.pad(values, more, constant_values=False if values.dtype == bool else np.nan)
 
-# %% ../../nbs/5_study/3_schema.ipynb #schema-24
+# %% ../../nbs/5_study/3_schema.ipynb #schema-25
 def placed(
     study: xr.Dataset,  # The store, opened, or its template
     values: dict,  # Arrays of one case (and method) by variable; names that the study does not hold are left out
