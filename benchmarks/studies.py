@@ -30,6 +30,11 @@ from sdfdiff.study.verification import TITLE, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY, FRONTIER, BENCHMARK, LATENCY = "sdfdiff study", "sdfdiff frontier", "sdfdiff benchmark", "latency"
+COMMANDS = {  # what is made by a command of its own, from a plan in its code: title of the file, words of the command
+    "sdfdiff means": "means",
+    "sdfdiff plain network": "plain",
+    "sdfdiff two kinds of uncertainty": "kinds",
+}
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"
 TRAINING = {  # weights that are not shipped: the command that trains them, seed 0
     "runs/raters.safetensors": f"sdfdiff train raters --root DIR --steps 1500 {_OUT}raters.safetensors",
@@ -50,8 +55,10 @@ class Stored:
     "A result that is stored, and how it was made."
 
     path: Path  # A .nc or .json file
-    title: str  # Says what kind of result it is: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK or LATENCY
-    plan: StudyPlan | Plan | None  # None: the latency, whose program holds all that is to be known
+    title: (
+        str  # Says what kind of result it is: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK, LATENCY, or a command's
+    )
+    plan: StudyPlan | Plan | None  # None: the program that makes it holds all that is to be known
     images: tuple[str, ...] = ()  # Names of the cases that were drawn
     pixels: int = 0  # Of all these images together, those that the network saw
 
@@ -74,6 +81,8 @@ def _stored(path: Path) -> Stored:
         if title == BENCHMARK:
             given = {key.removeprefix("plan_"): value for key, value in about.items() if key.startswith("plan_")}
             return Stored(path, title, Plan(**{key: _plain(value) for key, value in given.items()}))
+        if title in COMMANDS:
+            return Stored(path, title, None)
         if title not in (STUDY, TITLE, FRONTIER) or "plan" not in about:
             raise ValueError(f"{path} does not hold the plan from which it was made.")
         plan = from_json(about["plan"], str(path))
@@ -112,6 +121,8 @@ def lacking(
     if one.title == BENCHMARK:
         absent = [name for name, module in OPTIONAL.items() if not find_spec(module)]
         return f"it needs {', '.join(absent)}: `make bench` installs them." if absent else ""
+    if one.title in COMMANDS:
+        return ""
     for method in one.plan.methods:
         try:
             weights_path(method.weights)
@@ -165,7 +176,8 @@ def overview(
         seconds = seconds_of(one, workers)
         total += 0 if np.isnan(seconds) else seconds
         amount = f"{len(one.images)} images, {one.calls:,} network calls, {_duration(seconds)}"
-        lines.append(f"{one.name:<18} {amount if one.calls else 'times of this machine; some ten minutes'}")
+        known = "ten minutes to an hour" if one.title in COMMANDS else "times of this machine; some ten minutes"
+        lines.append(f"{one.name:<18} {amount if one.calls else known}")
     about = "the maps are then measured: a second or two per image and way to draw"
     return "\n".join([*lines, f"Drawing takes {_duration(total)} on this machine; {about}."])
 
@@ -204,6 +216,11 @@ def make(
     if one.title == LATENCY:
         part = new.with_suffix(".part")
         subprocess.run([sys.executable, ROOT / "tests" / "benchmark_panels.py", part], check=True)
+        part.replace(new)
+    elif one.title in COMMANDS:
+        part = new.with_name(f"part_{new.name}")
+        words = ["benchmarks", COMMANDS[one.title], "--out", part, "--force"]
+        subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True)
         part.replace(new)
     elif one.title == BENCHMARK:
         write_dataset(run_benchmark(plan=one.plan, progress=progress), new)
@@ -262,8 +279,10 @@ def compare(
         yield f"{one.name}: of the stored times, {', '.join(f'{row} {ratio:.2f}' for row, ratio in ratios.items())}"
         return
     now, before = read_dataset(new), read_dataset(one.path)
-    unlike = [_unlike_plan(one, _stored(new))]
-    if one.title == BENCHMARK:
+    unlike = [_unlike_plan(one, _stored(new)) if one.plan else f"by `python -m benchmarks {COMMANDS[one.title]}`"]
+    if one.title in COMMANDS:
+        unlike.append("the same weights" if _weights(now) == _weights(before) else "other weights")
+    elif one.title == BENCHMARK:
         times = [name for name in before.data_vars if "seconds" in name]
         ratio = np.nanmedian(np.concatenate([(now[name] / before[name]).values.ravel() for name in times]))
         unlike.append(f"the median of all times is {ratio:.2f} of the stored")

@@ -262,3 +262,27 @@ def test_frontiers_are_those_of_the_command(name, dataset):
     theirs = {each.name: each for each in usual.methods}
     assert [each for each in one.plan.methods if theirs[each.name] != each] == []
     assert one.plan.crop == usual.crop and len(one.images) == usual.cases and len(theirs) - len(one.plan.methods) <= 2
+
+
+def test_what_a_command_makes_is_made_by_it(tmp_path, monkeypatch):
+    "A result without a plan in its file: the command is called, and what it wrote is compared."
+    calls = []
+
+    def run(words, cwd, check):
+        calls.append([str(word) for word in words[1:]])
+        write_dataset(read_dataset(studies.ROOT / "data" / "frontier_means.nc"), words[words.index("--out") + 1])
+
+    monkeypatch.setattr(studies.subprocess, "run", run)
+    (one,) = studies.stored_results(only=("frontier_means",))
+    assert not studies.lacking(one, {}) and one.calls == 0
+    new = studies.make(one, tmp_path / "again")
+    assert calls == [
+        ["-m", "benchmarks", "means", "--out", str(tmp_path / "again" / "part_frontier_means.nc"), "--force"]
+    ]
+    assert [path.name for path in new.parent.iterdir()] == ["frontier_means.nc"]
+    first, second = studies.compare(new, one)
+    assert (
+        "python -m benchmarks means" in first
+        and "the same weights" in first
+        and "4 of 4 variables are the same" in second
+    )
