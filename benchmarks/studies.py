@@ -89,11 +89,12 @@ def _plain(value):
 
 
 def stored_results(
-    folder: Path = ROOT / "data",  # Where they lie
+    folder: Path | None = None,  # Where they lie; None: data/
     only: tuple[str, ...] = (),  # Names such as study_posterior, or words of them such as posterior; none: all
 ) -> list[Stored]:  # In alphabetical order
     "The results that can be made again. ValueError for a name that is not there."
-    paths = sorted([*Path(folder).glob("*.nc"), *Path(folder).glob("latency.json")])
+    folder = Path(folder or ROOT / "data")
+    paths = sorted([*folder.glob("*.nc"), *folder.glob("latency.json")])
     for word in only:
         if not any(word == path.stem or word in path.stem.split("_") for path in paths):
             raise ValueError(f"No stored result {word!r}: choose among {', '.join(path.stem for path in paths)}.")
