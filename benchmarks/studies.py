@@ -275,10 +275,26 @@ def compare(
         unlike += [f"drawn in another way: {', '.join(changed)}"] if changed else ["drawn in the same way"]
     yield f"{one.name}: {'; '.join(unlike)}"
     found = sorted(differences(now, before).items(), key=lambda row: -row[1])
-    far = ", ".join(f"{name} {gap:.2g}" for name, gap in found[:3] if gap > 0)
-    yield f"  {sum(gap == 0 for _, gap in found)} of {len(found)} variables are the same" + (
-        f"; largest differences, as a part of the largest number: {far}" if far else ""
-    )
+    same = sum(gap == 0 for _, gap in found)
+    if same == len(found):
+        yield f"  all {same} variables are the same, to the bit"
+        return
+    yield f"  {same} of {len(found)} variables are the same; largest differences, as a part of the largest number:"
+    yield f"  of single images {_worst(found)}; of means over the images {_worst(_of_means(now, before))}"
+
+
+def _of_means(now: xr.Dataset, before: xr.Dataset) -> list[tuple[str, float]]:
+    "The same differences of what the notebooks read: means over the images, those that both have."
+    if "case" not in before.dims:
+        return []
+    before = before.sel(case=now["case"].values)
+    pairs = [each.drop_vars("case").mean("case") for each in (now, before)]
+    return sorted(differences(*pairs).items(), key=lambda row: -row[1])
+
+
+def _worst(found: list[tuple[str, float]]) -> str:
+    "The three largest, in words."
+    return ", ".join(f"{name} {gap:.2g}" for name, gap in found[:3] if gap > 0) or "none"
 
 
 def _weights(result: xr.Dataset) -> set[str]:
