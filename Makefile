@@ -33,7 +33,7 @@ one check test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
 one: $(BIN)/ready-test merging  ## Export, run one notebook and its tests (M=uncertainty/errors): half a minute
 	@python tests/one.py '$(M)'
 
-RULES := python -m pytest -q -p no:cacheprovider tests/test_house.py tests/test_course.py
+RULES := python -m pytest -q tests/test_house.py tests/test_course.py
 check: $(BIN)/ready-test merging  ## Compare, change nothing: clean, exported, ruff, width, house rules: a quarter of a minute
 	@python tests/in_sync.py clean && python tests/in_sync.py export && ruff check && ruff format --check && $(RULES)
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks bench | frontier | studies`: how fast, which sampler at which price; stored results made again.
+"""`python -m benchmarks bench | frontier | plain | kinds | studies`: speed, samplers, plain networks; all made again.
 
 Run it in the root of a checkout; `make bench` is the first of them.
 """
@@ -6,7 +6,9 @@ Run it in the root of a checkout; `make bench` is the first of them.
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdfdiff.options import (
     add_command,
@@ -17,6 +19,11 @@ from sdfdiff.options import (
     seed_number,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sdfdiff.diffusion.model import Model
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
@@ -140,12 +147,67 @@ def studies(arguments: argparse.Namespace) -> None:
         print("They stand in data/ now; the notebooks that read them are to be run again.")
 
 
+def _add_plain(commands: argparse._SubParsersAction) -> None:
+    one = add_command(
+        commands, plain, "train a plain segmentation network and judge it beside an ensemble (half an hour)"
+    )
+    _add_amount(one)
+
+
+def _add_kinds(commands: argparse._SubParsersAction) -> None:
+    one = add_command(commands, kinds, "measure aleatoric and epistemic uncertainty (half an hour)")
+    _add_amount(one)
+
+
+def _add_amount(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--quick", action="store_true", help="a minute: hardly trained, so the numbers mean nothing")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="write the numbers to this file")
+
+
+def _measured(measure: Callable[["Model"], "xr.Dataset"], arguments: argparse.Namespace) -> None:
+    "Write what is measured beside the `tissue` weights in float32."
+    import torch
+
+    from sdfdiff.diffusion.model import load_model
+    from sdfdiff.files import check_writable, write_dataset
+
+    check_writable([arguments.out], arguments.force)
+    prepare_process()
+    result = measure(load_model("tissue", dtype=torch.float32))
+    write_dataset(result, arguments.out, arguments.force)
+    print(f"numbers: {arguments.out}")
+
+
+def plain(arguments: argparse.Namespace) -> None:
+    "Train plain networks on synthetic tissue and judge them beside an ensemble; choose epochs on the wrong images."
+    from benchmarks import epoch_choice, plain_network
+
+    judged, chosen = plain_network.PlainPlan(), epoch_choice.EpochPlan()
+    if arguments.quick:
+        judged, chosen = plain_network.QUICK, epoch_choice.QUICK
+
+    def measure(model):
+        networks = plain_network.train_networks(judged)
+        found = plain_network.judge_networks(networks, model, judged)
+        return found.merge(epoch_choice.epoch_study(chosen), combine_attrs="no_conflicts")
+
+    _measured(measure, arguments)
+
+
+def kinds(arguments: argparse.Namespace) -> None:
+    "Train plain networks on few and many scenes: where do raters disagree, and where do networks?"
+    from benchmarks import two_kinds
+
+    plan = two_kinds.QUICK if arguments.quick else two_kinds.KindsPlan()
+    _measured(lambda model: two_kinds.kinds_study(plan, model), arguments)
+
+
 def parser() -> argparse.ArgumentParser:
-    "The commands and their options."
+    "All commands and their options."
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = top.add_subparsers(dest="command", required=True, metavar="bench | frontier | studies")
-    for add in (_add_bench, _add_frontier, _add_studies):
+    commands = top.add_subparsers(dest="command", required=True, metavar="bench | frontier | plain | kinds | studies")
+    for add in (_add_bench, _add_frontier, _add_plain, _add_kinds, _add_studies):
         add(commands)
     return top
 

@@ -79,8 +79,9 @@ def _array(answer: np.ndarray, truth: np.ndarray, within: float) -> str:
     if truth.dtype.kind not in "biuf":
         wrong = answer != truth
         return f"{wrong.sum()} of {wrong.size} values are off" if wrong.any() else ""
+    relative = max(1e-6, 2 * _precision(answer))
     flag, answer, truth = truth.dtype.kind == "b", answer.astype(float), truth.astype(float)
-    wrong = ~np.isclose(answer, truth, rtol=1e-6, atol=within, equal_nan=True)
+    wrong = ~np.isclose(answer, truth, rtol=relative, atol=within, equal_nan=True)
     if not wrong.any():
         return ""
     if flag and wrong.all() and wrong.size > 1:
@@ -131,6 +132,11 @@ def _plain(value: object) -> object:
     return _plain(array.tolist()) if array.dtype.kind in "UO" else array
 
 # %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-13
+def _precision(value: np.ndarray) -> float:
+    "Relative rounding error of a kind of numbers: an answer in 32 bits need not agree with a truth in 64."
+    return float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
+
+
 def _many(value: object) -> bool:
     "Whether a plain value holds several."
     return isinstance(value, list) or np.ndim(value) > 0
@@ -192,7 +198,7 @@ def _off(answer: object, truth: object, within: float) -> str:
         return "" if answer.dtype.kind == "b" and answer == truth else f"{answer} is not it: True or False is asked for"
     if answer.dtype.kind not in "iuf":
         return f"{answer} is no number"
-    return _number(float(answer), float(truth), within)
+    return _number(float(answer), float(truth), within + _precision(answer) * abs(float(truth)))
 
 
 def _list(answer: object, truth: object, within: float) -> str:

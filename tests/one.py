@@ -15,9 +15,11 @@ import time
 from functools import cache
 from pathlib import Path
 
+import pytest
 from course import BESIDE, NOTEBOOKS, ROOT, SKIPPED, cells, check_solutions, label
 
 TESTS = ROOT / "tests"
+RULES = [TESTS / "test_house.py", TESTS / "test_course.py"]
 
 
 @cache
@@ -70,6 +72,19 @@ def its_tests(path: Path) -> list[Path]:
     return named or [file for file in files if part and of_part.fullmatch(file.stem)] or files
 
 
+class Rules:
+    "Of the rules, those that are tested for one notebook and its module."
+
+    def __init__(self, path: Path):
+        own = names(path)[0]
+        self.ids = {label(path), own.replace("/", "."), str(path.relative_to(ROOT)), f"sdfdiff/{own}.py"}
+
+    def pytest_collection_modifyitems(self, config, items):
+        chosen = [one for one in items if one.path not in RULES or one.name.partition("[")[2][:-1] in self.ids]
+        config.hook.pytest_deselected(items=[one for one in items if one not in chosen])
+        items[:] = chosen
+
+
 def main(word: str) -> int:
     path, start = found(word), time.time()
     if subprocess.run([Path(sys.executable).parent / "nbdev_export"], cwd=ROOT).returncode:
@@ -83,15 +98,9 @@ def main(word: str) -> int:
             sys.exit(str(error))
     left = f", {skipped} cells skipped as slow" if skipped else ""
     print(f"{path.relative_to(ROOT)} ran in {seconds:.0f} s{left}, and its solutions are right", flush=True)
-    rules = [TESTS / "test_house.py", TESTS / "test_course.py"]
-    base = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    chosen = [f"{file}" for file in rules]
-    own = names(path)[0].replace("/", ".")
-    wrong = subprocess.run([*base, *chosen, "-k", f"[{label(path)}] or [{own}] or {path.name}"], cwd=ROOT).returncode
-    if files := its_tests(path):
-        print(*(file.name for file in files), flush=True)
-        wrong |= subprocess.run([*base, "-m", "not browser", *map(str, files)], cwd=ROOT).returncode
-    return wrong
+    files = its_tests(path)
+    print("rules" if not files else "rules and", *(file.name for file in files), flush=True)
+    return pytest.main(["-q", "-m", "not browser", *map(str, RULES), *map(str, files)], plugins=[Rules(path)])
 
 
 if __name__ == "__main__":

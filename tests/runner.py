@@ -17,7 +17,11 @@ from functools import cache
 from pathlib import Path
 
 LIMIT = 900  # seconds that one notebook may take
-SHARED = ("torch", "matplotlib.pyplot", "xarray", "h5netcdf", "scipy.ndimage", "ipywidgets")  # no module of ours
+SHARED = (  # what several notebooks import, by themselves or through sdfdiff; no module of ours
+    "torch", "torch._dynamo", "matplotlib.pyplot", "matplotlib_inline.backend_inline", "xarray", "h5netcdf",
+    "scipy.ndimage", "scipy.stats", "skimage.color", "skimage.transform", "ipywidgets", "zarr", "dask.array",
+    "distributed",
+)  # fmt: skip
 
 
 @cache

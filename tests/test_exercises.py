@@ -239,3 +239,10 @@ def test_an_answer_of_any_kind_gets_a_sentence():
             verdict = check(answer, truth)
             assert verdict.right is False and len(repr(verdict)) < 300, verdict
     assert check([1, "a", (1, 2, 3)], [1, "A", (1, 2, 3)]) and check({1: 2}, {1: 2})
+
+
+def test_an_answer_is_as_exact_as_its_kind_of_numbers():
+    torch = pytest.importorskip("torch")
+    for answer in (np.float32(0.15), np.float16(0.15), torch.tensor(0.15), torch.tensor(0.15, dtype=torch.float16)):
+        assert check(answer, 0.15) and check([answer, answer], (0.15, 0.15)) and check(1 - answer, 0.85)
+    assert not check(0.15 + 1e-8, 0.15) and not check(np.float32(0.15 + 1e-6), 0.15)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from course import BESIDE, NOTEBOOKS, ROOT
 from one import found, names, its_tests
 
@@ -154,3 +155,17 @@ def test_a_wrong_name_is_answered_with_near_ones(word, near):
     done = subprocess.run([sys.executable, ROOT / "tests" / "one.py", word], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert f"M={word} names no notebook: " in done.stderr and near in done.stderr
+
+
+# ---- before a commit
+
+
+def test_before_a_commit_the_parts_of_check_are_run():
+    "Nothing more, nothing less, and nothing from elsewhere."
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    (local,) = config["repos"]
+    assert local["repo"] == "local" and {hook["language"] for hook in local["hooks"]} == {"system"}
+    recipes = (ROOT / "Makefile").read_text()
+    rules = re.search(r"^RULES := (.*)", recipes, re.M)[1]
+    recipe = re.search(r"^check:.*\n\t@(.*)", recipes, re.M)[1].replace("$(RULES)", rules)
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in local["hooks"]] == recipe.split(" && ")

@@ -162,7 +162,7 @@ def _packed_corruption(masks: dict, schedules: dict, units: tuple[float, float],
 class CorruptionPanel(Panel):
     "One time slider: noise on a signed distance and on a mask, the masks they threshold to, and their fragments."
 
-    title = "Scrub the corruption"
+    title = "Add noise step by step"
 
     def prepare(
         self,

@@ -266,7 +266,7 @@ def _checked_frames(frames: np.ndarray, quantity: drawing.Quantity) -> np.ndarra
         )
     if quantity.scale == "code":
         raise ValueError(
-            f"Categories such as {quantity.label} cannot be scrubbed: give numbers, for example the distance or a "
+            f"Categories such as {quantity.label} cannot be frames: give numbers, for example the distance or a "
             "probability."
         )
     return frames

@@ -117,7 +117,7 @@ def _labelled(methods: tuple[str | Method, ...], members: int, seed: int, pixels
         raise ValueError(f"{len(found)} methods have {len(labelled)} names: at least one is needed, each with its own.")
     for label, one in labelled.items():
         if (one.steps + 1) * members * pixels > 2**26:
-            raise ValueError(f"{label} is too long to be scrubbed: {members} × {pixels} pixels in {one.steps} steps.")
+            raise ValueError(f"{label} is too long for a panel: {members} × {pixels} pixels in {one.steps} steps.")
     return labelled
 
 # %% ../../nbs/7_panels/3_samplers.ipynb #samplers-17
@@ -136,7 +136,7 @@ def _packed_run(run: Run, model: Model) -> Numbers:
 class ReversePanel(Panel):
     "Step through the sampling of several members by any method; a method runs when it is first chosen."
 
-    title = "Scrub the reverse"
+    title = "From noise to a mask"
 
     def prepare(
         self,

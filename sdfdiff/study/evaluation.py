@@ -16,7 +16,7 @@ import xarray as xr
 
 from ..ensembles.method import Method
 from .plan import StudyPlan, study_cases
-from .scoring import MASKS, THRESHOLDS
+from .schema import MASKS, THRESHOLDS
 from .store import finish, open_study, run_study
 from ..uncertainty.metrics import ZERO_HIT_RULES, scores_from_counts
 

@@ -27,8 +27,7 @@ from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names,
 from ..diffusion.model import Model, load_model, weights_path
 from ..images.cases import prepare_case
 from .plan import StudyPlan, cropped, from_json, study_cases
-from .schema import known, placed, template
-from .scoring import scored
+from .schema import known, placed, scored, template
 
 if TYPE_CHECKING:
     from dask.distributed import Client
