@@ -30,6 +30,8 @@ from sdfdiff.study.verification import TITLE, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY, FRONTIER, BENCHMARK, LATENCY = "sdfdiff study", "sdfdiff frontier", "sdfdiff benchmark", "latency"
+COMMANDS = {"sdfdiff plain network": "plain", "sdfdiff two kinds of uncertainty": "kinds"}  # title: `-m benchmarks`
+CELLS = {"sdfdiff means": "benchmarks/3_what_a_call_buys.ipynb"}  # title: notebook whose slow cell writes it
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"
 TRAINING = {  # weights that are not shipped: the command that trains them, seed 0
     "runs/raters.safetensors": f"sdfdiff train raters --root DIR --steps 1500 {_OUT}raters.safetensors",
@@ -50,8 +52,8 @@ class Stored:
     "A result that is stored, and how it was made."
 
     path: Path  # A .nc or .json file
-    title: str  # Says what kind of result it is: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK or LATENCY
-    plan: StudyPlan | Plan | None  # None: the latency, whose program holds all that is to be known
+    title: str  # Kind: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK, LATENCY, or one of COMMANDS and CELLS
+    plan: StudyPlan | Plan | None  # None: the program that makes it holds all that is to be known
     images: tuple[str, ...] = ()  # Names of the cases that were drawn
     pixels: int = 0  # Of all these images together, those that the network saw
 
@@ -71,6 +73,8 @@ def _stored(path: Path) -> Stored:
         return Stored(path, LATENCY, None)
     with read_dataset(path, lazy=True) as found:
         about, title = found.attrs, found.attrs.get("title")
+        if title in (*COMMANDS, *CELLS):
+            return Stored(path, title, None)
         if title == BENCHMARK:
             given = {key.removeprefix("plan_"): value for key, value in about.items() if key.startswith("plan_")}
             return Stored(path, title, Plan(**{key: _plain(value) for key, value in given.items()}))
@@ -109,6 +113,10 @@ def lacking(
     "What is needed and not here, in one sentence that says how to get it."
     if one.title == LATENCY:
         return "" if find_spec("playwright") else "it needs a browser: `make latency` installs what measures it."
+    if one.title in CELLS:
+        return f"a slow cell writes it: python tests/run_notebooks.py --all-cells {CELLS[one.title]}"
+    if one.title in COMMANDS:
+        return ""
     if one.title == BENCHMARK:
         absent = [name for name, module in OPTIONAL.items() if not find_spec(module)]
         return f"it needs {', '.join(absent)}: `make bench` installs them." if absent else ""
@@ -205,6 +213,9 @@ def make(
         part = new.with_suffix(".part")
         subprocess.run([sys.executable, ROOT / "tests" / "benchmark_panels.py", part], check=True)
         part.replace(new)
+    elif one.title in COMMANDS:
+        words = [sys.executable, "-m", "benchmarks", COMMANDS[one.title], "--out", new.absolute()]
+        subprocess.run(words, check=True, cwd=ROOT)
     elif one.title == BENCHMARK:
         write_dataset(run_benchmark(plan=one.plan, progress=progress), new)
     else:
@@ -262,8 +273,13 @@ def compare(
         yield f"{one.name}: of the stored times, {', '.join(f'{row} {ratio:.2f}' for row, ratio in ratios.items())}"
         return
     now, before = read_dataset(new), read_dataset(one.path)
-    unlike = [_unlike_plan(one, _stored(new))]
-    if one.title == BENCHMARK:
+    if one.plan is None:
+        unlike = ["the same plan" if now.attrs.get("plan") == before.attrs.get("plan") else "another plan"]
+    else:
+        unlike = [_unlike_plan(one, _stored(new))]
+    if one.title in COMMANDS:
+        unlike += ["the same weights" if _weights(now) == _weights(before) else "other weights"]
+    elif one.title == BENCHMARK:
         times = [name for name in before.data_vars if "seconds" in name]
         ratio = np.nanmedian(np.concatenate([(now[name] / before[name]).values.ravel() for name in times]))
         unlike.append(f"the median of all times is {ratio:.2f} of the stored")

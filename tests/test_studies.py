@@ -14,6 +14,7 @@ from small_studies import quick, tiny_weights
 
 from benchmarks import studies
 from benchmarks.__main__ import main
+from benchmarks.__main__ import parser as benchmarks_parser
 from benchmarks.frontier import REFERENCE, frontier_plan, judge
 from sdfdiff.command import parser
 from sdfdiff.files import read_dataset, write_dataset
@@ -234,6 +235,25 @@ def test_benchmark_and_latency(tmp_path, monkeypatch):
     ]
 
 
+def test_a_result_with_a_command_of_its_own(tmp_path, monkeypatch):
+    "Its command writes the new file; one that a slow cell writes is left out, and the cell named."
+    about = {"title": "sdfdiff plain network", "plan": "{}"}
+    table = xr.Dataset({"f1": ("case", [0.5, 0.75])}, {"case": ["a", "b"]}, about)
+    write_dataset(table, tmp_path / "study_plain.nc")
+    write_dataset(table.assign_attrs(title="sdfdiff means"), tmp_path / "means.nc")
+
+    def typed(words, check, cwd):
+        assert words[2:5] == ["benchmarks", "plain", "--out"] and cwd == studies.ROOT
+        write_dataset((table + 0.25).assign_attrs(plan="other"), words[5])
+
+    monkeypatch.setattr(studies.subprocess, "run", typed)
+    means, plain = studies.stored_results(tmp_path)
+    assert "3_what_a_call_buys" in studies.lacking(means, {}) and studies.lacking(plain, {}) == ""
+    lines = [*studies.compare(studies.make(plain, tmp_path / "new"), plain)]
+    assert lines[0] == "study_plain: another plan; the same weights"
+    assert lines[2] == "  of single images f1 0.33; of means over the images f1 0.4"
+
+
 # ---- what this project stores
 
 HERE = studies.stored_results()
@@ -245,6 +265,13 @@ def test_every_stored_result_can_be_made_again():
     for one in HERE:
         if one.title == studies.LATENCY:
             assert (studies.ROOT / "tests" / "benchmark_panels.py").exists()
+            continue
+        if one.title in studies.COMMANDS:
+            typed = benchmarks_parser().parse_args([studies.COMMANDS[one.title], "--out", "a.nc"])
+            assert typed.out == Path("a.nc") and "plan" in read_dataset(one.path).attrs
+            continue
+        if one.title in studies.CELLS:
+            assert one.path.name in (studies.ROOT / studies.CELLS[one.title]).read_text()
             continue
         if one.title == studies.BENCHMARK:
             assert one.plan == studies.Plan(), "the benchmark of `make bench`"
