@@ -2,7 +2,7 @@
 #   make demo LAB_ARGS=...   arguments for JupyterLab       make test PYTHON=python3.12   the Python to make .venv with
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab docs one check test latency bench browser sync notebooks clean merging
+.PHONY: help demo lab docs one check test latency bench studies browser sync notebooks clean merging
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # all targets write to one .venv, and two that measure would disturb each other: -j changes nothing
 
@@ -27,8 +27,8 @@ docs: $(BIN)/ready-docs  ## Make a web site of the course in _docs/, which needs
 	@$(BIN)/python nbs/_site/build.py _docs
 
 # One thread per process: small tensor operations are slower with two, and two processes share the machine.
-lab docs one check test latency bench notebooks: export OMP_NUM_THREADS := 1
-lab docs one check test latency bench notebooks: export MKL_NUM_THREADS := 1
+lab docs one check test latency bench studies notebooks: export OMP_NUM_THREADS := 1
+lab docs one check test latency bench studies notebooks: export MKL_NUM_THREADS := 1
 one check test notebooks sync: export PATH := $(CURDIR)/$(BIN):$(PATH)
 one: $(BIN)/ready-test merging  ## Export, run one notebook and its tests (M=uncertainty/errors): half a minute
 	@python tests/one.py '$(M)'
@@ -48,6 +48,9 @@ latency: $(BIN)/ready-test browser  ## Measure from slider to picture in Jupyter
 
 bench: $(BIN)/ready-bench  ## Measure speed, samplers, tiles and memory beside other libraries (ten quiet minutes): data/benchmark.nc
 	@$(BIN)/python -m benchmarks bench --out data/benchmark.nc --force
+
+studies: $(BIN)/ready-bench  ## Make the stored results again, in runs/studies, and compare (ONLY="margin posterior" LIST=1 OUT=DIR REPLACE=1 GLAS=DIR ...)
+	@$(BIN)/python -m benchmarks studies $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(if $(LIST),--list) $(if $(REPLACE),--replace)
 
 # The site and the panels are tested in a real browser; the names are those of tests/browser.py.
 browser:

@@ -30,7 +30,7 @@ from sdfdiff.study.verification import TITLE, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY, FRONTIER, BENCHMARK, LATENCY = "sdfdiff study", "sdfdiff frontier", "sdfdiff benchmark", "latency"
-COMMANDS = {  # what is made by a command of its own, from a plan in its code: title of the file, words of the command
+COMMANDS = {  # title of a file: the command of `python -m benchmarks` that makes it
     "sdfdiff means": "means",
     "sdfdiff plain network": "plain",
     "sdfdiff two kinds of uncertainty": "kinds",
@@ -55,9 +55,7 @@ class Stored:
     "A result that is stored, and how it was made."
 
     path: Path  # A .nc or .json file
-    title: (
-        str  # Says what kind of result it is: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK, LATENCY, or a command's
-    )
+    title: str  # Kind: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK, LATENCY, or one of COMMANDS
     plan: StudyPlan | Plan | None  # None: the program that makes it holds all that is to be known
     images: tuple[str, ...] = ()  # Names of the cases that were drawn
     pixels: int = 0  # Of all these images together, those that the network saw
@@ -78,11 +76,11 @@ def _stored(path: Path) -> Stored:
         return Stored(path, LATENCY, None)
     with read_dataset(path, lazy=True) as found:
         about, title = found.attrs, found.attrs.get("title")
+        if title in COMMANDS:
+            return Stored(path, title, None)
         if title == BENCHMARK:
             given = {key.removeprefix("plan_"): value for key, value in about.items() if key.startswith("plan_")}
             return Stored(path, title, Plan(**{key: _plain(value) for key, value in given.items()}))
-        if title in COMMANDS:
-            return Stored(path, title, None)
         if title not in (STUDY, TITLE, FRONTIER) or "plan" not in about:
             raise ValueError(f"{path} does not hold the plan from which it was made.")
         plan = from_json(about["plan"], str(path))
@@ -118,11 +116,11 @@ def lacking(
     "What is needed and not here, in one sentence that says how to get it."
     if one.title == LATENCY:
         return "" if find_spec("playwright") else "it needs a browser: `make latency` installs what measures it."
+    if one.title in COMMANDS:
+        return ""
     if one.title == BENCHMARK:
         absent = [name for name, module in OPTIONAL.items() if not find_spec(module)]
         return f"it needs {', '.join(absent)}: `make bench` installs them." if absent else ""
-    if one.title in COMMANDS:
-        return ""
     for method in one.plan.methods:
         try:
             weights_path(method.weights)
@@ -176,8 +174,7 @@ def overview(
         seconds = seconds_of(one, workers)
         total += 0 if np.isnan(seconds) else seconds
         amount = f"{len(one.images)} images, {one.calls:,} network calls, {_duration(seconds)}"
-        known = "ten minutes to an hour" if one.title in COMMANDS else "times of this machine; some ten minutes"
-        lines.append(f"{one.name:<18} {amount if one.calls else known}")
+        lines.append(f"{one.name:<18} {amount if one.calls else 'times of this machine; some ten minutes'}")
     about = "the maps are then measured: a second or two per image and way to draw"
     return "\n".join([*lines, f"Drawing takes {_duration(total)} on this machine; {about}."])
 
@@ -218,10 +215,8 @@ def make(
         subprocess.run([sys.executable, ROOT / "tests" / "benchmark_panels.py", part], check=True)
         part.replace(new)
     elif one.title in COMMANDS:
-        part = new.with_name(f"part_{new.name}")
-        words = ["benchmarks", COMMANDS[one.title], "--out", part, "--force"]
-        subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True)
-        part.replace(new)
+        words = [sys.executable, "-m", "benchmarks", COMMANDS[one.title], "--out", new.absolute()]
+        subprocess.run(words, check=True, cwd=ROOT)
     elif one.title == BENCHMARK:
         write_dataset(run_benchmark(plan=one.plan, progress=progress), new)
     else:
@@ -279,9 +274,12 @@ def compare(
         yield f"{one.name}: of the stored times, {', '.join(f'{row} {ratio:.2f}' for row, ratio in ratios.items())}"
         return
     now, before = read_dataset(new), read_dataset(one.path)
-    unlike = [_unlike_plan(one, _stored(new)) if one.plan else f"by `python -m benchmarks {COMMANDS[one.title]}`"]
+    if one.plan is None:
+        unlike = ["the same plan" if now.attrs.get("plan") == before.attrs.get("plan") else "another plan"]
+    else:
+        unlike = [_unlike_plan(one, _stored(new))]
     if one.title in COMMANDS:
-        unlike.append("the same weights" if _weights(now) == _weights(before) else "other weights")
+        unlike += ["the same weights" if _weights(now) == _weights(before) else "other weights"]
     elif one.title == BENCHMARK:
         times = [name for name in before.data_vars if "seconds" in name]
         ratio = np.nanmedian(np.concatenate([(now[name] / before[name]).values.ravel() for name in times]))
@@ -294,10 +292,26 @@ def compare(
         unlike += [f"drawn in another way: {', '.join(changed)}"] if changed else ["drawn in the same way"]
     yield f"{one.name}: {'; '.join(unlike)}"
     found = sorted(differences(now, before).items(), key=lambda row: -row[1])
-    far = ", ".join(f"{name} {gap:.2g}" for name, gap in found[:3] if gap > 0)
-    yield f"  {sum(gap == 0 for _, gap in found)} of {len(found)} variables are the same" + (
-        f"; largest differences, as a part of the largest number: {far}" if far else ""
-    )
+    same = sum(gap == 0 for _, gap in found)
+    if same == len(found):
+        yield f"  all {same} variables are the same, to the bit"
+        return
+    yield f"  {same} of {len(found)} variables are the same; largest differences, as a part of the largest number:"
+    yield f"  of single images {_worst(found)}; of means over the images {_worst(_of_means(now, before))}"
+
+
+def _of_means(now: xr.Dataset, before: xr.Dataset) -> list[tuple[str, float]]:
+    "The same differences of what the notebooks read: means over the images, those that both have."
+    if "case" not in before.dims:
+        return []
+    before = before.sel(case=now["case"].values)
+    pairs = [each.drop_vars("case").mean("case") for each in (now, before)]
+    return sorted(differences(*pairs).items(), key=lambda row: -row[1])
+
+
+def _worst(found: list[tuple[str, float]]) -> str:
+    "The three largest, in words."
+    return ", ".join(f"{name} {gap:.2g}" for name, gap in found[:3] if gap > 0) or "none"
 
 
 def _weights(result: xr.Dataset) -> set[str]:

@@ -14,11 +14,12 @@ from small_studies import quick, tiny_weights
 
 from benchmarks import studies
 from benchmarks.__main__ import main
+from benchmarks.__main__ import parser as benchmarks_parser
 from benchmarks.frontier import REFERENCE, frontier_plan, judge
 from sdfdiff.command import parser
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.study import store
-from sdfdiff.study.plan import StudyPlan, from_json, to_json
+from sdfdiff.study.plan import StudyPlan
 from sdfdiff.study.store import finish, open_study, run_study
 from sdfdiff.study.verification import verify
 
@@ -32,8 +33,10 @@ def results(tmp_path_factory):
     (root / "data").mkdir()
     weights = tiny_weights(root / "small.safetensors")
     ways = (quick("one", weights), quick("two", weights, seed=1))
-    plan = StudyPlan("tissue", ways, cases=2, quantiles=(), images=False)
-    long = StudyPlan("tissue", (*ways, quick(REFERENCE, weights, members=5)), cases=("scene 1003", "scene 1001"))
+    plan = StudyPlan("tissue", ways, cases=2, quantiles=(), images=False, crop=32)
+    long = StudyPlan(
+        "tissue", (*ways, quick(REFERENCE, weights, members=5)), cases=("scene 1003", "scene 1001"), crop=32
+    )
     finish(run_study(plan, root / "small.zarr"), progress=False)
     finish(run_study(long, root / "long.zarr"), progress=False)
     small, whole = (open_study(root / name) for name in ("small.zarr", "long.zarr"))
@@ -80,8 +83,7 @@ def test_the_same_plan_gives_the_same_numbers(project, tmp_path, name):
     }
     first, second = studies.compare(new, one)
     assert first == f"{name}: the same plan; the same weights; drawn in the same way"
-    same = re.fullmatch(r"  (\d+) of (\d+) variables are the same", second)
-    assert same and same[1] == same[2] == str(len(read_dataset(one.path).data_vars))
+    assert second == f"  all {len(read_dataset(one.path).data_vars)} variables are the same, to the bit"
 
 
 def test_an_interrupted_study_goes_on(project, tmp_path, monkeypatch):
@@ -111,9 +113,12 @@ def test_what_differs_is_said(project, tmp_path, monkeypatch):
     one = stored("study_small")
     changed = replace(one.plan, methods=(replace(one.plan.methods[0], steps=3), one.plan.methods[1]))
     new = studies.make(replace(one, plan=changed), tmp_path, progress=False)
-    first, second = studies.compare(new, one)
+    first, second, third = studies.compare(new, one)
     assert first == "study_small: plans differ in methods; the same weights; drawn in another way: one"
-    assert "largest differences" in second
+    assert "of 3 variables are the same; largest differences" in second
+    assert re.fullmatch(
+        r"  of single images ((\w+ [\d.e-]+(, )?)+); of means over the images (\w+ [\d.e-]+(, )?)+", third
+    )
     table = read_dataset(one.path)
     shifted = table.assign(missed=table["missed"].where(table["missed"] < table["missed"].max()) + 0.5)
     assert studies.differences(shifted, table)["missed"] == np.inf
@@ -124,11 +129,8 @@ def test_what_differs_is_said(project, tmp_path, monkeypatch):
 def test_a_part_of_a_study(project, tmp_path, run):
     "The first image of each study, compared with the same image of the stored one; it replaces nothing."
     code, out, lines = run("--only", "small", "--cases", 1, "--out", tmp_path)
-    assert (code, lines) == (
-        0,
-        [],
-    ) and "study_small: plans differ in cases; the same weights; drawn in the same way" in out
-    assert out.count("variables are the same") == 2 and "2 of 2 results were made" in out
+    assert (code, lines) == (0, []) and "study_small: the same plan; the same weights; drawn in the same way" in out
+    assert out.count("to the bit") == 2 and "2 of 2 results were made" in out
     code, _, lines = run("--cases", 1, "--replace", "--out", tmp_path)
     assert code == 1 and "--cases" in lines[0]
 
@@ -136,7 +138,7 @@ def test_a_part_of_a_study(project, tmp_path, run):
 def test_cost_and_list(project, tmp_path, run):
     "Cases x members x calls; nothing is drawn."
     one = stored("study_small")
-    assert one.calls == 2 * (3 + 3) * 3 and one.pixels == 2 * 64 * 64
+    assert one.calls == 2 * (3 + 3) * 3 and one.pixels == 2 * 32 * 32
     assert studies.shortened(one, 1).calls == one.calls / 2
     assert studies.seconds_of(one) == pytest.approx(2 * studies.seconds_of(studies.shortened(one, 1)))
     code, out, _ = run("--list", "--out", tmp_path / "new")
@@ -161,27 +163,36 @@ def test_replaced_when_all_is_there(project, tmp_path, run):
         ({"weights": "runs/mine.safetensors"}, ("runs/mine.safetensors", "sdfdiff train")),
     ],
 )
-def test_what_is_missing_is_named_and_left_out(project, tmp_path, run, monkeypatch, change, words):
+def test_what_is_missing_is_named(project, run, monkeypatch, change, words):
+    "In one line that says how to get it."
+    one = stored("study_small")
+    ways = tuple(replace(each, weights=change.get("weights", each.weights)) for each in one.plan.methods)
+    one = replace(one, plan=replace(one.plan, methods=ways, dataset=change.get("dataset", one.plan.dataset)))
+    said = studies.lacking(one, {})
+    assert not [word for word in words if word not in said], said
+    assert f"left out: {said}" in studies.overview([one], {one.name: said}) and "\n" not in said
+    if "dataset" in change:
+        assert "is not what was drawn" in studies.lacking(one, {"monuseg": str(project)}), "a folder without images"
+
+
+def test_what_cannot_be_made_is_left_out(project, tmp_path, run, monkeypatch):
     "The others are made; nothing is replaced."
-    path = project / "data" / "study_absent.nc"
-    table = read_dataset(project / "data" / "study_small.nc")
-    plan = from_json(table.attrs["plan"])
-    ways = tuple(replace(one, weights=change.get("weights", one.weights)) for one in plan.methods)
-    plan = replace(plan, methods=ways, dataset=change.get("dataset", plan.dataset))
-    write_dataset(table.assign_attrs(plan=to_json(plan)), path)
-    monkeypatch.delenv("MONUSEG", raising=False)
-    before = path.read_bytes()
-    try:
-        code, out, lines = run("--only", "absent", "study_small", "--replace", "--out", tmp_path)
-        assert code == 1 and lines[0].startswith("benchmarks: Nothing was replaced") and path.read_bytes() == before
-        (line,) = [line for line in out.splitlines() if line.startswith("study_absent")]
-        assert "left out" in line and not [word for word in words if word not in line], line
-        assert files(tmp_path / "study_small.zarr") and not (tmp_path / "study_absent.zarr").exists()
-        if "dataset" in change:
-            code, out, _ = run("--only", "absent", "--list", "--root", f"monuseg={tmp_path}")
-            assert "is not what was drawn" in out, "a folder without images"
-    finally:
-        path.unlink()
+    before = {path.name: path.read_bytes() for path in (project / "data").iterdir()}
+    monkeypatch.setattr(studies, "lacking", lambda one, roots: "it is raining." * (one.name == "study_small"))
+    code, out, lines = run("--only", "study_small", "frontier_small", "--replace", "--out", tmp_path)
+    assert code == 1 and lines[0].startswith("benchmarks: Nothing was replaced")
+    assert re.search("study_small +left out: it is raining", out) and "1 of 2 results were made" in out
+    assert [path.name for path in tmp_path.glob("*.nc")] == ["frontier_small.nc"]
+    assert before == {path.name: path.read_bytes() for path in (project / "data").iterdir()}
+
+
+def test_data_sets_are_found_where_the_environment_says(project, run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(studies, "lacking", lambda one, roots: asked.append(roots) or "")
+    monkeypatch.setenv("GLAS", "a")
+    monkeypatch.setenv("MONUSEG", "b")
+    assert run("--list", "--only", "study_small", "--root", "monuseg=c", "raters=d")[0] == 0
+    assert asked == [{"glas": "a", "monuseg": "c", "raters": "d"}]
 
 
 def test_without_sense(project, run, tmp_path):
@@ -216,12 +227,31 @@ def test_benchmark_and_latency(tmp_path, monkeypatch):
     benchmark, latency = studies.stored_results(data)
     (first, second) = studies.compare(studies.make(benchmark, new), benchmark)
     assert asked == [plan, plan] and first == "benchmark: the same plan; the median of all times is 2.00 of the stored"
-    assert second == "  1 of 1 variables are the same"
+    assert second == "  all 1 variables are the same, to the bit"
     (line,) = studies.compare(studies.make(latency, new), latency)
     assert line == "latency: of the stored times, a panel 1.00, a redraw 1.00" and files(new) == [
         "benchmark.nc",
         "latency.json",
     ]
+
+
+def test_a_result_with_a_command_of_its_own(tmp_path, monkeypatch):
+    "Its command writes the new file; one that a slow cell writes is left out, and the cell named."
+    about = {"title": "sdfdiff plain network", "plan": "{}"}
+    table = xr.Dataset({"f1": ("case", [0.5, 0.75])}, {"case": ["a", "b"]}, about)
+    write_dataset(table, tmp_path / "study_plain.nc")
+    write_dataset(table.assign_attrs(title="sdfdiff means"), tmp_path / "means.nc")
+
+    def typed(words, check, cwd):
+        assert words[2:5] == ["benchmarks", "plain", "--out"] and cwd == studies.ROOT
+        write_dataset((table + 0.25).assign_attrs(plan="other"), words[5])
+
+    monkeypatch.setattr(studies.subprocess, "run", typed)
+    means, plain = studies.stored_results(tmp_path)
+    assert "3_what_a_call_buys" in studies.lacking(means, {}) and studies.lacking(plain, {}) == ""
+    lines = [*studies.compare(studies.make(plain, tmp_path / "new"), plain)]
+    assert lines[0] == "study_plain: another plan; the same weights"
+    assert lines[2] == "  of single images f1 0.33; of means over the images f1 0.4"
 
 
 # ---- what this project stores
@@ -235,6 +265,10 @@ def test_every_stored_result_can_be_made_again():
     for one in HERE:
         if one.title == studies.LATENCY:
             assert (studies.ROOT / "tests" / "benchmark_panels.py").exists()
+            continue
+        if one.title in studies.COMMANDS:
+            typed = benchmarks_parser().parse_args([studies.COMMANDS[one.title], "--out", "a.nc"])
+            assert typed.out == Path("a.nc") and "plan" in read_dataset(one.path).attrs
             continue
         if one.title == studies.BENCHMARK:
             assert one.plan == studies.Plan(), "the benchmark of `make bench`"
@@ -262,27 +296,3 @@ def test_frontiers_are_those_of_the_command(name, dataset):
     theirs = {each.name: each for each in usual.methods}
     assert [each for each in one.plan.methods if theirs[each.name] != each] == []
     assert one.plan.crop == usual.crop and len(one.images) == usual.cases and len(theirs) - len(one.plan.methods) <= 2
-
-
-def test_what_a_command_makes_is_made_by_it(tmp_path, monkeypatch):
-    "A result without a plan in its file: the command is called, and what it wrote is compared."
-    calls = []
-
-    def run(words, cwd, check):
-        calls.append([str(word) for word in words[1:]])
-        write_dataset(read_dataset(studies.ROOT / "data" / "frontier_means.nc"), words[words.index("--out") + 1])
-
-    monkeypatch.setattr(studies.subprocess, "run", run)
-    (one,) = studies.stored_results(only=("frontier_means",))
-    assert not studies.lacking(one, {}) and one.calls == 0
-    new = studies.make(one, tmp_path / "again")
-    assert calls == [
-        ["-m", "benchmarks", "means", "--out", str(tmp_path / "again" / "part_frontier_means.nc"), "--force"]
-    ]
-    assert [path.name for path in new.parent.iterdir()] == ["frontier_means.nc"]
-    first, second = studies.compare(new, one)
-    assert (
-        "python -m benchmarks means" in first
-        and "the same weights" in first
-        and "4 of 4 variables are the same" in second
-    )
