@@ -1,9 +1,10 @@
-"""`python -m benchmarks bench | frontier | plain | kinds`: speed, samplers and plain networks, in numbers on disk.
+"""`python -m benchmarks bench | frontier | plain | kinds | studies`: speed, samplers, plain networks; all made again.
 
 Run it in the root of a checkout; `make bench` is the first of them.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,51 @@ def frontier(arguments: argparse.Namespace) -> None:
     print(f"study: {arguments.out}" + (f"; numbers: {arguments.numbers}" if arguments.numbers else ""))
 
 
+def _add_studies(commands: argparse._SubParsersAction) -> None:
+    one = add_command(commands, studies, "make the results in data/ again, each from the plan that it holds")
+    one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="such as posterior, margin, frontier_tissue")
+    one.add_argument("--out", type=Path, default=Path("runs/studies"), metavar="DIR", help="default: %(default)s")
+    where = "folder of a data set, such as monuseg=DIR (or the environment variable MONUSEG); others are left out"
+    one.add_argument("--root", nargs="+", default=[], metavar="NAME=DIR", help=where)
+    one.add_argument("--list", action="store_true", help="say what would be made, and do nothing else")
+    one.add_argument("--cases", type=whole_number, metavar="N", help="of each study the first N images, to try it")
+    one.add_argument("--replace", action="store_true", help="when all is made, put it in the place of what is stored")
+    add_workers(one)
+
+
+def studies(arguments: argparse.Namespace) -> None:
+    "Make stored results again in a new folder, and compare. An interrupted one goes on when this is called again."
+    from benchmarks import studies as again
+    from sdfdiff.diffusion.model import load_model
+
+    roots = {name.lower(): place for name, place in os.environ.items() if name in ("MONUSEG", "GLAS", "RATERS")}
+    for word in arguments.root:
+        if "=" not in word:
+            raise ValueError(f"--root {word} names no data set: write for example monuseg={word}.")
+        roots |= [word.split("=", 1)]
+    if arguments.replace and arguments.cases:
+        raise ValueError("--cases tries a part of each study, which --replace cannot put in the place of all of it.")
+    prepare_process()
+    workers = chosen_workers(arguments, load_model("tissue"))
+    chosen = [again.shortened(one, arguments.cases) for one in again.stored_results(only=tuple(arguments.only))]
+    wanting = {one.name: again.lacking(one, roots) for one in chosen}
+    print(again.overview(chosen, wanting, workers))
+    if arguments.list:
+        return
+    made = []
+    for one in chosen:
+        if not wanting[one.name]:
+            root = roots.get(one.plan.dataset) if one.calls else None
+            made.append((again.make(one, arguments.out, root, workers), one))
+            print(*again.compare(*made[-1]), sep="\n")
+    print(f"{len(made)} of {len(chosen)} results were made; they are in {arguments.out}")
+    if arguments.replace and len(made) < len(chosen):
+        raise ValueError("Nothing was replaced, since not all was made: leave out with --only what cannot be made.")
+    if arguments.replace:
+        again.replace_stored(made)
+        print("They stand in data/ now; the notebooks that read them are to be run again.")
+
+
 def _add_plain(commands: argparse._SubParsersAction) -> None:
     one = add_command(
         commands, plain, "train a plain segmentation network and judge it beside an ensemble (half an hour)"
@@ -160,8 +206,8 @@ def parser() -> argparse.ArgumentParser:
     "All commands and their options."
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = top.add_subparsers(dest="command", required=True, metavar="bench | frontier | plain | kinds")
-    for add in (_add_bench, _add_frontier, _add_plain, _add_kinds):
+    commands = top.add_subparsers(dest="command", required=True, metavar="bench | frontier | plain | kinds | studies")
+    for add in (_add_bench, _add_frontier, _add_plain, _add_kinds, _add_studies):
         add(commands)
     return top
 

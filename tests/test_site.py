@@ -14,7 +14,9 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import browser
 import pytest
-from course import BESIDE, NOTEBOOKS, ROOT
+from course import BESIDE, DOORS, NOTEBOOKS, ROOT
+
+pytestmark = pytest.mark.browser
 
 # What a page shows, read in the page: prose is its text without code and formulas.
 LOOK = """async () => {
@@ -92,7 +94,7 @@ def site(tmp_path_factory):
 def pages(site):
     "Path of each page, relative to the site -> what was seen there."
     found = [path.relative_to(site) for path in site.rglob("*.html")]
-    names = sorted(str(path) for path in found if path.parts[0] not in ("_static", "panels"))
+    names = sorted(str(path) for path in found if path.parts[0] not in ("_static", "panels", "index.html"))
     with served(site) as address, browser.page(offline=True) as tab:
         return {name: look(tab, f"{address}/{name}") | {"address": f"{address}/{name}"} for name in names}
 
@@ -104,8 +106,19 @@ def page_of(path: Path) -> str:
 def test_every_notebook_is_a_page_in_the_sidebar(pages):
     there = [page_of(path) for path in [*NOTEBOOKS, *BESIDE]]
     assert set(there) <= set(pages)
-    sidebar = [urlparse(link).path.lstrip("/") for link in pages["index.html"]["sidebar"]]
-    assert [name for name in sidebar if name.startswith(("nbs/", "benchmarks/"))] == there
+    sidebar = [urlparse(link).path.lstrip("/") for link in pages["nbs/index.html"]["sidebar"]]
+    apart = {page_of(DOORS[1]), "nbs/README.html"}
+    assert [name for name in sidebar if name.startswith(("nbs/", "benchmarks/")) and name not in apart] == there
+    assert apart <= set(sidebar)
+
+
+def test_the_reference_is_in_the_sidebar(pages):
+    "A page per part of the package, which opens at the function that is asked for."
+    sidebar = {urlparse(link).path.lstrip("/") for link in pages["nbs/index.html"]["sidebar"]}
+    parts = [path.parent.name for path in (ROOT / "sdfdiff").glob("*/__init__.py")]
+    assert {f"reference/{name}.html" for name in ("index", "sdfdiff", *parts)} <= sidebar and len(parts) > 5
+    assert "auroc" in pages["reference/uncertainty.html"]["ids"]
+    assert "Larger where more uncertain" in pages["reference/uncertainty.html"]["prose"]
 
 
 def test_nothing_is_asked_of_others_and_nothing_fails(pages):
@@ -157,9 +170,11 @@ def test_panels_load(pages):
 def test_site_opens_from_the_disk(site):
     "Without any server."
     with browser.page(offline=True) as tab:
-        for name in ("index.html", "nbs/0_ground/3_distance.html"):
+        for name in ("nbs/index.html", "nbs/0_ground/3_distance.html"):
             seen = look(tab, (site / name).as_uri())
             assert not seen["problems"] and seen["drawn"] == seen["formulas"]
+        tab.goto((site / "index.html").as_uri())
+        tab.wait_for_url("**/nbs/index.html")
         tab.goto((site / "search.html").as_uri() + "?q=corrector")
         tab.wait_for_selector("#search-results a[href*='6_sampling']")
         assert not tab.problems
@@ -183,6 +198,7 @@ STAND_IN = [
     ("code", "#| default_exp panels.scrub"),
     ("code", "#| hide\nfew = 2"),
     ("code", "#| export" + PANEL),
+    ("code", "#| export\nfolded = 3"),
     ("code", "#| slow\nraise RuntimeError('tests skip this cell')"),
     ("code", "Panel([ipywidgets.IntSlider(max=few)])"),
     ("markdown", "Here\n$$x = 1$$\nis a formula.\n\n1. Half of $\\sigma$?\n" + SOLUTION),
@@ -193,22 +209,28 @@ STAND_IN = [
 def small_project(tmp_path):
     "A function that writes a project of one notebook and builds its site."
 
-    def make(cells, front="# Small\n[Panels](nbs/7_panels/1_scrub.ipynb)\n") -> subprocess.CompletedProcess:
-        shutil.copytree(ROOT / "nbs" / "_site", tmp_path / "nbs" / "_site")
-        shutil.copy(ROOT / "settings.ini", tmp_path)
-        (tmp_path / "LICENSE").write_text("Free.\n")
-        (tmp_path / "README.md").write_text(front)
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "README.md").write_text("# Data\n")
+    def notebook(cells) -> str:
         content = [
             {"cell_type": kind, "id": f"a{i}", "metadata": {}, "source": source}
             | ({"outputs": [], "execution_count": None} if kind == "code" else {})
             for i, (kind, source) in enumerate(cells)
         ]
+        for cell in content:
+            if "folded" in cell["source"]:
+                cell["metadata"] = {"jupyter": {"source_hidden": True}}
         kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-        book = {"cells": content, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+        return json.dumps({"cells": content, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+
+    def make(cells, front="# Small\n[Panels](7_panels/1_scrub.ipynb)\n") -> subprocess.CompletedProcess:
+        shutil.copytree(ROOT / "nbs" / "_site", tmp_path / "nbs" / "_site")
+        shutil.copy(ROOT / "settings.ini", tmp_path)
+        (tmp_path / "LICENSE").write_text("Free.\n")
+        (tmp_path / "README.md").write_text("# Read me\n")
+        (tmp_path / "nbs" / "index.ipynb").write_text(notebook([("markdown", front)]))
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "README.md").write_text("# Data\n")
         (tmp_path / "nbs" / "7_panels").mkdir()
-        (tmp_path / "nbs" / "7_panels" / "1_scrub.ipynb").write_text(json.dumps(book))
+        (tmp_path / "nbs" / "7_panels" / "1_scrub.ipynb").write_text(notebook(cells))
         return build(tmp_path, tmp_path / "out")
 
     return make
@@ -219,6 +241,8 @@ def test_panel_becomes_a_frame_that_scrubs(small_project, tmp_path):
     assert done.returncode == 0, done.stderr
     with served(tmp_path / "out") as address, browser.page(offline=True) as tab:
         seen = look(tab, f"{address}/nbs/7_panels/1_scrub.html")
+        (folded,) = tab.query_selector_all("details.hide")
+        assert not folded.get_attribute("open") and "folded = 3" in folded.text_content()
     (frame,) = seen["frames"]
     assert frame["title"] == "A <panel>" and frame["text"] == "It scrubs."
     assert frame["height"] == 321 and frame["width"] > 700
@@ -231,9 +255,9 @@ def test_panel_becomes_a_frame_that_scrubs(small_project, tmp_path):
 @pytest.mark.parametrize(
     "cells, front, message",
     [
-        ([*STAND_IN[:5], ("code", "Panel.save = None"), *STAND_IN[5:]], "# Small\n", "not callable"),
-        ([*STAND_IN[:5], ("code", "1 / 0")], "# Small\n", "division by zero"),
-        (STAND_IN[:1], "# Small\n[Gone](nbs/9_gone/9_gone.ipynb)\n", "9_gone"),
+        ([*STAND_IN[:6], ("code", "Panel.save = None"), *STAND_IN[6:]], "# Small\n", "not callable"),
+        ([*STAND_IN[:6], ("code", "1 / 0")], "# Small\n", "division by zero"),
+        (STAND_IN[:1], "# Small\n[Gone](9_gone/9_gone.ipynb)\n", "9_gone"),
     ],
     ids=["panel", "cell", "link"],
 )

@@ -1,8 +1,8 @@
 """Build the course as a web site that needs no network.  Usage: python nbs/_site/build.py [OUT]
 
-The pages are README.md and the texts that it leads to, and copies of the notebooks. Committed outputs are shown as they
-are; a notebook with panels is executed (the copy), and each of its panels becomes a page of its own, which scrubs in a
-frame.
+The first page is nbs/index.ipynb; the others are the texts that it leads to, and copies of the notebooks. Committed
+outputs are shown as they are; a notebook with panels is executed (the copy), and each of its panels becomes a page of
+its own, which scrubs in a frame. Cells that are folded in JupyterLab are folded here.
 """
 
 import re
@@ -17,14 +17,16 @@ from sphinx.cmd.build import main as sphinx
 from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from chapters import CHAPTERS, label, notebooks  # noqa: E402
+from chapters import CHAPTERS, DOORS, label, notebooks  # noqa: E402
+from reference import write_reference  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DIRECTIVES = re.compile(r"\A(?:#\s*\|.*(?:\n|\Z))+")
 HIDDEN = re.compile(r"^#\s*\|\s*hide\b", re.M)
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.M)  # as in tests/run_notebooks.py
-PANELS = re.compile(r"default_exp panels\.|^(from|import) sdfdiff\.panels\b", re.M)
+PANELS = re.compile(r"default_exp panels\.|^(from|import) sdfdiff\.panels\b|\bsdfdiff\.\w+Panel\(", re.M)
+TEXTS = ("README.md", "nbs/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md")
 FORMULA = re.compile(r"^( *)(\$\$.+?\$\$) *$", re.M | re.S)
 SOLUTION = re.compile(r"^( *)<details>\s*<summary>(.*?)</summary>\s*(.*?)\s*</details>", re.M | re.S)
 
@@ -62,6 +64,8 @@ def readable(notebook) -> None:
             cell.source = ""
         else:
             cell.source = DIRECTIVES.sub("", cell.source).strip("\n")
+            if cell.metadata.get("jupyter", {}).get("source_hidden"):
+                cell.metadata["tags"] = ["hide-input"]
     notebook.cells = [cell for cell in notebook.cells if cell.source]
 
 
@@ -69,7 +73,6 @@ def lay_out(source: Path, panels: Path) -> None:
     "Write what Sphinx reads, in the places where it lies in the project, so that its links stay true."
     shutil.copytree(ROOT / "data", source / "data")
     (source / "LICENSE.md").write_text(f"# Licence\n\n```text\n{(ROOT / 'LICENSE').read_text()}```\n")
-    front = (ROOT / "README.md").read_text(encoding="utf8")
     chapters = {}
     beside = "Beside the course: benchmarks"
     for path in [*notebooks(ROOT / "nbs"), *notebooks(ROOT / "benchmarks", "*.ipynb")]:
@@ -84,14 +87,26 @@ def lay_out(source: Path, panels: Path) -> None:
         if place.parts[0] == "benchmarks":
             entry = f"{title_of(notebook)} <{place.with_suffix('')}>"
         chapters.setdefault(CHAPTERS.get(path.parent.name, beside), []).append(entry)
-    texts = [path for path in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if path.exists()]
-    for path in texts:
-        shutil.copy(path, source)
-    titles = [path.stem for path in texts]  # Sphinx takes the title from the text
-    chapters["Beside the course"] = ["Weights and data <data/README>", *titles, "Licence <LICENSE>"]
+    reference = write_reference(ROOT, source / "reference")
+    if reference:
+        chapters["Reference"] = [f"reference/{name}" for name in reference]
+    for name in ("findings", "CITATION.cff"):
+        if (ROOT / name).exists():
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
+    for name in TEXTS:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source / name)
+    titles = [name.removesuffix(".md") for name in TEXTS if (ROOT / name).exists()]  # Sphinx finds the titles
+    chapters["Beside the course"] = [*titles, "Weights and data <data/README>", "Licence <LICENSE>"]
+    front, *doors = [nbformat.read(path, as_version=4) for path in DOORS if path.exists()]
+    for path, notebook in zip(DOORS[1:], doors):
+        nbformat.write(notebook, source / path.relative_to(ROOT))
+        chapters["Beside the course"].insert(0, f"{title_of(notebook)} <{path.relative_to(ROOT).with_suffix('')}>")
     for caption, entries in chapters.items():
-        front += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```\n"])
-    (source / "index.md").write_text(front, encoding="utf8")
+        entries = [re.sub(r"^(.+<)?([^<>]+>?)$", r"\1/\2", entry) for entry in entries]  # from the site's root
+        tree = ["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```"]
+        front.cells.append(nbformat.v4.new_markdown_cell("\n".join(tree)))
+    nbformat.write(front, source / DOORS[0].relative_to(ROOT))
 
 
 def main(out: Path) -> None:
@@ -105,6 +120,11 @@ def main(out: Path) -> None:
             sys.exit("The site was not built: the warnings above are errors.")
         if panels.exists():
             shutil.move(panels, site)
+        door = DOORS[0].relative_to(ROOT).with_suffix(".html")
+        (site / "index.html").write_text(
+            f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={door}">'
+            f'<title>sdfdiff</title><a href="{door}">The course</a>\n'
+        )
         if out.exists():
             shutil.rmtree(out)
         shutil.move(site, out)

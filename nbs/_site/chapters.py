@@ -15,6 +15,8 @@ CHAPTERS = {  # folder: title; a chapter whose name (without the number) is a pa
     "8_engine_room": "The engine room",
 }
 
+DOORS = [ROOT / "nbs" / "index.ipynb", ROOT / "nbs" / "glossary.ipynb"]  # lead to the others; no lesson, no code
+
 
 def number(name: str) -> int:
     "The number with which the name of a chapter or of a notebook begins."

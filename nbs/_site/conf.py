@@ -15,6 +15,7 @@ copyright = about["copyright"]
 version = release = about["version"]
 
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
+root_doc = "nbs/index"
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_ipywidgets_js = {}

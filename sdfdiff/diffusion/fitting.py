@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'Setting', 'binary', 'raw_score', 'load_training_data', 'fit', 'setting_of', 'watch']
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-02
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-04
 import copy
 import os
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ from ..images.training_data import STRONG, Augmentation, TissueTrainingData, Tra
 from ..images.cases import find_cases, hold_out, read_case
 from .training import Recipe, Step, stored_recipe, train
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-05
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-07
 @dataclass(frozen=True)
 class Setting:
     "What a data set needs to be learned; see SETTINGS."
@@ -41,7 +41,7 @@ class Setting:
     boundary: str = "inner"  # Convention of the distance; "half_pixel" with a truncation of 0.5 px is the binary mask
     data: str | None = None  # Whose files are read; None: those of the setting's own name
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-06
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-08
 _DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 _RECIPE, _RATED = Recipe(learning_rate=8e-4), replace(TISSUE, colour="grey")
 SETTINGS = {
@@ -79,7 +79,7 @@ SETTINGS = {
     ),
 }
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-08
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-10
 def binary(
     setting: Setting,  # For distances
 ) -> Setting:
@@ -97,7 +97,7 @@ def raw_score(
     )
     return replace(setting, architecture=replace(setting.architecture, parametrisation="score"), recipe=recipe)
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-14
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-15
 def load_training_data(
     dataset: str,  # A key of SETTINGS
     root: str | os.PathLike | None,  # Its folder; none for tissue
@@ -120,7 +120,7 @@ def load_training_data(
     data = TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary)
     return data, [case.name for case in held_out]
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-17
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-18
 def _new_network(
     architecture: Architecture,  # Its shape
     data: TrainingData | TissueTrainingData,  # Training data, for the mean and deviation of their distances
@@ -139,7 +139,7 @@ def _new_network(
 
 _LUMINANCE = (0.2125, 0.7154, 0.0721)  # Shares of red, green and blue in grey, as in scikit-image
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-18
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-19
 def _take_over(
     network: ScoreNetwork,  # Changed in place
     other: ScoreNetwork,  # Trained on something similar
@@ -160,7 +160,7 @@ def _take_over(
         )
     network.load_state_dict(tensors)
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-19
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-20
 def _steps_in(
     minutes: float,  # Wall-clock time
     network: ScoreNetwork,  # Is not changed
@@ -172,7 +172,7 @@ def _steps_in(
     seconds = [step.seconds for step in train(copy.deepcopy(network), data, replace(recipe, steps=trial))]
     return max(20, round(60 * minutes * (trial - 1) / (seconds[-1] - seconds[0])))
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-22
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-23
 def fit(
     dataset: str,  # A key of SETTINGS
     root: str | os.PathLike | None,  # Folder of the data; none for tissue
@@ -213,7 +213,7 @@ def fit(
     checkpoint.unlink(missing_ok=True)
     return model
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-23
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-24
 def setting_of(
     dataset: str,  # A key of SETTINGS
 ) -> Setting:
@@ -253,7 +253,7 @@ def _described_model(step: Step, recipe: Recipe, setting: Setting, **about: obje
         about,
     )
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-24
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-25
 def _amount(steps: int | None, minutes: float | None) -> int | None:
     "The steps asked for, if that or the minutes make sense."
     if (steps is not None and steps < 1) or (minutes is not None and not 0 < minutes < float("inf")):
@@ -264,7 +264,7 @@ def _amount(steps: int | None, minutes: float | None) -> int | None:
 
 
 def _free(out: Path, resume: bool, force: bool) -> Path:
-    "The checkpoint's place, once it is clear that nothing of the user's is in the way."
+    "The path of the checkpoint; ValueError or FileExistsError if a file of the user would be replaced."
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} must end in .safetensors.")
     checkpoint = out.with_suffix(".checkpoint.safetensors")
@@ -275,14 +275,14 @@ def _free(out: Path, resume: bool, force: bool) -> Path:
             raise Exists(f"{checkpoint} exists", resume="to continue that training", force="to start anew")
     return checkpoint
 
-# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-25
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-26
 def watch(
     steps: Iterable[Step],  # From `train`
     total: int,  # How many steps there will be
     progress: bool = True,  # Show a progress bar
 ) -> Step:  # The last step
     "Run a training to its end behind a progress bar."
-    loss, initial_estimate = 1.0, 1.0  # what a network that knows nothing has
+    loss, initial_estimate = 1.0, 1.0  # of an untrained network
     with tqdm(total=total, desc="training", unit="step", disable=not progress) as bar:
         for step in steps:
             loss, initial_estimate = 0.98 * loss + 0.02 * step.loss, 0.98 * initial_estimate + 0.02 * step.estimate_loss

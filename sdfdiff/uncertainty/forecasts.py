@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['spread_skill', 'spread_skill_ratio', 'rank_histogram', 'untied', 'rank_shape', 'crps', 'energy_distance',
-           'hungarian_iou']
+           'hungarian_iou', 'expected_loss']
 
 # %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-02
 import math
@@ -217,3 +217,19 @@ def hungarian_iou(
         return iou[linear_sum_assignment(iou, maximize=True)].mean()
 
     return labelled(measured(kernel, dim, where, fields, masks=fields), "1", "IoU of members and raters, matched")
+
+# %% ../../nbs/4_uncertainty/5_forecasts.ipynb #forecasts-37
+def expected_loss(
+    members: np.ndarray | xr.DataArray,  # Masks with the dimension "member"
+    mask: np.ndarray | xr.DataArray,  # The one mask that is given away, that of the mean distance say
+    dim: str | tuple[str, ...] = PLANE,  # Dimensions of a mask
+    where: np.ndarray | xr.DataArray | None = None,  # Pixels that count
+) -> xr.DataArray:  # 0 to 1; 0 where all members are the mask
+    "1 - F1 of a member and the mask, mean over the members: what the mask will lose if the truth is one more member."
+    fields = {"members": as_field(members, "members"), "mask": as_field(mask, "mask")}
+
+    def kernel(members, mask):
+        hit, drawn = (members & mask).sum(1), members.sum(1) + mask.sum()
+        return 1 - np.where(drawn > 0, 2 * hit / np.maximum(drawn, 1), 1.0).mean()
+
+    return labelled(measured(kernel, dim, where, fields, masks=fields), "1", "expected 1 - F1 of the mask")
