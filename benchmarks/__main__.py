@@ -1,4 +1,4 @@
-"""`python -m benchmarks bench | frontier | plain | kinds | studies`: speed, samplers, plain networks; all made again.
+"""`python -m benchmarks bench | frontier | means | plain | kinds | studies`: what is measured, and made again.
 
 Run it in the root of a checkout; `make bench` is the first of them.
 """
@@ -147,6 +147,18 @@ def studies(arguments: argparse.Namespace) -> None:
         print("They stand in data/ now; the notebooks that read them are to be run again.")
 
 
+def _add_means(commands: argparse._SubParsersAction) -> None:
+    one = add_command(commands, means, "draw tissue in four ways and keep sums over the members (ten minutes)")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="write the numbers to this file")
+
+
+def means(arguments: argparse.Namespace) -> None:
+    "Sums over the members of four ways to draw, pixel by pixel, of the scenes of the frontier."
+    from benchmarks.means import means_study
+
+    _measured(means_study, arguments)
+
+
 def _add_plain(commands: argparse._SubParsersAction) -> None:
     one = add_command(
         commands, plain, "train a plain segmentation network and judge it beside an ensemble (half an hour)"
@@ -206,8 +218,10 @@ def parser() -> argparse.ArgumentParser:
     "All commands and their options."
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = top.add_subparsers(dest="command", required=True, metavar="bench | frontier | plain | kinds | studies")
-    for add in (_add_bench, _add_frontier, _add_plain, _add_kinds, _add_studies):
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="bench | frontier | means | plain | kinds | studies"
+    )
+    for add in (_add_bench, _add_frontier, _add_means, _add_plain, _add_kinds, _add_studies):
         add(commands)
     return top
 

@@ -30,8 +30,11 @@ from sdfdiff.study.verification import TITLE, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY, FRONTIER, BENCHMARK, LATENCY = "sdfdiff study", "sdfdiff frontier", "sdfdiff benchmark", "latency"
-COMMANDS = {"sdfdiff plain network": "plain", "sdfdiff two kinds of uncertainty": "kinds"}  # title: `-m benchmarks`
-CELLS = {"sdfdiff means": "benchmarks/3_what_a_call_buys.ipynb"}  # title: notebook whose slow cell writes it
+COMMANDS = {  # title of a file: the command of `python -m benchmarks` that makes it
+    "sdfdiff means": "means",
+    "sdfdiff plain network": "plain",
+    "sdfdiff two kinds of uncertainty": "kinds",
+}
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"
 TRAINING = {  # weights that are not shipped: the command that trains them, seed 0
     "runs/raters.safetensors": f"sdfdiff train raters --root DIR --steps 1500 {_OUT}raters.safetensors",
@@ -52,7 +55,7 @@ class Stored:
     "A result that is stored, and how it was made."
 
     path: Path  # A .nc or .json file
-    title: str  # Kind: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK, LATENCY, or one of COMMANDS and CELLS
+    title: str  # Kind: STUDY, TITLE (of `verify`), FRONTIER, BENCHMARK, LATENCY, or one of COMMANDS
     plan: StudyPlan | Plan | None  # None: the program that makes it holds all that is to be known
     images: tuple[str, ...] = ()  # Names of the cases that were drawn
     pixels: int = 0  # Of all these images together, those that the network saw
@@ -73,7 +76,7 @@ def _stored(path: Path) -> Stored:
         return Stored(path, LATENCY, None)
     with read_dataset(path, lazy=True) as found:
         about, title = found.attrs, found.attrs.get("title")
-        if title in (*COMMANDS, *CELLS):
+        if title in COMMANDS:
             return Stored(path, title, None)
         if title == BENCHMARK:
             given = {key.removeprefix("plan_"): value for key, value in about.items() if key.startswith("plan_")}
@@ -113,8 +116,6 @@ def lacking(
     "What is needed and not here, in one sentence that says how to get it."
     if one.title == LATENCY:
         return "" if find_spec("playwright") else "it needs a browser: `make latency` installs what measures it."
-    if one.title in CELLS:
-        return f"a slow cell writes it: python tests/run_notebooks.py --all-cells {CELLS[one.title]}"
     if one.title in COMMANDS:
         return ""
     if one.title == BENCHMARK:

@@ -68,6 +68,11 @@ def _number(answer: float, truth: float, within: float) -> str:
     return f"{shown} {_slip(answer, truth, within) or f'is {size}'}"
 
 # %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-09
+def _precision(value: np.ndarray) -> float:
+    "Relative rounding error of a kind of numbers: an answer in 32 bits need not agree with a truth in 64."
+    return float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
+
+# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-10
 def _array(answer: np.ndarray, truth: np.ndarray, within: float) -> str:
     "What is off with an array, empty if nothing is."
     if answer.shape != truth.shape:
@@ -98,7 +103,7 @@ def _array(answer: np.ndarray, truth: np.ndarray, within: float) -> str:
     are = "is" if wrong.sum() == 1 else "are"
     return f"{wrong.sum()} of {wrong.size} values {are} off{largest}; at {list(worst)} it is {value}"
 
-# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-12
+# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-13
 class _Unfinished(Exception):
     "There is nothing to judge yet; its text is the verdict."
 
@@ -131,12 +136,7 @@ def _plain(value: object) -> object:
             return np.asarray(np.inf if value > 0 else -np.inf)
     return _plain(array.tolist()) if array.dtype.kind in "UO" else array
 
-# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-13
-def _precision(value: np.ndarray) -> float:
-    "Relative rounding error of a kind of numbers: an answer in 32 bits need not agree with a truth in 64."
-    return float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
-
-
+# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-14
 def _many(value: object) -> bool:
     "Whether a plain value holds several."
     return isinstance(value, list) or np.ndim(value) > 0
@@ -171,7 +171,7 @@ def _shown(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float | np.floating) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
-# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-14
+# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-15
 def _off(answer: object, truth: object, within: float) -> str:
     "What is off with an answer of any kind, both made plain; empty if nothing is."
     if isinstance(truth, str):
@@ -210,7 +210,7 @@ def _list(answer: object, truth: object, within: float) -> str:
             return f"value {place} of {len(truth)}: {off}"
     return ""
 
-# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-16
+# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-17
 def check(
     answer: object,  # Number, word, array, a sequence of these, or a function; None: not answered yet
     truth: object,  # The right answer, or a function () that computes it; for a function, one that does it right
@@ -236,7 +236,7 @@ def check(
     size = len(answer) if isinstance(answer, list) else np.size(answer)
     return Verdict(True, f"All {size} values." if size > 6 else _shown(answer))
 
-# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-17
+# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-18
 def _right(truth: object, *case: object) -> object:
     "The right answer, plain; where it cannot be computed, the exercise is to blame and not the answer."
     try:
@@ -260,7 +260,7 @@ def _value(answer: object, truth: object, within: float, choices: list) -> str:
         return f"{_shown(answer)} is not it"
     return f"{_shown(answer)} is not among the choices: {', '.join(map(_shown, choices))}"
 
-# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-18
+# %% ../nbs/8_engine_room/1_exercises.ipynb #exercises-19
 def _function(answer: Callable, right: Callable, within: float, cases: list[tuple]) -> str:
     "What is off with a function on the first case where it is, empty if nothing is."
     if not callable(answer):
