@@ -121,12 +121,10 @@ def lacking(
     if one.title == BENCHMARK:
         absent = [name for name, module in OPTIONAL.items() if not find_spec(module)]
         return f"it needs {', '.join(absent)}: `make bench` installs them." if absent else ""
-    for method in one.plan.methods:
-        try:
-            weights_path(method.weights)
-        except FileNotFoundError:
-            way = TRAINING.get(method.weights, "sdfdiff train makes weights")
-            return f"the weights {method.weights} are not here: {way}"
+    absent = [name for name in dict.fromkeys(each.weights for each in one.plan.methods) if not _there(name)]
+    if absent:
+        ways = "; ".join(TRAINING.get(name, f"sdfdiff train ... --out {name}") for name in absent)
+        return f"the weights {', '.join(absent)} are not here: {ways}"
     name = one.plan.dataset
     if name != "tissue" and not roots.get(name):
         return f"the data set {name} is not here: give its folder, {name.upper()}=DIR."
@@ -135,6 +133,13 @@ def lacking(
     except (ValueError, OSError) as error:
         return f"the data set {name} is not what was drawn: {' '.join(str(error).split())}"
     return ""
+
+
+def _there(weights: str) -> bool:
+    try:
+        return weights_path(weights).is_file()
+    except FileNotFoundError:
+        return False
 
 
 @cache
@@ -174,7 +179,8 @@ def overview(
         seconds = seconds_of(one, workers)
         total += 0 if np.isnan(seconds) else seconds
         amount = f"{len(one.images)} images, {one.calls:,} network calls, {_duration(seconds)}"
-        lines.append(f"{one.name:<18} {amount if one.calls else 'times of this machine; some ten minutes'}")
+        other = "trains networks of its own: its command says how long" if one.title in COMMANDS else "some ten minutes"
+        lines.append(f"{one.name:<18} {amount if one.calls else other}")
     about = "the maps are then measured: a second or two per image and way to draw"
     return "\n".join([*lines, f"Drawing takes {_duration(total)} on this machine; {about}."])
 
