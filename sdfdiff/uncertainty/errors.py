@@ -87,7 +87,7 @@ def auroc(
     wrong: np.ndarray | xr.DataArray,  # Mask of what is wrong
     dim: str | tuple[str, ...] = PLANE,  # Dimensions whose pixels are compared with each other
     where: np.ndarray | xr.DataArray | None = None,  # Only these pixels count
-) -> xr.DataArray:  # 0 to 1, without `dim`; 1/2: knows nothing. NaN where all pixels are right, or all wrong
+) -> xr.DataArray:  # 0 to 1, without `dim`; 1/2: no better than chance. NaN where all pixels are right, or all wrong
     "Chance that a wrong pixel is more uncertain than a right one (area under the ROC curve); exact with ties."
     fields = {"uncertainty": uncertainty, "wrong": wrong}
     found = measured(_auroc, dim, where, fields, masks=["wrong"], finite=False)
@@ -206,7 +206,7 @@ _INFORMATION = {
     "share": ("1", "share of the error's entropy that the uncertainty tells"),
     "null_mean": ("1", "share by chance: mean"),
     "null_95": ("1", "share by chance: exceeded in 5 %"),
-    "p_value": ("1", "chance of such a share by chance"),
+    "p_value": ("1", "probability of such a share by chance"),
     "bins": ("1", "bins in use"),
 }
 

@@ -112,7 +112,7 @@ def conformal_margin(
     needed: np.ndarray | xr.DataArray,  # From `needed_margin`, px, one per calibration image
     alpha: float = 0.1,  # Share of new images for which it may be too small
     dim: str = "case",  # Dimension of the images, which must be exchangeable with the new ones
-    skipna: bool = False,  # Leave images without object out; the promise then holds for images with one
+    skipna: bool = False,  # Leave images without object out; the guarantee then holds for images with one
 ) -> xr.DataArray:  # px
     """A margin that suffices for a new image with probability >= 1 - alpha (split conformal prediction).
 
