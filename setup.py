@@ -35,8 +35,6 @@ setup(
     long_description_content_type="text/markdown",
     keywords=about["keywords"].split(),
     author=about["author"],
-    author_email=about["author_email"],
-    url=about["git_url"],
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["sdfdiff", "sdfdiff.*"]),

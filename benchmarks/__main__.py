@@ -1,11 +1,14 @@
-"""`python -m benchmarks bench | frontier`: how fast, and which sampler at which price, in numbers on disk.
+"""`python -m benchmarks bench | frontier | means | plain | kinds | studies`: what is measured, and made again.
 
 Run it in the root of a checkout; `make bench` is the first of them.
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdfdiff.options import (
     add_command,
@@ -16,6 +19,11 @@ from sdfdiff.options import (
     seed_number,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sdfdiff.diffusion.model import Model
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
@@ -94,12 +102,126 @@ def frontier(arguments: argparse.Namespace) -> None:
     print(f"study: {arguments.out}" + (f"; numbers: {arguments.numbers}" if arguments.numbers else ""))
 
 
+def _add_studies(commands: argparse._SubParsersAction) -> None:
+    one = add_command(commands, studies, "make the results in data/ again, each from the plan that it holds")
+    one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="such as posterior, margin, frontier_tissue")
+    one.add_argument("--out", type=Path, default=Path("runs/studies"), metavar="DIR", help="default: %(default)s")
+    where = "folder of a data set, such as monuseg=DIR (or the environment variable MONUSEG); others are left out"
+    one.add_argument("--root", nargs="+", default=[], metavar="NAME=DIR", help=where)
+    one.add_argument("--list", action="store_true", help="say what would be made, and do nothing else")
+    one.add_argument("--cases", type=whole_number, metavar="N", help="of each study the first N images, to try it")
+    one.add_argument("--replace", action="store_true", help="when all is made, put it in the place of what is stored")
+    add_workers(one)
+
+
+def studies(arguments: argparse.Namespace) -> None:
+    "Make stored results again in a new folder, and compare. An interrupted one goes on when this is called again."
+    from benchmarks import studies as again
+    from sdfdiff.diffusion.model import load_model
+
+    roots = {name.lower(): place for name, place in os.environ.items() if name in ("MONUSEG", "GLAS", "RATERS")}
+    for word in arguments.root:
+        if "=" not in word:
+            raise ValueError(f"--root {word} names no data set: write for example monuseg={word}.")
+        roots |= [word.split("=", 1)]
+    if arguments.replace and arguments.cases:
+        raise ValueError("--cases tries a part of each study, which --replace cannot put in the place of all of it.")
+    prepare_process()
+    workers = chosen_workers(arguments, load_model("tissue"))
+    chosen = [again.shortened(one, arguments.cases) for one in again.stored_results(only=tuple(arguments.only))]
+    wanting = {one.name: again.lacking(one, roots) for one in chosen}
+    print(again.overview(chosen, wanting, workers))
+    if arguments.list:
+        return
+    made = []
+    for one in chosen:
+        if not wanting[one.name]:
+            root = roots.get(one.plan.dataset) if one.calls else None
+            made.append((again.make(one, arguments.out, root, workers), one))
+            print(*again.compare(*made[-1]), sep="\n")
+    print(f"{len(made)} of {len(chosen)} results were made; they are in {arguments.out}")
+    if arguments.replace and len(made) < len(chosen):
+        raise ValueError("Nothing was replaced, since not all was made: leave out with --only what cannot be made.")
+    if arguments.replace:
+        again.replace_stored(made)
+        print("They stand in data/ now; the notebooks that read them are to be run again.")
+
+
+def _add_means(commands: argparse._SubParsersAction) -> None:
+    one = add_command(commands, means, "draw tissue in four ways and keep sums over the members (ten minutes)")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="write the numbers to this file")
+
+
+def means(arguments: argparse.Namespace) -> None:
+    "Sums over the members of four ways to draw, pixel by pixel, of the scenes of the frontier."
+    from benchmarks.means import means_study
+
+    _measured(means_study, arguments)
+
+
+def _add_plain(commands: argparse._SubParsersAction) -> None:
+    one = add_command(
+        commands, plain, "train a plain segmentation network and judge it beside an ensemble (half an hour)"
+    )
+    _add_amount(one)
+
+
+def _add_kinds(commands: argparse._SubParsersAction) -> None:
+    one = add_command(commands, kinds, "measure aleatoric and epistemic uncertainty (half an hour)")
+    _add_amount(one)
+
+
+def _add_amount(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--quick", action="store_true", help="a minute: hardly trained, so the numbers mean nothing")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="write the numbers to this file")
+
+
+def _measured(measure: Callable[["Model"], "xr.Dataset"], arguments: argparse.Namespace) -> None:
+    "Write what is measured beside the `tissue` weights in float32."
+    import torch
+
+    from sdfdiff.diffusion.model import load_model
+    from sdfdiff.files import check_writable, write_dataset
+
+    check_writable([arguments.out], arguments.force)
+    prepare_process()
+    result = measure(load_model("tissue", dtype=torch.float32))
+    write_dataset(result, arguments.out, arguments.force)
+    print(f"numbers: {arguments.out}")
+
+
+def plain(arguments: argparse.Namespace) -> None:
+    "Train plain networks on synthetic tissue and judge them beside an ensemble; choose epochs on the wrong images."
+    from benchmarks import epoch_choice, plain_network
+
+    judged, chosen = plain_network.PlainPlan(), epoch_choice.EpochPlan()
+    if arguments.quick:
+        judged, chosen = plain_network.QUICK, epoch_choice.QUICK
+
+    def measure(model):
+        networks = plain_network.train_networks(judged)
+        found = plain_network.judge_networks(networks, model, judged)
+        return found.merge(epoch_choice.epoch_study(chosen), combine_attrs="no_conflicts")
+
+    _measured(measure, arguments)
+
+
+def kinds(arguments: argparse.Namespace) -> None:
+    "Train plain networks on few and many scenes: where do raters disagree, and where do networks?"
+    from benchmarks import two_kinds
+
+    plan = two_kinds.QUICK if arguments.quick else two_kinds.KindsPlan()
+    _measured(lambda model: two_kinds.kinds_study(plan, model), arguments)
+
+
 def parser() -> argparse.ArgumentParser:
-    "Both commands and their options."
+    "All commands and their options."
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = top.add_subparsers(dest="command", required=True, metavar="bench | frontier")
-    for add in (_add_bench, _add_frontier):
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="bench | frontier | means | plain | kinds | studies"
+    )
+    for add in (_add_bench, _add_frontier, _add_means, _add_plain, _add_kinds, _add_studies):
         add(commands)
     return top
 

@@ -12,7 +12,7 @@ from sdfdiff.ensembles.collection import plain
 from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_FIELDS, Method, untuned
 from sdfdiff.images.cases import Prepared, find_cases, prepare_case
 from sdfdiff.study.plan import StudyPlan
-from sdfdiff.study.scoring import ESTIMATORS, scored
+from sdfdiff.study.schema import ESTIMATORS, scored
 
 CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
 REFERENCE = "long run"  # Name of the method that the others are compared with
@@ -162,7 +162,7 @@ def _about(study: xr.Dataset, reference: str) -> dict:
     about |= {"reference_members": long["members"].item()} | settings
     whose = {"tissue": "one simulated rater", "raters": "what at least half of the raters drew"}
     truth = whose.get(study.attrs["dataset"], "the annotation")
-    kept = {name: study.attrs[name] for name in ("dataset", "split", "sdfdiff_version")}
+    kept = {name: study.attrs[name] for name in ("plan", "dataset", "split", "sdfdiff_version")}
     return {"title": "sdfdiff frontier", "truth": truth} | about | kept
 
 

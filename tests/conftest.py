@@ -1,4 +1,4 @@
-"What every test shares: one thread per process, examples that repeat, the long tests first."
+"What every test shares: one thread per process, examples that repeat, the order, the times of the notebooks."
 
 import os
 
@@ -11,9 +11,27 @@ settings.register_profile("sdfdiff", deadline=None, derandomize=True, print_blob
 settings.load_profile("sdfdiff")
 
 
+LONG = ("test_package.py", "test_site.py", "test_panels_in_lab.py")  # they start first, in this order
+FREE = "test_notebooks.py"  # its tests come last and share nothing: a worker of `make test` takes one at a time
+
+
 def pytest_collection_modifyitems(items):
-    "Start the tests of the installed wheel first: they take longest."
-    items.sort(key=lambda item: item.path.name != "test_package.py")
+    "A worker takes whole files, since fixtures are shared within them; the long ones go first, the notebooks last."
+    rank = {name: place - len(LONG) for place, name in enumerate(LONG)} | {FREE: 1}
+    items.sort(key=lambda item: rank.get(item.path.name, 0))
+    for item in items:
+        if item.path.name != FREE:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def pytest_terminal_summary(terminalreporter):
+    "What each notebook took."
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    times = [value for report in reports for name, value in report.user_properties if name == "notebook"]
+    if len(times) > 1:
+        terminalreporter.section("processor time of each notebook")
+        for line in sorted(set(times), reverse=True):
+            terminalreporter.line(line)
 
 
 # What tests of commands need; `shell` imports torch, so not before one of them is asked for.

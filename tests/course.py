@@ -1,16 +1,13 @@
-"""What the tests of the course share: the notebooks' cells, their exercises, and a way to run both.
-
-As a program it runs cells: `python tests/course.py RESULTS` reads a list of [source, solution or null] from standard
-input, as JSON, and writes what the verdicts of the exercises were. It imports nothing that a notebook could miss.
-"""
+"What the tests of the course share: the notebooks' cells, their exercises, and a way to run both."
 
 import json
-import os
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import runner
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "nbs" / "_site"))
 
@@ -20,11 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = notebooks()
 BESIDE = notebooks(ROOT / "benchmarks", "*.ipynb")  # read like the course, but no part of it
 CHECK = re.compile(r"^check\(\s*answer\b", re.MULTILINE)
+SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.MULTILINE)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def cells(path: Path) -> list[tuple[str, str]]:
     "Kind and source of each cell."
+    return _cells(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _cells(path: Path, _: int) -> list[tuple[str, str]]:
     content = json.loads(path.read_text(encoding="utf8"))
     return [(cell["cell_type"], "".join(cell["source"])) for cell in content["cells"]]
 
@@ -59,75 +62,32 @@ def exercises(path: Path) -> list[Exercise]:
     return found
 
 
-def verdicts(path: Path, folder: Path) -> list[dict]:
+def verdicts(path: Path, folder: Path) -> tuple[list[dict], float]:
     """Run a notebook from top to bottom in a process of its own, each exercise first as committed and then solved.
 
-    The result has one entry per exercise: {"cell", "committed": [right, sentence], "solved": [right, sentence]}.
-    Cells that nbdev_test skips are skipped. An AssertionError says which cell raised, and what.
+    The result has one entry per exercise: {"cell", "committed": [right, sentence], "solved": [right, sentence]}, and
+    the seconds of processor time it took. Cells that nbdev_test skips are skipped. An AssertionError says which cell
+    raised, and what.
     """
-    from run_notebooks import SKIPPED
-
     solved = {exercise.cell: exercise.solved for exercise in exercises(path)}
-    plan = []
-    for place, (kind, source) in enumerate(cells(path)):
-        if kind == "code" and not SKIPPED.search(source):
-            plan.append([place, re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE), solved.get(place)])
-    results = folder / "verdicts.json"
-    environment = os.environ | {
-        "MPLBACKEND": "Agg",
-        "IPYTHONDIR": str(folder),
-        "IN_TEST": "1",
-    }  # IN_TEST: as nbdev_test
-    done = subprocess.run([sys.executable, __file__, results], input=json.dumps(plan), cwd=path.parent,
-                          env=environment, capture_output=True, text=True, timeout=900)  # fmt: skip
-    assert done.returncode == 0, f"{path.name}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
-    return json.loads(results.read_text())
+    plan = [
+        [place, re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE), solved.get(place)]
+        for place, (kind, source) in enumerate(cells(path))
+        if kind == "code" and not SKIPPED.search(source)
+    ]
+    done = runner.run({"cells": plan, "folder": str(path.parent), "scratch": str(folder)})
+    assert done["code"] == 0, f"{path.name} ended with {done['code']}\n{done['said']}"
+    return json.loads((folder / "verdicts.json").read_text()), done["seconds"]
 
 
-def check_solutions(path: Path, folder: Path) -> None:
-    "The notebook runs; its exercises wait for an answer, and the folded solution is the right one."
-    for verdict in verdicts(path, folder):
+def check_solutions(path: Path, folder: Path) -> float:
+    """The notebook runs; its exercises wait for an answer, and the folded solution is the right one.
+
+    What comes back is the notebook's processor time in seconds."""
+    found, seconds = verdicts(path, folder)
+    for verdict in found:
         right, sentence = verdict["committed"]
         assert right is None, f"cell {verdict['cell']} has an answer already: {sentence}"
         right, sentence = verdict["solved"]
         assert right is True, f"the solution of cell {verdict['cell']} is not right: {sentence}"
-
-
-def run(plan: list) -> list[dict]:
-    "Run cells as a notebook does; the verdicts of those that come with a solution."
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
-
-    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
-    shell.display_formatter.active_types = ["text/plain"]  # no picture need be drawn
-
-    def value(place, source):
-        done = shell.run_cell(source)
-        if not done.success:
-            sys.exit(f"cell {place} raised {done.error_before_exec or done.error_in_exec!r}:\n{source}")
-        return done.result
-
-    found = []
-    for place, source, solution in plan:
-        before = dict(shell.user_ns)
-        committed = value(place, source)
-        if solution is not None:
-            shell.user_ns.clear()
-            shell.user_ns.update(
-                before
-            )  # the solution takes the learner's place: nothing that the cell defined is there
-            pair = committed, value(place, solution)
-            found.append(
-                {"cell": place}
-                | {
-                    name: [getattr(one, "right", "no verdict"), repr(one)]
-                    for name, one in zip(("committed", "solved"), pair)
-                }
-            )
-    return found
-
-
-if __name__ == "__main__":
-    sys.path[0] = ""  # as in a notebook, which does not see the tests
-    outcome = run(json.load(sys.stdin))
-    Path(sys.argv[1]).write_text(json.dumps(outcome))
+    return seconds

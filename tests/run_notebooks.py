@@ -5,7 +5,6 @@ A notebook that raises is left as it was.
 """
 
 import os
-import re
 import sys
 import tempfile
 import time
@@ -13,12 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
-from course import BESIDE, NOTEBOOKS
+from course import BESIDE, NOTEBOOKS, SKIPPED
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
-
-SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.MULTILINE)
 
 
 def without_widgets(notebook) -> None:

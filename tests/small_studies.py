@@ -13,8 +13,7 @@ from sdfdiff.ensembles.collection import label
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.schema import SCORE_LABELS
-from sdfdiff.study.scoring import NUMBERS, scored
+from sdfdiff.study.schema import NUMBERS, SCORE_LABELS, scored
 
 QUICK = untuned("dpm_sde", 2)
 REACH = 10.0  # px

@@ -15,7 +15,7 @@ from sdfdiff.images.cases import find_cases, hold_out, read_case
 from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study.evaluation import evaluate, scores_by_convention, summary
-from sdfdiff.study.scoring import COUNTS, MASKS, THRESHOLDS
+from sdfdiff.study.schema import COUNTS, MASKS, THRESHOLDS
 from sdfdiff.study.store import open_study
 
 TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]

@@ -16,6 +16,7 @@ from sdfdiff.uncertainty.fields import PLANE, named
 from sdfdiff.uncertainty.forecasts import (
     crps,
     energy_distance,
+    expected_loss,
     hungarian_iou,
     rank_histogram,
     rank_shape,
@@ -246,6 +247,29 @@ def test_hungarian(masks):
     assert np.isclose(unequal, (5 + 1 / 3) / 6)
     with pytest.raises(ValueError, match="common multiple"):
         hungarian_iou(named(np.zeros((97, 1, 1), bool), "member"), named(np.zeros((89, 1, 1), bool), "rater"))
+
+
+def test_expected_loss_by_hand_and_where():
+    "Members of one and two pixels of the mask; a pixel that does not count; nothing drawn at all."
+    mask = np.array([[1, 1, 0, 0]], bool)
+    members = np.array([[[1, 1, 0, 0]], [[1, 0, 0, 1]], [[0, 0, 0, 0]]], bool)
+    found = expected_loss(members, mask)
+    assert found.item() == pytest.approx(1 - (1 + 2 / 4 + 0) / 3) and found.attrs["units"] == "1"
+    inside = np.array([[1, 1, 1, 0]], bool)
+    assert expected_loss(members, mask, where=inside).item() == pytest.approx(1 - (1 + 2 / 3 + 0) / 3)
+    assert expected_loss(np.zeros((2, 3, 3), bool), np.zeros((3, 3), bool)).item() == 0
+    with pytest.raises(ValueError, match="members"):
+        expected_loss(members - 0.5, mask)
+
+
+def test_expected_loss_is_the_loss_of_one_more_member():
+    "Of exchangeable masks, on average over which of them is the truth; the mask is fixed in advance."
+    drawn = np.stack([tissue(3, (40, 40)).rate(np.random.default_rng(k)) > 0 for k in range(9)])
+    mask = drawn[0]
+    losses = [1 - 2 * (mask & one).sum() / (mask.sum() + one.sum()) for one in drawn[1:]]
+    assert expected_loss(drawn[1:], mask).item() == pytest.approx(np.mean(losses))
+    cases = expected_loss(named(np.stack([drawn[1:5], drawn[5:]]), "case", "member"), named(mask))
+    assert cases.dims == ("case",) and cases.mean().item() == pytest.approx(np.mean(losses))
 
 
 def test_masks_are_asked_for(gaussian, masks):

@@ -4,7 +4,6 @@ import ast
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tokenize
@@ -12,10 +11,9 @@ from configparser import ConfigParser
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from course import BESIDE, CHAPTERS, DOORS, NOTEBOOKS, ROOT, label, number
+from course import BESIDE, CHAPTERS, DOORS, NOTEBOOKS, ROOT, SKIPPED, label, number
 
 PACKAGE = ROOT / "sdfdiff"
 MODULES = sorted(file for file in PACKAGE.rglob("*.py") if not file.name.startswith("_"))  # all of them exported
@@ -67,6 +65,7 @@ def prose_of(path: Path) -> str:
     return "\n\n".join(source for kind, source, _ in cells(path) if kind == "markdown")
 
 
+@cache
 def module_of(path: Path) -> str | None:
     "What the notebook names in `#| default_exp`, None if it exports nothing."
     names = re.findall(r"^#\s*\|\s*default_exp\s+(\S+)", "\n".join(code_of(path)), re.M)
@@ -74,6 +73,7 @@ def module_of(path: Path) -> str | None:
     return names[0] if names else None
 
 
+@cache
 def known() -> dict[str, str]:
     "Dotted name of every module, and of every part, to the part it belongs to."
     return {dotted(path): room(dotted(path)) for path in MODULES} | {part: part for part in ROOMS if part}
@@ -122,6 +122,7 @@ def at_import(tree: ast.AST) -> set[str]:
     return found
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf8"))
 
@@ -159,18 +160,38 @@ def test_notebook_and_module_belong_together():
 
 
 def test_every_notebook_is_run():
-    "`nbdev_test` finds each notebook of the course, and each beside the benchmarks: none is passed over in silence."
+    """The tests run each notebook of the course, each beside the benchmarks, and those that lead to them; `nbdev_test`
+    finds the same ones, and `make test` calls pytest without leaving any out."""
     from nbdev.doclinks import nbglob
     from nbdev.test import _keep_file
+    from test_notebooks import EVERY
 
     everything = sorted(path for path in tracked() if path.suffix == ".ipynb")
-    assert everything == sorted([*DOORS, *EVERY_NOTEBOOK]) and len(everything) > 50
+    assert everything == sorted([*DOORS, *EVERY_NOTEBOOK]) == sorted(EVERY) and len(everything) > 50
     for folder, paths in (("nbs", [*DOORS, *NOTEBOOKS]), ("benchmarks", BESIDE)):
         found = [path for path in nbglob(ROOT / folder, as_path=True) if _keep_file(path, ".notest")]
         assert sorted(path.absolute() for path in found) == sorted(paths)
     recipe = re.search(r"^test:(?:.*\n\t)+.*\n", (ROOT / "Makefile").read_text(), re.M)[0]
-    assert len(re.findall(r"\bnbdev_test --n_workers", recipe)) == 1
-    assert len(re.findall(r"\bnbdev_test --path benchmarks --n_workers", recipe)) == 1
+    assert re.findall(r"python -m pytest(.*)", recipe) == [" -n 2 --dist loadgroup --no-loadscope-reorder"]
+
+
+def test_cells_are_skipped_as_nbdev_skips_them():
+    "What the tests leave out is what `nbdev_test` would, cell by cell."
+    from fastcore.basics import AttrDict
+    from nbdev.process import extract_directives
+
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf8")
+    flags, skipped = set(settings["DEFAULT"]["tst_flags"].split()), 0
+    assert flags == {"notest", "slow", "gpu"}
+    for path in EVERY_NOTEBOOK:
+        for kind, source, _ in cells(path):
+            if kind == "code":
+                found = extract_directives(AttrDict(cell_type="code", source=source), remove=False)
+                leaves_out = bool(flags & set(found)) or found.get("eval:", [""])[0].lower() == "false"
+                assert leaves_out == bool(SKIPPED.search(source)), f"{label(path)}: {source[:80]}"
+                skipped += leaves_out
+    assert skipped
 
 
 @each_module
@@ -260,11 +281,8 @@ def test_imports_are_required():
     settings = ConfigParser()
     settings.read(ROOT / "settings.ini", encoding="utf8")
     about = settings["DEFAULT"]
-    allowed, wrong, beside = (
-        {"sdfdiff"},
-        [],
-        {file.stem for file in (ROOT / "tests").glob("*.py")} | {"benchmarks", "chapters"},
-    )
+    own = [*(ROOT / "tests").glob("*.py"), *(ROOT / "nbs" / "_site").glob("*.py")]
+    allowed, wrong, beside = {"sdfdiff"}, [], {file.stem for file in own} | {"benchmarks"}
     distributions = packages_distributions()
     steps = [
         ("requirements", [file.read_text(encoding="utf8") for file in MODULES], set()),
@@ -409,8 +427,9 @@ def test_notebook_reads_like_a_lecture(path):
 def test_notebook_is_small(path):
     assert len(cells(path)) <= 60, "at most 60 cells"
     sources = [source for kind, source, _ in cells(path) if kind == "code"]
-    long = [f"{len(source.splitlines())} lines: {source[:60]!r}" for source in sources if len(source.splitlines()) > 40]
-    assert not long, "a code cell has at most 40 lines"
+    lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in sources]
+    long = [f"{count} lines: {source[:60]!r}" for count, source in zip(lines, sources) if count > 40]
+    assert not long, "a code cell has at most 40 lines that are not empty"
     assert path.stat().st_size <= 300_000, "at most 300 kB"
 
 
@@ -472,96 +491,3 @@ def test_text_names_no_machine():
 
 def test_git_keeps_notebooks_mergeable():
     assert "*.ipynb merge=nbdev-merge" in (ROOT / ".gitattributes").read_text().splitlines()
-
-
-# ---- the check of `make test` that works on a copy
-
-
-def in_sync(root: Path, step: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, root / "tests" / "in_sync.py", step], capture_output=True, text=True)
-
-
-@pytest.fixture
-def small_house(tmp_path):
-    "A project with one notebook, cleaned and exported."
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "nbs" / "1_wing").mkdir(parents=True)
-    (tmp_path / "sdfdiff" / "wing").mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "in_sync.py", tmp_path / "tests")
-    shutil.copy(ROOT / "settings.ini", tmp_path)
-    for folder in ("sdfdiff", "sdfdiff/wing"):
-        (tmp_path / folder / "__init__.py").write_text('__version__ = "0.1.0"\n')
-    sources = ["#| default_exp wing.room", "#| export\ndef two():\n    return 2"]
-    content = [{"cell_type": "markdown", "id": "a0", "metadata": {}, "source": ["# Room\n", "> One room."]}] + [
-        {"cell_type": "code", "id": f"a{i + 1}", "metadata": {}, "execution_count": None, "outputs": [],
-         "source": source.splitlines(True)} for i, source in enumerate(sources)
-    ]  # fmt: skip
-    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    book = {"cells": content, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    (tmp_path / "nbs" / "1_wing" / "1_room.ipynb").write_text(json.dumps(book))
-    for step in ("nbdev_clean", "nbdev_export"):
-        subprocess.run([Path(sys.executable).parent / step], cwd=tmp_path, check=True)
-    return tmp_path
-
-
-def test_in_sync_accepts_and_changes_nothing(small_house):
-    files = [path for path in small_house.rglob("*") if path.is_file()]
-    before = {path: path.read_bytes() for path in files}
-    assert in_sync(small_house, "clean").returncode == 0
-    assert in_sync(small_house, "export").returncode == 0
-    assert {path: path.read_bytes() for path in small_house.rglob("*") if path.is_file()} == before
-
-
-def test_in_sync_names_what_jupyter_left(small_house):
-    "A notebook as a browser saves it is named, told how to mend, and left as it is."
-    path = small_house / "nbs" / "1_wing" / "1_room.ipynb"
-    book = json.loads(path.read_text())
-    book["cells"][1]["execution_count"] = 7
-    book["metadata"]["language_info"] = {"name": "python", "version": "3.11.2"}
-    book["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
-    path.write_text(dirty := json.dumps(book))
-    done = in_sync(small_house, "clean")
-    assert done.returncode == 1 and "nbs/1_wing/1_room.ipynb" in done.stderr and "make sync" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert path.read_text() == dirty
-
-
-def test_make_lab_saves_clean_notebooks(small_house, monkeypatch):
-    "The hook of `make lab` turns what a browser sends into what nbdev_clean writes, so the two never fight."
-    config = SimpleNamespace(ContentsManager=SimpleNamespace(), LabApp=SimpleNamespace())
-    exec((ROOT / ".jupyter" / "jupyter_server_config.py").read_text(), {"c": config})
-    clean = json.loads((small_house / "nbs" / "1_wing" / "1_room.ipynb").read_text())
-    sent = json.loads(json.dumps(clean))
-    sent["cells"][1] |= {"execution_count": 7, "metadata": {"trusted": True}}
-    sent["metadata"] |= {"language_info": {"name": "python"}}
-    sent["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
-    monkeypatch.chdir(small_house / "nbs" / "1_wing")
-    config.ContentsManager.pre_save_hook(model={"type": "notebook", "content": sent}, path="1_room.ipynb")
-    assert sent["cells"][1]["metadata"].pop("trusted"), (
-        "else Jupyter would not show its panels when the page is loaded again"
-    )
-    assert sent == clean
-
-
-def test_in_sync_names_stale_and_orphaned_modules(small_house):
-    "A module of a part that was edited by hand, and one that no notebook exports any more."
-    (small_house / "sdfdiff" / "wing" / "room.py").write_text("two = 3\n")
-    (small_house / "sdfdiff" / "wing" / "orphan.py").write_text("# its notebook is gone\n")
-    done = in_sync(small_house, "export")
-    assert done.returncode == 1 and "make sync" in done.stderr
-    assert "sdfdiff/wing/room.py" in done.stderr and "sdfdiff/wing/orphan.py" in done.stderr
-    assert (small_house / "sdfdiff" / "wing" / "room.py").read_text() == "two = 3\n"
-
-
-def test_slow_cells_are_skipped(small_house):
-    "nbdev_test leaves out the cells of every flag in tst_flags, and runs the others."
-    path = small_house / "nbs" / "1_wing" / "1_room.ipynb"
-    book = json.loads(path.read_text())
-    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-    book["cells"] += [cell | {"id": flag, "source": [f"#| {flag}\n", "1 / 0"]} for flag in ("slow", "notest", "gpu")]
-    path.write_text(json.dumps(book))
-    command = [Path(sys.executable).parent / "nbdev_test", "--n_workers", "0"]
-    assert subprocess.run(command, cwd=small_house, capture_output=True).returncode == 0
-    book["cells"] += [cell | {"id": "last", "source": ["1 / 0"]}]
-    path.write_text(json.dumps(book))
-    assert subprocess.run(command, cwd=small_house, capture_output=True).returncode == 1

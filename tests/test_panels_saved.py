@@ -22,6 +22,9 @@ from sdfdiff.uncertainty.errors import retained_error
 from sdfdiff.uncertainty.margins import grown, margin_trade_off
 
 
+pytestmark = pytest.mark.browser
+
+
 @pytest.fixture(scope="module")
 def material():
     "A scene of 64x64 with an ensemble of 6 members and a rater's mask."
@@ -193,7 +196,7 @@ WRONG = {
     "no methods": (lambda d: ReversePanel(methods=()), "0 methods have 0 names"),
     "same name": (lambda d: ReversePanel(methods=("draft", "draft")), "2 methods have 1 names"),
     "unknown method": (lambda d: ReversePanel(methods=("fastest",)), "No method 'fastest'"),
-    "endless": (lambda d: ReversePanel(methods=(untuned("dpm", 9999),), members=6), "too long to be scrubbed"),
+    "endless": (lambda d: ReversePanel(methods=(untuned("dpm", 9999),), members=6), "too long for a panel"),
     "too many members": (lambda d: ReversePanel(members=7), "7 members"),
     "bytes": (lambda d: ReversePanel(image=np.full((3, 64, 64), 200.0)), "200"),
     "array": (lambda d: EnsemblePanel(d["mean"]), "DataArray"),

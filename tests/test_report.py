@@ -50,6 +50,12 @@ def text(verified):
     return report_page(verified, resamples=20)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    "No chart is drawn: for tests of words that stand beside them."
+    monkeypatch.setattr("sdfdiff.study.report.CHARTS", ())
+
+
 class Page(HTMLParser):
     "Tables, headings, pictures and open elements of a page."
 
@@ -249,7 +255,7 @@ def test_what_is_not_defined_is_said(verified, text):
     assert "Every headline number is defined" in text
 
 
-def test_unknown_quantities_are_shown(verified, monkeypatch):
+def test_unknown_quantities_are_shown(verified, monkeypatch, undrawn):
     "A quantity without words appears under its own name."
     monkeypatch.delitem(WORDS, "crps")
     assert len(row(Page(report_page(verified, resamples=20)), "crps")) == 5
@@ -293,7 +299,7 @@ def said(verified, study=None):
     return html.unescape(" ".join(Page(report_page(verified, study, resamples=20)).text["li"]))
 
 
-def test_limits_are_true(verified):
+def test_limits_are_true(verified, undrawn):
     "What is said of patients, raters, held-out images and pixels is what the numbers say."
     assert "3 images (patients not known)" in said(verified) and "square" not in said(verified)
     files = verified.drop_vars("posterior_gap")
@@ -311,7 +317,7 @@ def test_limits_are_true(verified):
     assert "measured against one truth per image." in said(files.drop_vars(["ged_u", "ged_v", "hungarian_iou"]))
 
 
-def test_partial_is_said(verified):
+def test_partial_is_said(verified, undrawn):
     "Under the title and among the limits; not where all is finished, and not of older files."
     half = verified.assign_attrs(cases_planned=9, cases_finished=3)
     text, words = report_page(half, resamples=20), "PARTIAL: 3 of 9 planned cases are finished"
@@ -342,9 +348,9 @@ def test_one_method_two_cases_no_posterior_no_raters(tmp_path):
     assert WORDS["loss_correlation"][0] not in text, "a correlation over two images says nothing"
 
 
-def test_images_without_object(tmp_path):
-    "An empty truth, in one case and in all: still a page."
-    study = open_study(made(tmp_path, 1, 3)).load()
+def test_images_without_object(store):
+    "An empty truth in one case: still a page."
+    study = open_study(store).load()
     study["truth"][0] = False
     study["fragments_truth"][0] = 0
     text = report_page(verify(study, permutations=5, progress=False), study, resamples=20)
@@ -371,7 +377,7 @@ def test_interval():
     assert interval([np.nan, 0, 1]) == "not defined" and interval([0.5, np.nan, 1.0], 1) == "0.5 (no interval)"
 
 
-def test_write_report(store, tmp_path):
+def test_write_report(store, tmp_path, undrawn):
     "From a store, from netCDF, from the numbers: the same table. Whole files or none, nothing replaced unasked."
     write_report(store, tmp_path / "new" / "a.html", numbers=tmp_path / "n.nc", resamples=20, progress=False)
     export_study(store, tmp_path / "s.nc")

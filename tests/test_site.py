@@ -16,6 +16,8 @@ import browser
 import pytest
 from course import BESIDE, DOORS, NOTEBOOKS, ROOT
 
+pytestmark = pytest.mark.browser
+
 # What a page shows, read in the page: prose is its text without code and formulas.
 LOOK = """async () => {
     if (document.querySelector(".math")) await MathJax.startup.promise;
@@ -108,6 +110,15 @@ def test_every_notebook_is_a_page_in_the_sidebar(pages):
     apart = {page_of(DOORS[1]), "nbs/README.html"}
     assert [name for name in sidebar if name.startswith(("nbs/", "benchmarks/")) and name not in apart] == there
     assert apart <= set(sidebar)
+
+
+def test_the_reference_is_in_the_sidebar(pages):
+    "A page per part of the package, which opens at the function that is asked for."
+    sidebar = {urlparse(link).path.lstrip("/") for link in pages["nbs/index.html"]["sidebar"]}
+    parts = [path.parent.name for path in (ROOT / "sdfdiff").glob("*/__init__.py")]
+    assert {f"reference/{name}.html" for name in ("index", "sdfdiff", *parts)} <= sidebar and len(parts) > 5
+    assert "auroc" in pages["reference/uncertainty.html"]["ids"]
+    assert "Larger where more uncertain" in pages["reference/uncertainty.html"]["prose"]
 
 
 def test_nothing_is_asked_of_others_and_nothing_fails(pages):

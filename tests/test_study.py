@@ -26,7 +26,7 @@ from sdfdiff.images.cases import prepare_case
 from sdfdiff.images.preparation import NUCLEI
 from sdfdiff.study import store as study
 from sdfdiff.study.plan import StudyPlan, from_json, study_cases
-from sdfdiff.study.scoring import NUMBERS, scored
+from sdfdiff.study.schema import NUMBERS, scored
 from sdfdiff.study.store import Progress, export_study, finish, open_study, run_study
 from sdfdiff.study.verification import verify
 

@@ -18,6 +18,7 @@ from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chapters import CHAPTERS, DOORS, label, notebooks  # noqa: E402
+from reference import write_reference  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -86,6 +87,9 @@ def lay_out(source: Path, panels: Path) -> None:
         if place.parts[0] == "benchmarks":
             entry = f"{title_of(notebook)} <{place.with_suffix('')}>"
         chapters.setdefault(CHAPTERS.get(path.parent.name, beside), []).append(entry)
+    reference = write_reference(ROOT, source / "reference")
+    if reference:
+        chapters["Reference"] = [f"reference/{name}" for name in reference]
     for name in ("findings", "CITATION.cff"):
         if (ROOT / name).exists():
             (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)

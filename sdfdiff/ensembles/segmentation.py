@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTPUTS', 'segment', 'at_source', 'source_mask', 'overlay', 'output_paths', 'read_result', 'segment_file']
 
-# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-02
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-04
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,11 +22,11 @@ from ..files import check_writable, read_dataset, read_image, write_dataset, wri
 from ..images.preparation import prepare_image, prepared_shape
 from ..diffusion.model import Model, load_model
 
-# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-05
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07
 _SMALLEST, _LARGEST = 32, 4096  # Pixels per side
 OUTPUTS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 
-# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-06
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-08
 def segment(
     image: np.ndarray,  # In [0, 1], grey (row, column) or RGB (row, column, 3)
     model: Model | str,  # Trained for this kind of image; or the name or file of its weights
@@ -36,7 +36,7 @@ def segment(
     stain: str | None = None,  # "vahadane", "haematoxylin" (H-DAB slides) or "none"; None: the model's
     **options,  # Settings of the method that differ (members, seed, ...), keep, previous, workers: see `ensemble`
 ) -> xr.Dataset:  # See sdfdiff.ensembles.collection.ensemble
-    "Bring an image to the network's resolution and draw an ensemble of its masks."
+    "Bring an image to the network's resolution and draw an ensemble of masks."
     shape = image.shape[:2]
     if min(shape) < _SMALLEST or max(shape) > _LARGEST:
         raise ValueError(
@@ -61,7 +61,7 @@ def at_source(
     dataset: xr.Dataset,  # An ensemble
     field: np.ndarray,  # One of its fields, shape (row, column)
 ) -> np.ndarray:  # Same values, at the source image's resolution
-    "Enlarge a smooth field linearly. The mask is enlarged as a distance: its outline stays smooth."
+    "Enlarge a smooth field linearly."
     shape = dataset.attrs["source_rows"], dataset.attrs["source_columns"]
     return (
         field
@@ -79,7 +79,7 @@ def overlay(
     image: np.ndarray,  # In [0, 1], grey or RGB
     mask: np.ndarray,  # Same rows and columns
 ) -> np.ndarray:  # RGB in [0, 1]
-    "The image with the mask's outline: a light line with a dark one outside it, legible on any ground."
+    "The image with the mask's outline: a light line with a dark line outside it, to be seen on any background."
     from scipy.ndimage import binary_dilation, binary_erosion
 
     picture = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image.copy()
@@ -87,7 +87,7 @@ def overlay(
     picture[mask & ~binary_erosion(mask, border_value=1)] = (1.0, 0.88, 0.30)
     return picture
 
-# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-14
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-15
 def output_paths(
     image: str | os.PathLike,  # An image file
     folder: str | os.PathLike,  # Where its results go
@@ -95,14 +95,14 @@ def output_paths(
     "The files that `segment_file` writes for an image."
     return [Path(folder) / (Path(image).stem + ending) for ending in OUTPUTS]
 
-# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-15
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-16
 def read_result(
     path: str | os.PathLike,  # NAME.nc, as `segment_file` writes it
 ) -> xr.Dataset:  # An ensemble
-    "Read the result of an earlier run; ValueError, in one sentence, for anything else."
+    "Read the result of an earlier run. ValueError for any other file."
     return read_dataset(path, "sdfdiff ensemble", ("image", "distance", "probability", "area"), "sdfdiff segment")
 
-# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-16
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-17
 def segment_file(
     path: str | os.PathLike,  # PNG, TIFF, JPEG or BMP, grey or RGB, 8 or 16 bit
     folder: str | os.PathLike,  # Where the results go; made if missing

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Chart', 'interval', 'chart_panels', 'tidy', 'draw_dots', 'draw_curves', 'draw_pairs', 'draw_reliability']
 
-# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-02
+# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-05
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-05
+# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-08
 @dataclass(frozen=True, eq=False)
 class Chart:
     "A picture and what is to be seen in it."
@@ -43,7 +43,7 @@ def interval(
     known = np.isfinite([low, high]).all()
     return f"{value:.{digits}f} ({f'{low:.{digits}f} to {high:.{digits}f}' if known else 'no interval'})"
 
-# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-08
+# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-11
 def chart_panels(
     titles: list[str],  # One panel for each
     axes: "Sequence[Axes] | None" = None,  # The caller's, as many as there are titles; None: those of a new figure
@@ -77,7 +77,7 @@ def tidy(
     if legend:
         axes.legend(fontsize=8, frameon=False)
 
-# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-10
+# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-13
 _MARKERS = "osD^vP"
 
 
@@ -101,7 +101,7 @@ def draw_dots(
     axes.set_axisbelow(True)
     tidy(axes, unit, legend=len(names) > 1 if legend is None else legend)
 
-# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-13
+# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-16
 def draw_curves(
     axes: "Axes",  # To draw on
     across: np.ndarray,  # Places of the points
@@ -114,7 +114,7 @@ def draw_curves(
         axes.plot(across, values, label=name, **line_style(k))
     tidy(axes, *labels, legend=legend)
 
-# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-15
+# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-18
 def draw_pairs(
     axes: "Axes",  # To draw on
     across: np.ndarray,  # Shape (name, point)
@@ -130,7 +130,7 @@ def draw_pairs(
         axes.plot(across[k], up[k], _MARKERS[k % 6], label=name, **style)
     tidy(axes, *labels, legend=len(names) > 1)
 
-# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-17
+# %% ../../nbs/5_study/7_chart_parts.ipynb #chart-parts-20
 _POINTS = 10  # Of a reliability diagram
 
 

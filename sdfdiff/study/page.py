@@ -17,7 +17,7 @@ from .chart_parts import Chart
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/5_study/9_page.ipynb #page-05
+# %% ../../nbs/5_study/9_page.ipynb #page-07
 def _cell(text: str, kind: str = "td", more: str = "") -> str:
     words = html.escape(str(text))
     words = words.replace(" to ", "&nbsp;to&nbsp;") if kind == "td" else words  # an interval is not torn apart
@@ -38,7 +38,7 @@ def html_table(
     caption = f"<caption>{html.escape(caption)}</caption>"
     return f'<div class="wide"><table class="{kind}">{caption}{top}<tbody>{body}</tbody></table></div>'
 
-# %% ../../nbs/5_study/9_page.ipynb #page-08
+# %% ../../nbs/5_study/9_page.ipynb #page-10
 def _svg(figure: "Figure") -> str:
     "The same figure gives the same text: nothing of it is random, and no date is in it."
     import matplotlib
@@ -62,7 +62,7 @@ def html_figure(
         f"<figcaption>{html.escape(chart.reading)}</figcaption></figure>\n"
     )
 
-# %% ../../nbs/5_study/9_page.ipynb #page-11
+# %% ../../nbs/5_study/9_page.ipynb #page-13
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#161616;background:#fff;max-width:1120px;margin:0 auto;padding:16px}
 h1{font-size:28px;line-height:1.2}h2{font-size:21px;margin-top:40px;border-bottom:1px solid #999}

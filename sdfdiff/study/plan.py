@@ -14,12 +14,12 @@ from pathlib import Path
 from ..ensembles.method import Method, from_written, written
 from ..images.cases import DATASETS, SPLITS, CasePaths, Prepared, find_cases
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-06
+# %% ../../nbs/5_study/1_plan.ipynb #plan-08
 def _choice(what: str, value, choices) -> None:
     if value not in list(choices):  # also one that cannot be hashed
         raise ValueError(f"{what} {value!r} is unknown: choose one of {', '.join(choices)}.")
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-07
+# %% ../../nbs/5_study/1_plan.ipynb #plan-09
 def _check(plan: "StudyPlan") -> None:
     "ValueError for what cannot be meant."
     _choice("The data set", plan.dataset, DATASETS)
@@ -60,7 +60,7 @@ def _check(plan: "StudyPlan") -> None:
     ):
         raise ValueError(f"The quantiles are {plan.quantiles}: rising numbers between 0 and 1 are needed.")
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-08
+# %% ../../nbs/5_study/1_plan.ipynb #plan-10
 @dataclass(frozen=True)
 class StudyPlan:
     "What a study does; stored as JSON with its results."
@@ -80,7 +80,7 @@ class StudyPlan:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         _check(self)
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-10
+# %% ../../nbs/5_study/1_plan.ipynb #plan-12
 def to_json(
     plan: StudyPlan,  # A plan
 ) -> str:  # Readable, the same text for the same plan
@@ -105,7 +105,7 @@ def _built(kind: type, values: dict, source: str):
             f"{source}: {' '.join(str(error).replace(f'{kind.__name__}.__init__()', kind.__name__).split())}"
         ) from None
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-11
+# %% ../../nbs/5_study/1_plan.ipynb #plan-13
 def from_json(
     text: str,  # From `to_json`, or written by hand
     source: str = "The plan",  # Named in error messages
@@ -121,7 +121,7 @@ def from_json(
     lists = {key: tuple(values[key]) for key in ("cases", "quantiles") if isinstance(values.get(key), list)}
     return _built(StudyPlan, values | {"methods": methods} | lists, source)
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-12
+# %% ../../nbs/5_study/1_plan.ipynb #plan-14
 def read_plan(
     path: str | os.PathLike,  # A .json file
 ) -> StudyPlan:
@@ -133,7 +133,7 @@ def read_plan(
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"{path} is no text file; expected the plan of a study, a .json file.") from None
 
-# %% ../../nbs/5_study/1_plan.ipynb #plan-15
+# %% ../../nbs/5_study/1_plan.ipynb #plan-17
 def study_cases(
     plan: StudyPlan,  # The plan
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Progress', 'run_study', 'finish', 'open_study', 'export_study']
 
-# %% ../../nbs/5_study/4_store.ipynb #store-02
+# %% ../../nbs/5_study/4_store.ipynb #store-05
 import errno
 import os
 import shutil
@@ -27,13 +27,12 @@ from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names,
 from ..diffusion.model import Model, load_model, weights_path
 from ..images.cases import prepare_case
 from .plan import StudyPlan, cropped, from_json, study_cases
-from .schema import known, placed, template
-from .scoring import scored
+from .schema import known, placed, scored, template
 
 if TYPE_CHECKING:
     from dask.distributed import Client
 
-# %% ../../nbs/5_study/4_store.ipynb #store-06
+# %% ../../nbs/5_study/4_store.ipynb #store-07
 def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None:
     "Make the store, whole but without results."
     models = [_model(one) for one in plan.methods]
@@ -57,7 +56,7 @@ def _write(store: Path, study: xr.Dataset, values: dict, region: dict[str, slice
     "Write arrays of one case (and method) to their place."
     placed(study, values, region).to_zarr(store, region=region, consolidated=False)
 
-# %% ../../nbs/5_study/4_store.ipynb #store-08
+# %% ../../nbs/5_study/4_store.ipynb #store-09
 @lru_cache(maxsize=8)
 def _loaded(path: Path, changed: float) -> Model:
     return load_model(path)
@@ -74,7 +73,7 @@ _prepared = lru_cache(maxsize=1)(
     lambda path, preparation, crop, begun: cropped(prepare_case(path, preparation), crop)
 )  # anew in every run: files may change between two
 
-# %% ../../nbs/5_study/4_store.ipynb #store-09
+# %% ../../nbs/5_study/4_store.ipynb #store-10
 def _work(
     plan: StudyPlan, store: Path, path, k: int, j: int, checksum: str, batch: int | None = None, workers=1, begun=0
 ) -> float:
@@ -108,7 +107,7 @@ def _work(
     _write(store, study, {"finished": True}, region)
     return time.perf_counter() - start
 
-# %% ../../nbs/5_study/4_store.ipynb #store-11
+# %% ../../nbs/5_study/4_store.ipynb #store-12
 @dataclass(frozen=True)
 class Progress:
     "One finished piece of work, or the state at the start (case and method are None)."
@@ -140,7 +139,7 @@ def _resumed(plan: StudyPlan, store: Path, paths: list) -> None:
                 "changed; start a new study."
             )
 
-# %% ../../nbs/5_study/4_store.ipynb #store-12
+# %% ../../nbs/5_study/4_store.ipynb #store-13
 def run_study(
     plan: StudyPlan,  # What to do
     store: str | os.PathLike,  # Folder to write, ending in .zarr
@@ -148,8 +147,8 @@ def run_study(
     resume: bool = False,  # Continue a store that is there
     force: bool = False,  # Replace a store that is there
     client: "Client | None" = None,  # Of dask, its workers see the same disk; None: this process does the work
-    batch: int | None = None,
-    workers: int | None = 1,  # Members per batch, and batches at the same time; neither changes the result
+    batch: int | None = None,  # Members per batch; None: chosen. The result depends on it for sampler "authors" only
+    workers: int | None = 1,  # Batches at the same time; the result is the same
 ) -> Iterator[Progress]:  # The state at the start, then one item per finished piece
     "Draw every case with every method, write each piece down at once. Finished pieces are not done again."
     store, paths = Path(store).absolute(), study_cases(plan, root)
@@ -169,7 +168,7 @@ def run_study(
         problem = f"no space left for {store}: what is finished is kept, make room"
         raise DiskFull(problem, resume="to go on") from None
 
-# %% ../../nbs/5_study/4_store.ipynb #store-13
+# %% ../../nbs/5_study/4_store.ipynb #store-14
 def _pieces(plan: StudyPlan, store: Path, paths: list, client, batch, workers) -> Iterator[Progress]:
     "Do what is not finished, here or on a cluster."
     with _opened(store) as there:
@@ -189,7 +188,7 @@ def _here(tasks: dict, client) -> Iterator[tuple]:
     for key, task in tasks.items():
         yield key, _work(*task)
 
-# %% ../../nbs/5_study/4_store.ipynb #store-14
+# %% ../../nbs/5_study/4_store.ipynb #store-15
 def _spread(tasks: dict, client) -> Iterator[tuple]:
     "On the workers of a cluster; when the loop is left, what waits is cancelled."
     from distributed import as_completed
@@ -214,7 +213,7 @@ def finish(
             bar.update(step.done - bar.n)
     return step
 
-# %% ../../nbs/5_study/4_store.ipynb #store-16
+# %% ../../nbs/5_study/4_store.ipynb #store-17
 def _opened(store: Path) -> xr.Dataset:
     "A store as a lazy dataset; ValueError, in one sentence, for anything else."
     if not Path(store).exists():
@@ -236,7 +235,7 @@ def _opened(store: Path) -> xr.Dataset:
         }
     )
 
-# %% ../../nbs/5_study/4_store.ipynb #store-17
+# %% ../../nbs/5_study/4_store.ipynb #store-18
 def open_study(
     store: str | os.PathLike,  # A .zarr store, or the .nc file that `export_study` wrote
     partial: bool = False,  # Take the finished cases of a study that still runs
@@ -256,13 +255,13 @@ def open_study(
         cases_planned=len(finished), cases_finished=int(finished.sum())
     )
 
-# %% ../../nbs/5_study/4_store.ipynb #store-18
+# %% ../../nbs/5_study/4_store.ipynb #store-19
 def _exported(path: Path) -> xr.Dataset:
     "A study from netCDF."
     found = read_dataset(path, "sdfdiff study", maker="sdfdiff study --netcdf", lazy=True)
     return found.assign({name: found[name].astype(bool) for name in ("truth", "inside", "finished")})
 
-# %% ../../nbs/5_study/4_store.ipynb #store-19
+# %% ../../nbs/5_study/4_store.ipynb #store-20
 def export_study(
     store: str | os.PathLike,  # A finished store
     path: str | os.PathLike,  # Ending in .nc

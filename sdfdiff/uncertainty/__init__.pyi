@@ -23,6 +23,7 @@ from .fields import bootstrap as bootstrap, mask_distance as mask_distance, name
 from .forecasts import (
     crps as crps,
     energy_distance as energy_distance,
+    expected_loss as expected_loss,
     hungarian_iou as hungarian_iou,
     rank_histogram as rank_histogram,
     rank_shape as rank_shape,

@@ -12,9 +12,8 @@ from small_studies import REACH, drawn_from
 
 from sdfdiff.distance import signed_distance
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study import scoring
-from sdfdiff.study.schema import SCORE_LABELS
-from sdfdiff.study.scoring import NUMBERS, RANK_BINS, estimates, scored
+from sdfdiff.study import schema
+from sdfdiff.study.schema import NUMBERS, RANK_BINS, SCORE_LABELS, estimated_masks, scored
 
 NUMBERS_OF = np.random.default_rng(0)
 
@@ -63,9 +62,9 @@ def test_four_masks_by_hand():
     fields = {"distance": (("member", "row", "column"), distance), "mean": (("row", "column"), distance.mean(axis=0))}
     drawn = xr.Dataset(fields | {"initial_estimate": (("row", "column"), np.array([[9.0, 9.0, 0.3]], np.float32))})
     masks = [[1, 0, 1]], [[0, 1, 1]], [[1, 1, 1]], [[0, 0, 0]]
-    assert estimates(drawn, 0.0).astype(int).tolist() == list(masks)
-    assert estimates(drawn, 0.5)[3].tolist() == [[False, False, True]]
-    assert estimates(drawn.isel(member=slice(0, 2)), 0.0)[2].all(), "an even vote counts as object"
+    assert estimated_masks(drawn, 0.0).astype(int).tolist() == list(masks)
+    assert estimated_masks(drawn, 0.5)[3].tolist() == [[False, False, True]]
+    assert estimated_masks(drawn.isel(member=slice(0, 2)), 0.0)[2].all(), "an even vote counts as object"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -155,15 +154,15 @@ def test_perfect_members_are_told_from_others():
 def test_bins_keep_their_pixels(members, seed):
     "Nothing is lost, flat stays flat, and a rank lies where it belongs."
     ranks = np.random.default_rng(seed).random(members + 1)
-    found = scoring._binned(ranks)
+    found = schema._binned(ranks)
     assert found.sum() == pytest.approx(ranks.sum()) and (found >= -1e-12).all()
-    np.testing.assert_allclose(scoring._binned(np.ones(members + 1)), (members + 1) / RANK_BINS)
-    np.testing.assert_allclose(scoring._binned(ranks[::-1]), found[::-1], atol=1e-9)
+    np.testing.assert_allclose(schema._binned(np.ones(members + 1)), (members + 1) / RANK_BINS)
+    np.testing.assert_allclose(schema._binned(ranks[::-1]), found[::-1], atol=1e-9)
 
 
 def test_ranks_of_ten_members_are_not_changed():
     ranks = np.arange(11.0)
-    np.testing.assert_allclose(scoring._binned(ranks), ranks)
+    np.testing.assert_allclose(schema._binned(ranks), ranks)
 
 
 # ---- members and raters one to one
@@ -177,13 +176,13 @@ def test_a_multiple_of_the_raters(monkeypatch, members, raters, used):
     "However many there are, the table of pairs stays small."
     seen = []
     monkeypatch.setattr(
-        scoring,
+        schema,
         "hungarian_iou",
         lambda one, other: seen.append((one.sizes["member"], other.sizes["rater"])) or xr.DataArray(0.5),
     )
     masks = xr.DataArray(np.zeros((members, 1, 1), bool), dims=("member", "row", "column"))
     assert (
-        scoring._hungarian(masks, xr.DataArray(np.zeros((raters, 1, 1), bool), dims=("rater", "row", "column"))) == 0.5
+        schema._hungarian(masks, xr.DataArray(np.zeros((raters, 1, 1), bool), dims=("rater", "row", "column"))) == 0.5
     )
     assert seen == [(used, raters)] and np.lcm(used, raters) <= 4096
 

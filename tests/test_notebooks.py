@@ -1,0 +1,13 @@
+"""Each notebook is run once, from top to bottom: no cell raises, each figure and each result can be shown, and the
+solutions of the exercises are right."""
+
+import pytest
+from course import BESIDE, DOORS, NOTEBOOKS, check_solutions, label
+
+EVERY = [*DOORS, *NOTEBOOKS, *BESIDE]
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem if path in DOORS else label(path))
+def test_notebook(path, tmp_path, record_property):
+    name = path.stem if path in DOORS else label(path)
+    record_property("notebook", f"{check_solutions(path, tmp_path):5.1f} s  {name}")
