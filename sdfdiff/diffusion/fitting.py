@@ -83,7 +83,7 @@ SETTINGS = {
 def binary(
     setting: Setting,  # For distances
 ) -> Setting:
-    "The same setting for binary masks: distances cut at half a pixel (paper, table 1, ablation)."
+    "The same setting for binary masks: distances cut at half a pixel (paper, section 3.7, ablation)."
     return replace(setting, recipe=replace(setting.recipe, truncation=0.5), boundary="half_pixel", reach=None)
 
 
