@@ -129,7 +129,7 @@ METHODS = {
         untuned("paper", 200, "geometric", start="zero", final=False, corrections=1, ratio=0.15, name="paper-glands"),
     )
 }  # The ways to draw that have a name; the last two are the paper's (section 3.2)
-QUALITIES = ("draft", "default", "reference")  # Those that are tuned, from the cheapest on
+QUALITIES = ("draft", "default", "reference")  # For a first look, for work, for comparison; from the cheapest on
 
 
 def method_of(
