@@ -15,6 +15,9 @@ def _explain(package: str) -> None:
     "Where somebody may ask for help, at a prompt or in a notebook, complete the docstrings of each module imported."
     import sys
 
+    if not (hasattr(sys, "ps1") or "IPython" in sys.modules):
+        return
+
     class Package(type(sys)):
         def __setattr__(self, name: str, value: object) -> None:  # an import ends with it, of each module within
             super().__setattr__(name, value)
@@ -23,8 +26,7 @@ def _explain(package: str) -> None:
 
                 import_module(_HELP).complete(value)
 
-    if hasattr(sys, "ps1") or "IPython" in sys.modules:
-        sys.modules[package].__class__ = Package
+    sys.modules[package].__class__ = Package
 
 
 def _serve(package: str, file: str):
