@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-07
-def _silent(convolution: nn.Conv2d) -> nn.Conv2d:
-    "The same convolution with weights of zero, so that it returns zero until it is trained."
+def _convolution(incoming: int, outgoing: int) -> nn.Conv2d:
+    "Over 3 x 3 pixels; the size of the map stays."
+    return nn.Conv2d(incoming, outgoing, 3, padding=1)
+
+
+def _silent(incoming: int, outgoing: int) -> nn.Conv2d:
+    "A convolution with weights of zero, so that it returns zero until it is trained."
+    convolution = _convolution(incoming, outgoing)
     nn.init.zeros_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return convolution
@@ -33,8 +39,8 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.norm = nn.GroupNorm(8, incoming)
-        self.first = nn.Conv2d(incoming, outgoing, 3, padding=1)
-        self.second = _silent(nn.Conv2d(outgoing, outgoing, 3, padding=1))
+        self.first = _convolution(incoming, outgoing)
+        self.second = _silent(outgoing, outgoing)
         self.skip = nn.Conv2d(incoming, outgoing, 1) if incoming != outgoing else nn.Identity()
         self.modulate = nn.Linear(embedding, 2 * outgoing) if embedding else None
 
@@ -69,7 +75,7 @@ class _UNet(nn.Module):
         self.down = nn.ModuleList(_Level(a, c, blocks, embedding) for a, c in zip(above, channels))
         self.up = nn.ModuleList(_Level(2 * c, c, blocks, embedding) for c in channels)
         self.shrink = nn.ModuleList(nn.Conv2d(c, c, 3, stride=2, padding=1) for c in channels[:-1])
-        self.grow = nn.ModuleList(nn.Conv2d(c, a, 3, padding=1) for a, c in zip(above[1:], channels[1:]))
+        self.grow = nn.ModuleList(_convolution(c, a) for a, c in zip(above[1:], channels[1:]))
         self.middle = _Level(channels[-1], channels[-1], 1, embedding)
         self.norm = nn.GroupNorm(8, channels[0])
 
@@ -161,6 +167,11 @@ class Features(NamedTuple):
     maps: Tensor  # Added to the score network's first layer, (image, width, row / unshuffle, column / unshuffle)
     initial_estimate: Tensor  # First guess at the distance map, model units, float32, (image, 1, row, column)
 
+
+def _in_pixels(maps: Tensor, architecture: Architecture) -> Tensor:
+    "Channels become pixels again, in float32."
+    return F.pixel_shuffle(maps, architecture.unshuffle).float()
+
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-21
 class ScoreNetwork(nn.Module):
     "Noise- and image-conditional denoiser of signed distance maps; its score is (D - x) / sigma^2."
@@ -172,23 +183,21 @@ class ScoreNetwork(nn.Module):
         super().__init__()
         a = self.architecture = architecture
         pixels, length = a.unshuffle**2, 4 * a.width
-        self.read = nn.Conv2d(a.image_channels * pixels, a.width, 3, padding=1)
+        self.read = _convolution(a.image_channels * pixels, a.width)
         self.encoder = _UNet(a.width, a.multipliers, a.encoder_blocks)
-        self.guess, self.condition = (nn.Conv2d(a.width, n, 3, padding=1) for n in (pixels, a.width))
-        self.embed, self.enter = _NoiseEmbedding(length), nn.Conv2d(pixels, a.width, 3, padding=1)
-        self.body = _UNet(a.width, a.multipliers, a.blocks, embedding=length)
-        self.leave = _silent(nn.Conv2d(a.width, pixels, 3, padding=1))
+        self.guess, self.condition = _convolution(a.width, pixels), _convolution(a.width, a.width)
+        self.embed, self.enter = _NoiseEmbedding(length), _convolution(pixels, a.width)
+        self.body, self.leave = _UNet(a.width, a.multipliers, a.blocks, length), _silent(a.width, pixels)
 
     def encode(
         self,
         image: Tensor,  # In [0, 1], shape (image, channel, row, column)
     ) -> Features:  # Feature maps and initial estimate
         "Read the image, once for all members and steps."
-        a, dtype = self.architecture, self.read.weight.dtype
-        image = a.checked(image, a.image_channels, "the image").to(dtype)
+        a = self.architecture
+        image = a.checked(image, a.image_channels, "the image").to(self.read.weight.dtype)
         hidden = self.encoder(self.read(F.pixel_unshuffle(2 * image - 1, a.unshuffle)))
-        estimate = F.pixel_shuffle(self.guess(hidden), a.unshuffle).float()
-        return Features(self.condition(hidden), a.mean + a.deviation * estimate)
+        return Features(self.condition(hidden), a.mean + a.deviation * _in_pixels(self.guess(hidden), a))
 
     def forward(
         self,
@@ -202,8 +211,7 @@ class ScoreNetwork(nn.Module):
         level = torch.as_tensor(noise_level, dtype=torch.float32, device=noisy.device).expand(len(noisy))
         skip, out, into = (c[:, None, None, None] for c in scalings(level, a.deviation, a.parametrisation))
         hidden = self.enter(F.pixel_unshuffle((into * centred).to(dtype), a.unshuffle)) + features.maps
-        answer = F.pixel_shuffle(self.leave(self.body(hidden, self.embed(level))), a.unshuffle).float()
-        return a.mean + skip * centred + out * answer
+        return a.mean + skip * centred + out * _in_pixels(self.leave(self.body(hidden, self.embed(level))), a)
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-25
 def multiply_adds(
