@@ -11,7 +11,7 @@ import runner
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "nbs" / "_site"))
 
-from chapters import CHAPTERS, DOORS, label, notebooks, number  # noqa: E402, F401
+from chapters import CHAPTERS, INDEX, label, notebooks, number  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = notebooks()

@@ -8,10 +8,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
-from course import BESIDE, CHECK, DOORS, NOTEBOOKS, ROOT, cells, exercises, label
+from course import BESIDE, CHECK, INDEX, NOTEBOOKS, ROOT, cells, exercises, label
 
-ALL = [*NOTEBOOKS, *BESIDE]
-LESSONS = [path for path in ALL if path.stem != "0_first_look"]  # which has no exercises: it is five minutes long
+LESSONS = [*NOTEBOOKS, *BESIDE]  # in the order in which they are read
+ALL = [INDEX, *LESSONS]
 each_notebook = pytest.mark.parametrize("path", ALL, ids=label)
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=label)
 
@@ -22,7 +22,7 @@ def link(target: Path, start: Path) -> str:
 
 def test_glossary_names_what_is_there():
     "Each term once; each name in the code is one."
-    text = "\n".join(source for _, source in cells(DOORS[1]))
+    text = (ROOT / "nbs" / "glossary.md").read_text(encoding="utf8")
     terms = re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE)
     assert len(terms) > 40 and len(set(terms)) == len(terms)
     for name in re.findall(r"`(sdfdiff\.[\w.]+)`", text):
@@ -51,7 +51,7 @@ def code_before_picture(path: Path) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("path", [path for path in ALL if not path.parent.name.endswith("engine_room")], ids=label)
+@pytest.mark.parametrize("path", [path for path in LESSONS if not path.parent.name.endswith("engine_room")], ids=label)
 def test_picture_comes_first(path):
     "A lesson shows what it is about before it builds it; the engine room is read by those who look something up."
     found = code_before_picture(path)
@@ -87,7 +87,7 @@ def test_words_that_are_not_used(words):
     ]
 
 
-@each_notebook
+@each_lesson
 def test_leads_to_its_neighbours(path):
     "The first cell ends with the line to both neighbours, the last cell with the line to the next."
     order = NOTEBOOKS if path in NOTEBOOKS else BESIDE
@@ -106,7 +106,7 @@ def test_leads_to_its_neighbours(path):
     assert len(re.findall("^Next: ", last, re.MULTILINE)) == len(after)
 
 
-@each_lesson
+@each_notebook
 def test_exercises_answer_back(path):
     "At least two exercises below the heading, each with one folded solution before the next."
     kinds, found = cells(path), exercises(path)
@@ -151,7 +151,7 @@ def test_readme_lists_the_course():
     "The table of nbs/README.md has a row for every notebook, in the order in which they are read."
     text = (ROOT / "nbs" / "README.md").read_text(encoding="utf8")
     rows = re.findall(r"^\| \[([^\]]+)\]\(([\w/.]+\.ipynb)\) \|", text, re.MULTILINE)
-    assert rows == [(label(path), os.path.relpath(path, ROOT / "nbs")) for path in ALL]
+    assert rows == [(label(path), os.path.relpath(path, ROOT / "nbs")) for path in LESSONS]
 
 
 def test_readme_is_short():
@@ -162,7 +162,10 @@ def test_readme_is_short():
     assert text.index("](data/demo.png)") < text.index("```")
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "nbs" / "README.md", *DOORS], ids=lambda path: path.name)
+ENTRANCE = [INDEX, *(ROOT / name for name in ("README.md", "nbs/README.md", "nbs/glossary.md"))]
+
+
+@pytest.mark.parametrize("path", ENTRANCE, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_entrance_leads_somewhere(path):
     "Every link of the texts at the entrance is a file here, and a notebook is called what it is called."
     text = path.read_text(encoding="utf8")

@@ -13,7 +13,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from course import BESIDE, CHAPTERS, DOORS, NOTEBOOKS, ROOT, SKIPPED, label, number
+from course import BESIDE, CHAPTERS, INDEX, NOTEBOOKS, ROOT, SKIPPED, label, number
 
 PACKAGE = ROOT / "sdfdiff"
 MODULES = sorted(file for file in PACKAGE.rglob("*.py") if not file.name.startswith("_"))  # all of them exported
@@ -33,7 +33,7 @@ TORCH = {"diffusion", "ensembles", "study", "panels"}  # parts that may import t
 XARRAY = {"uncertainty", "ensembles", "study", "panels"}
 MATPLOTLIB = {"study", "panels"}
 SHOW_ONLY = {"0_first_look", "1_short_path", "3_reverse_process", "8_any_ensemble"}  # lessons without a module
-each_notebook = pytest.mark.parametrize("path", EVERY_NOTEBOOK, ids=label)
+each_notebook = pytest.mark.parametrize("path", [INDEX, *EVERY_NOTEBOOK], ids=label)
 
 
 def dotted(path: Path) -> str:
@@ -167,8 +167,8 @@ def test_every_notebook_is_run():
     from test_notebooks import EVERY
 
     everything = sorted(path for path in tracked() if path.suffix == ".ipynb")
-    assert everything == sorted([*DOORS, *EVERY_NOTEBOOK]) == sorted(EVERY) and len(everything) > 50
-    for folder, paths in (("nbs", [*DOORS, *NOTEBOOKS]), ("benchmarks", BESIDE)):
+    assert everything == sorted([INDEX, *EVERY_NOTEBOOK]) == sorted(EVERY) and len(everything) > 50
+    for folder, paths in (("nbs", [INDEX, *NOTEBOOKS]), ("benchmarks", BESIDE)):
         found = [path for path in nbglob(ROOT / folder, as_path=True) if _keep_file(path, ".notest")]
         assert sorted(path.absolute() for path in found) == sorted(paths)
     recipe = re.search(r"^test:(?:.*\n\t)+.*\n", (ROOT / "Makefile").read_text(), re.M)[0]
@@ -236,7 +236,7 @@ def test_notebook_imports_what_was_taught(path):
             names = [name.name for name in node.names] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if re.match("_[^_]", name)], ast.unparse(node)
             early = (
-                path in [*NOTEBOOKS[:2], *BESIDE]
+                path in [INDEX, *NOTEBOOKS[:2], *BESIDE]
                 or chapter_of.get(target, 0) <= number(path.parent.name)
                 or room(target) == ""
             )
@@ -419,8 +419,7 @@ def test_notebook_reads_like_a_lecture(path):
     assert len(claims) == 1, "one `> claim`, on one line, under the title"
     assert claims[0].rstrip().endswith((".", "?", "!")), "the claim is a sentence"
     headings = re.findall(r"^## (.+?)\s*$", prose_of(path), re.M)
-    last = ["Summary"] if path.stem == "0_first_look" else ["Summary", "Exercises"]
-    assert headings[-len(last) :] == last, f"the last `## ` headings are {' and '.join(last)}"
+    assert headings[-2:] == ["Summary", "Exercises"], "the last two `## ` headings are Summary and Exercises"
 
 
 @each_notebook

@@ -2,12 +2,11 @@
 solutions of the exercises are right."""
 
 import pytest
-from course import BESIDE, DOORS, NOTEBOOKS, check_solutions, label
+from course import BESIDE, INDEX, NOTEBOOKS, check_solutions, label
 
-EVERY = [*DOORS, *NOTEBOOKS, *BESIDE]
+EVERY = [INDEX, *NOTEBOOKS, *BESIDE]
 
 
-@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem if path in DOORS else label(path))
+@pytest.mark.parametrize("path", EVERY, ids=label)
 def test_notebook(path, tmp_path, record_property):
-    name = path.stem if path in DOORS else label(path)
-    record_property("notebook", f"{check_solutions(path, tmp_path):5.1f} s  {name}")
+    record_property("notebook", f"{check_solutions(path, tmp_path):5.1f} s  {label(path)}")

@@ -17,7 +17,7 @@ from sphinx.cmd.build import main as sphinx
 from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from chapters import CHAPTERS, DOORS, label, notebooks  # noqa: E402
+from chapters import CHAPTERS, INDEX, label, notebooks  # noqa: E402
 from reference import write_reference  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -26,7 +26,7 @@ DIRECTIVES = re.compile(r"\A(?:#\s*\|.*(?:\n|\Z))+")
 HIDDEN = re.compile(r"^#\s*\|\s*hide\b", re.M)
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|notest|gpu|eval:\s*false)\b", re.M)  # as in tests/run_notebooks.py
 PANELS = re.compile(r"default_exp panels\.|^(from|import) sdfdiff\.panels\b|\bsdfdiff\.\w+Panel\(", re.M)
-TEXTS = ("README.md", "nbs/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md")
+TEXTS = ("nbs/glossary.md", "README.md", "nbs/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md")
 FORMULA = re.compile(r"^( *)(\$\$.+?\$\$) *$", re.M | re.S)
 SOLUTION = re.compile(r"^( *)<details>\s*<summary>(.*?)</summary>\s*(.*?)\s*</details>", re.M | re.S)
 
@@ -98,15 +98,13 @@ def lay_out(source: Path, panels: Path) -> None:
             shutil.copy(ROOT / name, source / name)
     titles = [name.removesuffix(".md") for name in TEXTS if (ROOT / name).exists()]  # Sphinx finds the titles
     chapters["Beside the course"] = [*titles, "Weights and data <data/README>", "Licence <LICENSE>"]
-    front, *doors = [nbformat.read(path, as_version=4) for path in DOORS if path.exists()]
-    for path, notebook in zip(DOORS[1:], doors):
-        nbformat.write(notebook, source / path.relative_to(ROOT))
-        chapters["Beside the course"].insert(0, f"{title_of(notebook)} <{path.relative_to(ROOT).with_suffix('')}>")
+    front = nbformat.read(INDEX, as_version=4)
+    readable(front)
     for caption, entries in chapters.items():
         entries = [re.sub(r"^(.+<)?([^<>]+>?)$", r"\1/\2", entry) for entry in entries]  # from the site's root
         tree = ["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```"]
         front.cells.append(nbformat.v4.new_markdown_cell("\n".join(tree)))
-    nbformat.write(front, source / DOORS[0].relative_to(ROOT))
+    nbformat.write(front, source / INDEX.relative_to(ROOT))
 
 
 def main(out: Path) -> None:
@@ -120,7 +118,7 @@ def main(out: Path) -> None:
             sys.exit("The site was not built: the warnings above are errors.")
         if panels.exists():
             shutil.move(panels, site)
-        door = DOORS[0].relative_to(ROOT).with_suffix(".html")
+        door = INDEX.relative_to(ROOT).with_suffix(".html")
         (site / "index.html").write_text(
             f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={door}">'
             f'<title>sdfdiff</title><a href="{door}">The course</a>\n'

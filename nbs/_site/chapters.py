@@ -15,7 +15,7 @@ CHAPTERS = {  # folder: title; a chapter whose name (without the number) is a pa
     "8_engine_room": "The engine room",
 }
 
-DOORS = [ROOT / "nbs" / "index.ipynb", ROOT / "nbs" / "glossary.ipynb"]  # lead to the others; no lesson, no code
+INDEX = ROOT / "nbs" / "index.ipynb"  # leads to the others
 
 
 def number(name: str) -> int:
@@ -31,6 +31,8 @@ def notebooks(folder: Path = ROOT / "nbs", pattern: str = "*/*.ipynb") -> list[P
 
 def label(path: Path) -> str:
     "What a link to a notebook says: `4.3 errors`."
+    if path == INDEX:
+        return path.stem
     name = path.stem.replace("_", " ").split(" ", 1)
     return (
         f"{number(path.parent.name)}.{name[0]} {name[1]}"
