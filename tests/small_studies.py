@@ -13,6 +13,7 @@ from sdfdiff.ensembles.collection import label
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.study import store
 from sdfdiff.study.schema import NUMBERS, SCORE_LABELS, scored
 
 QUICK = untuned("dpm_sde", 2)
@@ -122,3 +123,17 @@ def padded(case, rows, columns):
 def study_of(cases):
     "A study of cases of one size."
     return xr.concat(cases, "case", coords="different", compat="equals").transpose("case", "method", ...)
+
+
+def stopped_at(monkeypatch, number: int) -> list:
+    "Ctrl-C is pressed when a study begins to draw its ensemble of this number; the list grows with each that is begun."
+    drawn, ensemble = [], store.ensemble
+
+    def stopped(*given, **more):
+        drawn.append(1)
+        if len(drawn) == number:
+            raise KeyboardInterrupt
+        return ensemble(*given, **more)
+
+    monkeypatch.setattr(store, "ensemble", stopped)
+    return drawn

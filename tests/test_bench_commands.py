@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import xarray as xr
 from shell import command, files, no_work, sentences, tiny
+from small_studies import stopped_at
 
 from benchmarks import benchmark, frontier, table
 from benchmarks.__main__ import main
@@ -122,15 +123,7 @@ def test_frontier(run, quick):
 
 def test_frontier_stop_and_resume(run, quick, monkeypatch):
     "Stopped in the second image and continued: the same numbers as in one go, and nothing drawn twice."
-    drawn, ensemble = [], store.ensemble
-
-    def stopped(*given, **more):
-        drawn.append(1)
-        if len(drawn) == 5:
-            raise KeyboardInterrupt
-        return ensemble(*given, **more)
-
-    monkeypatch.setattr(store, "ensemble", stopped)
+    drawn = stopped_at(monkeypatch, 5)
     code, out, lines = measured(run, "--numbers", "f.nc")
     assert (code, out, len(lines)) == (130, "", 1) and "--resume" in lines[0] and not Path("f.nc").exists()
     assert refused(measured(run), "f.zarr", "--resume to continue it", "--force to start anew")

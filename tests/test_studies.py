@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from shell import files, sentences
-from small_studies import quick, tiny_weights
+from small_studies import quick, stopped_at, tiny_weights
 
 from benchmarks import studies
 from benchmarks.__main__ import main
@@ -18,7 +18,6 @@ from benchmarks.__main__ import parser as benchmarks_parser
 from benchmarks.frontier import REFERENCE, frontier_plan, judge
 from sdfdiff.command import parser
 from sdfdiff.files import read_dataset, write_dataset
-from sdfdiff.study import store
 from sdfdiff.study.plan import StudyPlan
 from sdfdiff.study.store import finish, open_study, run_study
 from sdfdiff.study.verification import verify
@@ -88,15 +87,7 @@ def test_the_same_plan_gives_the_same_numbers(project, tmp_path, name):
 
 def test_an_interrupted_study_goes_on(project, tmp_path, monkeypatch):
     "Stopped in the third of four pieces: what is finished is not drawn again, and the numbers are the same."
-    drawn, ensemble = [], store.ensemble
-
-    def stopped(*given, **more):
-        drawn.append(1)
-        if len(drawn) == 3:
-            raise KeyboardInterrupt
-        return ensemble(*given, **more)
-
-    monkeypatch.setattr(store, "ensemble", stopped)
+    drawn = stopped_at(monkeypatch, 3)
     one = stored("study_small")
     with pytest.raises(KeyboardInterrupt):
         studies.make(one, tmp_path, progress=False)

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 import zarr
 from PIL import Image
-from small_studies import content, folder, quick, tiny_weights
+from small_studies import content, folder, quick, stopped_at, tiny_weights
 
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.ensembles.collection import ensemble
@@ -324,15 +324,7 @@ finish(run_study(SCENES, {str(store)!r}), progress=False)
 
 
 def test_interrupted_in_mid_piece(whole, tmp_path, monkeypatch):
-    calls, draw = [], study.ensemble
-
-    def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return draw(*arguments, **options)
-
-    monkeypatch.setattr(study, "ensemble", interrupted)
+    calls = stopped_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         finish(run_study(SCENES, tmp_path / "a.zarr"), progress=False)
     assert done_pieces(tmp_path / "a.zarr") == 1 and not list(tmp_path.glob(".writing*"))
