@@ -46,7 +46,9 @@ def page(width: int = 1200, height: int = 900, offline: bool = False) -> Iterato
                 tab.on(end, lambda request: tab.waiting.discard(request))
             tab.on("pageerror", lambda error: note(f"script: {error}"))
             tab.on("console", lambda message: message.type == "error" and note(f"console: {message.text}"))
-            tab.on("requestfailed", lambda request: note(f"failed: {request.url} ({request.failure})"))
+            # What is missing fails in another way; a request is aborted when the page is left before its answer.
+            left = "net::ERR_ABORTED"
+            tab.on("requestfailed", lambda one: one.failure == left or note(f"failed: {one.url} ({one.failure})"))
             tab.on("response", lambda answer: answer.status >= 400 and note(f"{answer.status}: {answer.url}"))
             yield tab
         finally:
