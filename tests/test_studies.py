@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -246,13 +247,13 @@ def test_a_result_with_a_command_of_its_own(tmp_path, monkeypatch):
 
 # ---- what this project stores
 
-HERE = studies.stored_results()
+HERE = cache(studies.stored_results)  # not read while the tests are collected: each worker collects them all
 
 
 def test_every_stored_result_can_be_made_again():
     "Each holds its plan; weights are shipped, or their training command is known."
-    assert len(HERE) == len([*studies.ROOT.glob("data/*.nc"), studies.ROOT / "data/latency.json"]) > 10
-    for one in HERE:
+    assert len(HERE()) == len([*studies.ROOT.glob("data/*.nc"), studies.ROOT / "data/latency.json"]) > 10
+    for one in HERE():
         if one.title == studies.LATENCY:
             assert (studies.ROOT / "tests" / "benchmark_panels.py").exists()
             continue
@@ -281,7 +282,7 @@ def test_training_commands_are_typed_right(weights):
 @pytest.mark.parametrize(("name", "dataset"), [("tissue", "tissue"), ("nuclei", "monuseg"), ("glands", "glas")])
 def test_frontiers_are_those_of_the_command(name, dataset):
     "The ways that the stored file and the command share are drawn in the same way."
-    (one,) = [each for each in HERE if each.name == f"frontier_{name}"]
+    (one,) = [each for each in HERE() if each.name == f"frontier_{name}"]
     usual = frontier_plan(dataset)
     theirs = {each.name: each for each in usual.methods}
     assert [each for each in one.plan.methods if theirs[each.name] != each] == []
