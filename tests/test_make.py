@@ -68,9 +68,7 @@ def test_environment_is_made_anew(project, tmp_path):
     assert make(moved, "demo", "bench")[:2] == ["venv", "install ."]
     (moved / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
     assert make(moved, "bench")[:2] == ["venv", "install .[bench]"]
-    os.utime(
-        moved / ".venv" / "bin" / "ready-bench", (10**9, 10**9)
-    )  # older than all else
+    os.utime(moved / ".venv" / "bin" / "ready-bench", (10**9, 10**9))  # older than all else
     assert make(moved, "bench")[0] == "install .[bench]"
     (moved / "nothing-works").touch()
     shutil.rmtree(moved / ".venv")
