@@ -843,6 +843,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'sdfdiff.pixels._Unread': ('8_engine_room/pixels.html#_unread', 'sdfdiff/pixels.py'),
                                 'sdfdiff.pixels._as_shown': ('8_engine_room/pixels.html#_as_shown', 'sdfdiff/pixels.py'),
                                 'sdfdiff.pixels._channels': ('8_engine_room/pixels.html#_channels', 'sdfdiff/pixels.py'),
+                                'sdfdiff.pixels._check_picture': ('8_engine_room/pixels.html#_check_picture', 'sdfdiff/pixels.py'),
                                 'sdfdiff.pixels._check_size': ('8_engine_room/pixels.html#_check_size', 'sdfdiff/pixels.py'),
                                 'sdfdiff.pixels._deep_jpeg': ('8_engine_room/pixels.html#_deep_jpeg', 'sdfdiff/pixels.py'),
                                 'sdfdiff.pixels._meant': ('8_engine_room/pixels.html#_meant', 'sdfdiff/pixels.py'),

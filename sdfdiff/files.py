@@ -137,9 +137,9 @@ def read_labels(
     if whole and low >= 0 and binary and (not found.lossy or high == 0 or high > 127):
         return (values > 0).astype(np.int32)
     full = 1 if high <= 1 else 255 if high <= 255 else found.full
-    edges = found.full in (1, 255, 4095, 65535) and low >= 0 and (high == full or (found.lossy and high > full * 7 / 8))
+    edges = found.full in (1, 255, 4095, 65535) and low >= 0 and high > full * 15 / 16
     mask = _cut_at_half(values, full) if edges else None
-    if mask is None and found.lossy and low > full * 7 / 8:
+    if mask is None and found.lossy and low > full * 7 / 8:  # all object
         mask = values > 0
     if mask is not None:
         said = f"{path} is read as a mask with softened edges ({len(used)} values): object from {full / 2:g} on."
@@ -150,7 +150,8 @@ def read_labels(
             f"{path} is a JPEG, which changes numbers; save labels as PNG or TIFF, or a mask as 0 and 255."
         )
     if low < 0 or not whole or high > np.iinfo(np.int32).max:
-        raise ValueError(f"{path} has values from {low:.8g} to {high:.8g}; labels are whole numbers from 0 on.")
+        kind = "values" if whole else "fractions"
+        raise ValueError(f"{path} has {kind} from {low:.8g} to {high:.8g}; labels are whole numbers from 0 on.")
     if low > 0:
         raise ValueError(f"{path} has values from {low:g} to {high:g} and no 0, which means background.")
     if found.full >= 255 and _unclear(used.astype(float), counts):

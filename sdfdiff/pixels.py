@@ -146,17 +146,20 @@ def _opened(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            picture = Image.open(path)
+            return Image.open(path)
     except Image.DecompressionBombError as problem:
         count = re.search(r"\d+", str(problem))[0]
         raise _Unread(f"has {count} pixels: an image to be segmented has 32 to 4096 on each side.") from None
+
+
+def _check_picture(picture: Image.Image) -> None:
+    "A kind of file that Pillow reads whole, with one image."
     if picture.format not in _FORMATS:
         raise _Unread(f"is a {picture.format} file; expected PNG, TIFF, JPEG or BMP.")
     pages = getattr(picture, "n_frames", 1)
     if pages > 1 and picture.format not in ("MPO", "TIFF"):  # MPO: a photograph with a preview
         raise _Unread(f"holds {pages} pages; save the one to be used as a single image.")
     _check_size(picture.height, picture.width)
-    return picture
 
 
 def _meant(picture: Image.Image, bits: int, data: bytes) -> Pixels:
@@ -188,6 +191,7 @@ def _meant(picture: Image.Image, bits: int, data: bytes) -> Pixels:
 def _pillow(path: Path, head: bytes = b"") -> Pixels:
     "Read what is no TIFF. Pillow would cut the colours of a 16-bit PNG to 8 bits: imagecodecs does not."
     with _opened(path) as picture:
+        _check_picture(picture)
         png, mode = picture.format == "PNG", picture.mode
         bits = head[24] if png and mode != "P" and head[25] != 3 else 1 if mode == "1" else 8
         deep = png and bits == 16 and head[25] != 0
