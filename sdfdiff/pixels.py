@@ -161,7 +161,7 @@ def _check_picture(picture: Image.Image) -> None:
         raise _Unread(f"holds {pages} pages; save the one to be used as a single image.")
     _check_size(picture.height, picture.width)
 
-
+# %% ../nbs/8_engine_room/12_pixels.ipynb #pixels-14a
 def _meant(picture: Image.Image, bits: int, data: bytes) -> Pixels:
     "The numbers of an opened image before they are turned; from `data`, the file, where Pillow would lose bits."
     lossy, clear, full = picture.format in ("JPEG", "MPO", "WEBP"), picture.info.get("transparency"), 2**bits - 1
