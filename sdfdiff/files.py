@@ -64,7 +64,7 @@ def read_image(
         raise ValueError(f"{path} has values from {low:.8g} to {high:.8g}; expected 0 to {full:g} for {values.dtype}.")
     values = np.clip(values, 0, 1) if slack else values
     values = values.dtype.type(full) - values if found.white_is_zero else values
-    light = (values / np.float32(full)).astype(np.float32)
+    light = (values / np.float32(full)).astype(np.float32, copy=False)
     if alpha is None or (alpha == full).all():
         return light
     if not alpha.any():
