@@ -133,7 +133,7 @@ def _tiff(path: Path) -> Pixels:
         found = _channels(values, colours, lossy=jpeg and page.bitspersample <= 12, **meaning)
         return replace(found, palette=_palette(page.colormap)) if light == 3 else found
 
-
+# %% ../nbs/8_engine_room/12_pixels.ipynb #pixels-12a
 def _palette(table: np.ndarray) -> np.ndarray:
     "The colours of a TIFF palette, shape (3, entry), 16 bits; some writers fill the upper or the lower 8 bits only."
     eight = table if table.max() < 256 else table >> 8 if (table % 256 == 0).all() else None
