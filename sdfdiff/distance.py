@@ -31,7 +31,10 @@ def _by_scipy(labels: np.ndarray, boundary: str) -> np.ndarray:
         line = edge(labels)
         distance = _distance_to(line)
         return np.where((labels > 0) & ~line, -distance, distance)
-    distance, labels = _distance_to(labels > 0) - np.float32(0.5), labels.astype(np.int32)
+    distance = _distance_to(labels > 0) - np.float32(0.5)
+    if labels.max(initial=0) > labels.size:  # SciPy's list has an entry for each number up to the largest
+        labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape) + (labels.min() > 0)
+    labels = labels.astype(np.int32)
     for label, window in enumerate(ndimage.find_objects(labels), start=1):
         if window is None:  # no instance has this number
             continue

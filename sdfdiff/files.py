@@ -12,12 +12,15 @@ import io
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from .pixels import Pixels, read_pixels
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,119 +40,125 @@ def _checked_file(
         raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
     return path
 
-# %% ../nbs/8_engine_room/3_files.ipynb #files-10
-def _tiff_pixels(
-    path: Path,  # An existing file
-) -> np.ndarray | None:  # Numbers as stored, (row, column) or (row, column, channel); None when it is no such TIFF
-    "TIFF kinds that Pillow lacks: colour with 16 bits or floating point."
-    import tifffile
-
-    try:
-        pixels = tifffile.imread(path)
-    except Exception:  # tifffile raises many kinds for a file that it cannot read: they all mean the same here
-        return None
-    if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[-1] > 4:
-        pixels = np.moveaxis(pixels, 0, -1)  # one plane after the other
-    return pixels
-
-# %% ../nbs/8_engine_room/3_files.ipynb #files-11
-def _numbers(
-    picture: Image.Image,  # Opened by Pillow
-    indices: bool,  # Colour palettes as indices instead of colours
-) -> np.ndarray:  # Numbers as stored, (row, column) or (row, column, channel)
-    "The numbers of an opened image; palettes and foreign colour spaces become red, green and blue."
-    if picture.mode in ("P", "PA"):
-        colours = picture.convert("RGB")
-        grey = all(red == green == blue for _, (red, green, blue) in colours.getcolors(1 << 24))
-        return np.asarray(picture if indices and not grey and picture.mode == "P" else colours)
-    if picture.mode not in ("1", "L", "LA", "La", "I", "F", "RGB", "RGBA") and not picture.mode.startswith("I;16"):
-        picture = picture.convert("RGB")  # CMYK, YCbCr, HSV, LAB
-    return np.asarray(picture)
-
-
-def _is_deep(
-    picture: Image.Image,  # Opened by Pillow
-) -> bool:  # True for a colour TIFF with more than 8 bits, which Pillow would cut to 8
-    "Whether tifffile should read this one."
-    bits = getattr(picture, "tag_v2", {}).get(258, (8,))
-    return len(bits) > 2 and max(bits) > 8
-
-# %% ../nbs/8_engine_room/3_files.ipynb #files-12
-def _without_alpha(
-    pixels: np.ndarray,  # (row, column) or (row, column, channel)
-    path: Path,  # Named in the error
-) -> np.ndarray:  # (row, column) or (row, column, 3)
-    "Drop a transparency channel; ValueError for any other number of channels and for NaN or infinity."
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = pixels[..., :-1]
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or pixels.size == 0:
-        raise ValueError(f"{path} has the shape {pixels.shape}; expected one grey or one colour image.")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ValueError(f"{path} contains NaN or infinite values; expected numbers between 0 and 1.")
-    return pixels
-
-# %% ../nbs/8_engine_room/3_files.ipynb #files-13
-def _read(
-    path: Path,  # An existing file
-    indices: bool = False,  # Colour palettes as indices instead of colours
-) -> tuple[np.ndarray, str]:  # Numbers as stored, without any scaling, and the file format
-    "Read the numbers of one image. Raises ValueError when the file is damaged, a stack or no image."
-    try:
-        with Image.open(path) as picture:
-            pages, kind = getattr(picture, "n_frames", 1), picture.format
-            if pages > 1 and kind != "MPO":  # MPO: a photograph with a preview
-                raise ValueError(f"{path} holds {pages} pages; save the one to be used as a single image.")
-            pixels = _tiff_pixels(path) if _is_deep(picture) else None
-            pixels = _numbers(picture, indices) if pixels is None else pixels
-    except UnidentifiedImageError:
-        pixels, kind = _tiff_pixels(path), "TIFF"
-        if pixels is None:
-            raise ValueError(f"{path} is not an image that can be read; expected PNG, TIFF, JPEG or BMP.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise ValueError(f"{path} cannot be read as an image ({problem}); is it damaged?") from None
-    return _without_alpha(pixels, path), kind
-
 # %% ../nbs/8_engine_room/3_files.ipynb #files-15
+def _range(values: np.ndarray, path: Path) -> tuple[float, float]:
+    "Least and largest value; ValueError for NaN and infinity."
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" and not np.isfinite([low, high]).all():
+        raise ValueError(f"{path} contains NaN or infinite values; expected numbers between 0 and 1.")
+    return low, high
+
+
 def read_image(
-    path: str | Path,  # PNG, TIFF, JPEG or BMP; grey, colour, palette; 1, 8, 16 bit or float
+    path: str | Path,  # PNG, TIFF, JPEG or BMP; grey, colour or palette; 1 to 16 bits or floating point
 ) -> np.ndarray:  # float32 in [0, 1], shape (row, column) or (row, column, 3)
     "Read one image; FileNotFoundError or ValueError, in one sentence, for everything that is not one."
     path = _checked_file(path)
-    pixels, _ = _read(path)
-    if pixels.dtype.kind == "b":
-        return pixels.astype(np.float32)
-    low, high = pixels.min(), pixels.max()
-    if pixels.dtype.kind == "f":
-        full = 1
-    else:
-        full = 255 if pixels.dtype.itemsize == 1 else 65535  # 32-bit integers are 16-bit numbers in a larger box
-    if low < 0 or high > full:
-        raise ValueError(f"{path} has values from {low:g} to {high:g}; expected 0 to {full} for {pixels.dtype}.")
-    return (pixels / np.float32(full)).astype(np.float32)
+    found = read_pixels(path)
+    values, alpha, full = found.values, found.alpha, found.full
+    if found.palette is not None:
+        colours, full = found.palette[values], 1
+        values, alpha = colours[..., :3], colours[..., 3]
+    (low, high), slack = _range(values, path), 1e-6 * (values.dtype.kind == "f")
+    if low < -slack or high > full + slack:
+        raise ValueError(f"{path} has values from {low:.8g} to {high:.8g}; expected 0 to {full:g} for {values.dtype}.")
+    values = np.clip(values, 0, 1) if slack else values
+    values = values.dtype.type(full) - values if found.white_is_zero else values
+    light = (values / np.float32(full)).astype(np.float32, copy=False)
+    if alpha is None or (alpha == full).all():
+        return light
+    if not alpha.any():
+        raise ValueError(f"{path} is transparent everywhere; save it without transparency.")
+    opacity = (alpha / np.float32(full)).astype(np.float32).reshape(*alpha.shape, *[1] * (light.ndim - 2))
+    return np.clip((light if found.associated else light * opacity) + (1 - opacity), 0, 1)  # on white, like glass
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-23
+def _drawn(found: Pixels) -> np.ndarray:
+    "The numbers of a mask, (row, column): grey, entries of a palette, or opacity; ValueError without the file's name."
+    values, alpha = found.values, found.alpha
+    if found.palette is not None:
+        colours, used = np.round(255 * found.palette[:, :3]).astype(np.uint8), np.unique(values)
+        grey = (colours[used] == colours[used, :1]).all() and len(np.unique(colours[used, 0])) == len(used)
+        return colours[values, 0] if grey else values
+    if alpha is not None and (alpha.min() < alpha.max() or not alpha.any()):
+        hidden, shown = values[alpha == 0], values[alpha > 0]
+        one = len(shown) > 0 and (shown == shown[0]).all()
+        if one and ((hidden == 0).all() or (hidden == shown[0]).all()):
+            return alpha  # one colour on a transparent ground
+        if hidden.any() or (alpha[alpha > 0] < found.full).any():
+            raise ValueError("has a mask and a transparency that differ; save the mask alone, in grey.")
+    if values.ndim == 3 and np.ptp(values, axis=2).max() > (24 if found.lossy else 0):
+        raise ValueError("is a colour image; a mask or an instance map must be grey.")
+    return values[..., 0] if values.ndim == 3 else values
+
+# %% ../nbs/8_engine_room/3_files.ipynb #files-51a
+def _cut_at_half(values: np.ndarray, full: float) -> np.ndarray | None:
+    "A mask whose edges were softened: two levels, steep edges between, no third level. None: it is something else."
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    low, high = values <= full / 8, values >= full * 7 / 8
+    middle = ~(low | high)
+    if not (low.any() and high.any()) or middle.sum() > 4 * high.sum():
+        return None
+    steep = maximum_filter(low, 13) & maximum_filter(high, 13)
+    if (middle & steep).sum() < 0.95 * middle.sum():
+        return None
+    if not middle.any() and not ((values[low] > 0).any() and (values[high] < full).any()):
+        return None  # JPEG changes both levels
+    between = (values > full / 64) & (values < full * 63 / 64)
+    flat = maximum_filter(maximum_filter(values, 3) == minimum_filter(values, 3), 3)  # in a square of nine equal pixels
+    return values >= full / 2 if 2 * (between & flat).sum() <= between.sum() else None
+
+
+def _unclear(used: np.ndarray, counts: np.ndarray) -> bool:
+    "Sorted grey levels, and how often: classes, the mean of several raters or a mask? Only their owner knows."
+    full, some = 255 if used[-1] <= 255 else 65535, used[used > 0]
+    for parts in range(2, 9):  # full light in equal parts: 0, 85, 170, 255
+        away = np.abs(some - np.round(some * parts / full) * full / parts).max()
+        if away <= full / 255 and some[0] > full / 16 and some[-1] >= full * (parts - 1) / parts - full / 255:
+            return True
+    alone = used[-1] == full and some[-2] <= full / 8  # 0, 1, 2, 255
+    return alone or (used[-1] == full and 2 * counts[used >= full * 7 / 8].sum() >= counts[used > 0].sum())
+
+# %% ../nbs/8_engine_room/3_files.ipynb #files-51b
 def read_labels(
     path: str | Path,  # Mask or instance map: 0 = background
 ) -> np.ndarray:  # int32, shape (row, column): 0 background, k instance k; a binary mask has the single value 1
     "Read a mask or an instance map; two values become 0 and 1, other integers are instance numbers."
     path = _checked_file(path)
-    pixels, kind = _read(path, indices=True)
-    if pixels.ndim == 3:
-        if kind != "JPEG" and (pixels != pixels[..., :1]).any():
-            raise ValueError(f"{path} is a colour image; a mask or an instance map must be grey.")
-        pixels = pixels[..., 0]
-    values, counts = np.unique(pixels, return_counts=True)
-    if (values < 0).any() or (values != np.round(values)).any() or values[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{path} has values from {values[0]:g} to {values[-1]:g}; labels are whole numbers from 0 on.")
-    objects = values > 0
-    soft = len(values) > 2 and values[-1] == 255 and 2 * counts[-1] >= counts[objects].sum()
-    if kind == "JPEG" or soft:
-        return (pixels >= 128).astype(np.int32)  # lossy or smoothed edges of a 0/255 mask
-    if objects.sum() <= 1:
-        return (pixels > 0).astype(np.int32)
-    return pixels.astype(np.int32)
+    found = read_pixels(path)
+    try:
+        values = _drawn(found)
+    except ValueError as problem:
+        raise ValueError(f"{path} {problem}") from None
+    (low, high), (used, counts) = _range(values, path), np.unique(values, return_counts=True)
+    whole = values.dtype.kind != "f" or (used == np.round(used)).all()
+    binary = len(used) == 1 or (len(used) == 2 and low == 0)
+    if whole and low >= 0 and binary and (not found.lossy or high == 0 or high > 127):
+        return (values > 0).astype(np.int32)
+    full = 1 if high <= 1 else 255 if high <= 255 else found.full
+    edges = found.full in (1, 255, 4095, 65535) and low >= 0 and high > full * 15 / 16
+    mask = _cut_at_half(values, full) if edges else None
+    if mask is None and found.lossy and low > full * 7 / 8:  # all object
+        mask = values > 0
+    if mask is not None:
+        said = f"{path} is read as a mask with softened edges ({len(used)} values): object from {full / 2:g} on."
+        warnings.warn(said, stacklevel=2)
+        return mask.astype(np.int32)
+    if found.lossy:
+        raise ValueError(
+            f"{path} is a JPEG, which changes numbers; save labels as PNG or TIFF, or a mask as 0 and 255."
+        )
+    if low < 0 or not whole or high > np.iinfo(np.int32).max:
+        kind = "values" if whole else "fractions"
+        raise ValueError(f"{path} has {kind} from {low:.8g} to {high:.8g}; labels are whole numbers from 0 on.")
+    if low > 0:
+        raise ValueError(f"{path} has values from {low:g} to {high:g} and no 0, which means background.")
+    if found.full >= 255 and _unclear(used.astype(float), counts):
+        some = ", ".join(f"{one:g}" for one in (*used[:4], *used[4:][-1:]))
+        what = "it may be classes, the mean of several raters, or a mask with 255 for what to ignore"
+        raise ValueError(f"{path} has the values {some}: {what}; save 0 for background and 1, 2, ... for objects.")
+    return values.astype(np.int32)
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-29
 class _Advised:

@@ -1,6 +1,7 @@
 "Signed distances against brute force over all pairs of pixels and shapes known exactly; units and thresholds."
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -237,6 +238,19 @@ def test_instance_numbers_may_have_gaps_and_be_large():
     for boundary in BOUNDARIES:
         large, plain = (signed_distance(one, boundary=boundary) for one in (labels, small))
         np.testing.assert_array_equal(large, plain)
+
+
+@each_boundary
+def test_instance_numbers_up_to_a_hundred_million_cost_nothing(boundary):
+    "Memory follows the number of objects, not their names; without background, too."
+    for labels in (np.kron([[0, 1], [2, 3]], np.ones((8, 9), int)), np.kron([[1, 2]], np.ones((8, 9), int))):
+        named = np.where(labels > 0, 10**8 - labels, 0)
+        tracemalloc.start()
+        found = signed_distance(named, boundary=boundary)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 2e6
+        np.testing.assert_array_equal(found, signed_distance(labels, boundary=boundary))
 
 
 # Units and thresholds ------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 "Reading images and labels in the forms users have; writing all or nothing; datasets, today's and older ones."
 
+import io
 import json
 import pickle
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -11,7 +13,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sdfdiff.files import (
     DiskFull,
@@ -181,14 +183,178 @@ def test_blank_masks(tmp_path):
         assert (read_labels(tmp_path / "mask.png") == expected).all()
 
 
-def test_soft_and_lossy_masks_are_cut_at_half(tmp_path):
-    large = Image.fromarray(OBJECT * np.uint8(255)).resize((80, 96), Image.Resampling.BICUBIC)
-    large.save(tmp_path / "soft.png")
-    large.save(tmp_path / "lossy.jpg", quality=80)
-    hard = np.asarray(large) >= 128
-    assert (read_labels(tmp_path / "soft.png") == hard).all()
-    lossy = read_labels(tmp_path / "lossy.jpg")
-    assert set(np.unique(lossy)) == {0, 1} and (lossy != hard).mean() < 0.01
+def discs(count, radius, shape=(96, 112), seed=0):
+    "An instance map of discs, one over the other."
+    generator, (row, column) = np.random.default_rng(seed), np.indices(shape)
+    labels = np.zeros(shape, np.int32)
+    for number in range(1, count + 1):
+        away = np.hypot(row - generator.uniform(0, shape[0]), column - generator.uniform(0, shape[1]))
+        labels[away < radius * generator.uniform(0.7, 1.3)] = number
+    return labels
+
+
+def through_jpeg(picture, quality):
+    picture.save(buffer := io.BytesIO(), "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+HARD = discs(8, 11) > 0
+BRIGHT = Image.fromarray(HARD * np.uint8(255))
+LARGE = Image.fromarray(OBJECT * np.uint8(255)).resize((80, 96), Image.Resampling.BICUBIC)
+SOFT = {  # name: a mask with grey edges
+    "bicubic.png": LARGE,
+    "bilinear.png": BRIGHT.resize((224, 192), Image.Resampling.BILINEAR),
+    "smaller.png": BRIGHT.resize((80, 70), Image.Resampling.LANCZOS),
+    "blurred.png": BRIGHT.filter(ImageFilter.GaussianBlur(1)),
+    "once jpeg 50.png": through_jpeg(BRIGHT, 50),
+    "once jpeg 95.png": through_jpeg(BRIGHT, 95),
+    "once jpeg, resized.png": through_jpeg(BRIGHT, 75).resize((168, 144), Image.Resampling.BICUBIC),
+    "lossy.jpg": LARGE,
+    "lossy.tif": BRIGHT,
+}
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_and_lossy_masks_are_cut_at_half(tmp_path, name):
+    "With a warning; 16 bits and floating point alike."
+    options = {"compression": "jpeg"} if name == "lossy.tif" else {}
+    SOFT[name].save(tmp_path / name, **options)
+    hard = np.asarray(SOFT[name]) >= 128
+    with pytest.warns(UserWarning, match=rf"{name} is read as a mask with softened edges \(\d+ values\): object from"):
+        labels = read_labels(tmp_path / name)
+    assert labels.dtype == np.int32 and set(np.unique(labels)) == {0, 1} and (labels != hard).mean() < 0.01
+    if name.endswith("png"):
+        assert (labels == hard).all()
+        for values in (np.asarray(SOFT[name]) * np.uint16(257), np.asarray(SOFT[name]) / np.float32(255)):
+            tifffile.imwrite(tmp_path / "a.tif", values)
+            with pytest.warns(UserWarning, match="softened"):
+                assert (read_labels(tmp_path / "a.tif") == hard).all()
+
+
+@pytest.mark.parametrize(("count", "radius"), [(255, 5), (300, 2.5), (700, 1.2), (255, 12)])
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_crowds_of_small_instances_are_no_soft_mask(tmp_path, count, radius, shuffled):
+    labels = discs(count, radius, (160, 160)) % 256
+    if shuffled:
+        labels = np.r_[0, 1 + np.random.default_rng(1).permutation(255)][labels]
+    labels[:3, :3], labels[5:8, :3] = 255, 0
+    for kind in (np.uint8, np.uint16):
+        Image.fromarray(labels.astype(kind)).save(tmp_path / "map.png")
+        assert (read_labels(tmp_path / "map.png") == labels).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_thin_instances_stay(tmp_path):
+    labels = np.zeros((40, 60), np.uint8)
+    for k, number in enumerate((1, 90, 130, 200, 255)):
+        labels[4 + 7 * k, 3:-3] = number
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    assert (read_labels(tmp_path / "map.png") == labels).all()
+
+
+def raters(values, shift=9):
+    "The mean of several raters, each of whom saw the object somewhere else."
+    return sum(np.roll(HARD, (k * shift, k * shift), (0, 1)) for k in range(values)) / values
+
+
+def levels(*values):
+    return np.array(values)[np.minimum(discs(5, 12) % 6, len(values) - 1)]
+
+
+UNCLEAR = {
+    "four raters": np.floor(raters(4) * 255).astype(np.uint8),
+    "two raters": np.round(raters(2) * 255).astype(np.uint8),
+    "16 bits": np.round(raters(4) * 65535).astype(np.uint16),
+    "63 127 191": levels(0, 63, 127, 191).astype(np.uint8),
+    "85 255": levels(0, 85, 255).astype(np.uint8),
+    "85 170 255": levels(0, 85, 170, 255).astype(np.uint8),
+    "ignore": levels(0, 1, 2, 255).astype(np.uint8),
+    "ignore in 16 bits": levels(0, 1, 2, 65535).astype(np.uint16),
+    "without 0": levels(1, 2).astype(np.uint8),
+    "without 0 in 16 bits": levels(3, 400, 5).astype(np.uint16),
+    "mean in floating point": raters(4).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("what", UNCLEAR)
+@pytest.mark.filterwarnings("error")
+def test_unclear_levels_are_refused(tmp_path, what):
+    "Classes, raters, what to ignore: one sentence with the values and what would be right."
+    tifffile.imwrite(tmp_path / "map.tif", UNCLEAR[what])
+    with pytest.raises(ValueError, match="map.tif has ") as problem:
+        read_labels(tmp_path / "map.tif")
+    words = "no 0, which means background" if "without" in what else "labels are whole" if "float" in what else "save 0"
+    assert words in str(problem.value) and str(problem.value).endswith(".")
+
+
+def test_a_jpeg_holds_no_numbers(tmp_path):
+    for name, array in (("labels", INSTANCES), ("mask", OBJECT), ("photograph", eight(COLOUR))):
+        Image.fromarray(array).save(tmp_path / f"{name}.jpg", quality=95)
+        with pytest.raises(ValueError, match=f"{name}.jpg is a (JPEG, which changes numbers|colour image)"):
+            read_labels(tmp_path / f"{name}.jpg")
+    for value in (0, 255):
+        Image.new("L", (16, 16), value).save(tmp_path / "blank.jpg")
+        assert (read_labels(tmp_path / "blank.jpg") == value // 255).all()
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 40)])
+@pytest.mark.parametrize("below", [True, False])
+def test_masks_in_the_alpha_channel(tmp_path, colour, below):
+    "One colour on a transparent ground, with the colour or with black below it; softened edges too."
+    picture = np.zeros((*HARD.shape, 4), np.uint8)
+    picture[..., :3] = colour if below else HARD[..., None] * np.uint8(colour)
+    picture[..., 3] = HARD * np.uint8(255)
+    for path in (tmp_path / "a.png", tmp_path / "a.tif"):
+        Image.fromarray(picture).save(path)
+        assert (read_labels(path) == HARD).all()
+    picture[..., 3] = np.asarray(BRIGHT.filter(ImageFilter.GaussianBlur(1)))
+    picture[..., :3] = colour
+    Image.fromarray(picture).save(tmp_path / "soft.png")
+    with pytest.warns(UserWarning, match="softened"):
+        assert (read_labels(tmp_path / "soft.png") == (picture[..., 3] > 127)).all()
+
+
+def test_labels_and_opacity(tmp_path):
+    "Labels on a transparent ground stay; labels below transparency, or another mask in it, are refused."
+    values = np.dstack([INSTANCES, (INSTANCES > 0) * np.uint8(255)])
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert (read_labels(tmp_path / "a.png") == INSTANCES).all()
+    for alpha in (255 - values[..., 1], 0 * values[..., 1], np.where(INSTANCES == 5, 100, 255).astype(np.uint8)):
+        Image.fromarray(np.dstack([INSTANCES, alpha])).save(tmp_path / "b.png")
+        with pytest.raises(ValueError, match="b.png has a mask and a transparency that differ; save the mask alone"):
+            read_labels(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_labels_of_sixteen_bits_with_channels(tmp_path, channels):
+    "Pillow cuts these to 8 bits, and labels below 256 vanish."
+    grey = INSTANCES.astype(np.uint16)
+    layers = [grey] * (1 if channels == 2 else 3) + [np.full_like(grey, 65535)] * (channels != 3)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.dstack(layers)))
+    assert (read_labels(tmp_path / "a.png") == INSTANCES).all()
+
+
+def test_palettes_whose_greys_say_less_than_their_entries(tmp_path):
+    "Greys are read if each entry has its own; otherwise the entries."
+    for greys, expected in (([0, 40, 70, 90, 110, 200], {0, 40, 200}), ([0] * 6, {0, 1, 5})):
+        indexed = Image.fromarray(INSTANCES, "L").convert("P")
+        indexed = Image.frombytes("P", indexed.size, INSTANCES.tobytes())
+        indexed.putpalette([grey for grey in greys for _ in range(3)])
+        indexed.save(tmp_path / "map.png")
+        assert set(np.unique(read_labels(tmp_path / "map.png"))) == expected
+
+
+def test_masks_are_numbers_and_not_light(tmp_path):
+    "White is zero: a photograph is inverted, a mask is not."
+    for stored, labels in (
+        (OBJECT > 0, OBJECT),
+        (OBJECT * np.uint8(255), OBJECT),
+        (INSTANCES, INSTANCES),
+        (INSTANCES * np.uint16(999), INSTANCES * np.int32(999)),
+    ):
+        tifffile.imwrite(tmp_path / "m.tif", stored, photometric="miniswhite")
+        assert (read_labels(tmp_path / "m.tif") == labels).all()
 
 
 def test_a_map_with_255_instances_is_no_soft_mask(tmp_path):
