@@ -16,12 +16,22 @@ FREE = "test_notebooks.py"  # its tests come last and share nothing: a worker of
 
 
 def pytest_collection_modifyitems(items):
-    "A worker takes whole files, since fixtures are shared within them; the long ones go first, the notebooks last."
+    "The long files go first, the notebooks last."
     rank = {name: place - len(LONG) for place, name in enumerate(LONG)} | {FREE: 1}
     items.sort(key=lambda item: rank.get(item.path.name, 0))
-    for item in items:
-        if item.path.name != FREE:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "A worker takes whole files, since fixtures are shared within them. (xdist's `loadgroup` does nothing in pytest 9.2.)"
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return nodeid if file.endswith(FREE) else file
+
+    return Files(config, log)
 
 
 def pytest_terminal_summary(terminalreporter):

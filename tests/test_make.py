@@ -170,3 +170,16 @@ def test_before_a_commit_the_parts_of_check_are_run():
     rules = re.search(r"^RULES := (.*)", recipes, re.M)[1]
     recipe = re.search(r"^check:.*\n\t@(.*)", recipes, re.M)[1].replace("$(RULES)", rules)
     assert [hook["entry"].removeprefix(".venv/bin/") for hook in local["hooks"]] == recipe.split(" && ")
+
+
+def test_a_worker_takes_whole_files(tmp_path):
+    "With the words of `make test`: else fixtures that take minutes would be made by each worker."
+    words = re.search(r"python -m (pytest -n .*)", (ROOT / "Makefile").read_text())[1].split()
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    for name in ("test_a.py", "test_b.py"):
+        (tmp_path / name).write_text(
+            "import pytest\n\n@pytest.mark.parametrize('k', range(9))\ndef test(k):\n    pass\n"
+        )
+    done = subprocess.run([sys.executable, "-m", *words, "-v"], cwd=tmp_path, capture_output=True, text=True)
+    pairs = re.findall(r"\[(gw\d)\].*PASSED (\w+)", done.stdout)
+    assert len(pairs) == 18 and len(set(pairs)) == 2, done.stdout
