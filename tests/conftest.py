@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "A worker takes whole files, since fixtures are shared within them. (xdist's `loadgroup` does nothing in pytest 9.2.)"
+    "A worker takes whole files: fixtures are shared within them. (In pytest 9.2, xdist's `loadgroup` does nothing.)"
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):
