@@ -7,7 +7,11 @@ __all__ = ['parser', 'main']
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-02
 import argparse
+import contextlib
+import errno
+import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 
 from .measuring import add_measuring
@@ -18,6 +22,7 @@ from sdfdiff.options import (
     chosen_workers,
     prepare_process,
     run_command,
+    sentence_of,
 )
 from .studying import add_studying
 
@@ -29,7 +34,7 @@ def _add_demo(commands):
 
 
 def _add_segment(commands):
-    one = add_command(commands, _segment, "segment images")
+    one = add_command(commands, _segment, "segment images", _kept)
     one.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them"
     )
@@ -74,11 +79,101 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-07
-def _images(arguments: argparse.Namespace) -> list[Path]:
-    "The images to segment; every mistake that can be seen beforehand is reported before any work."
-    from sdfdiff.files import IMAGE_SUFFIXES, check_writable
-    from sdfdiff.ensembles.segmentation import OUTPUTS, output_paths
+def _found(arguments: argparse.Namespace) -> list[Path]:
+    "The images that are named, and those in folders that are named."
+    from sdfdiff.files import IMAGE_SUFFIXES
+    from sdfdiff.provenance import OUTPUTS
 
+    images = []
+    for path in arguments.images:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        if path.is_dir():  # all its images, but for results of an earlier run
+            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)]
+            inside = [p for p in inside if not p.is_dir()]
+        if not inside:
+            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
+        images += inside
+    return images
+
+
+def _kept(arguments: argparse.Namespace) -> bool:
+    "Whether any image has its results."
+    with contextlib.suppress(ValueError, OSError):
+        return any(_there(path, arguments) for path in _found(arguments))
+    return False
+
+
+def _there(path: Path, arguments: argparse.Namespace) -> bool:
+    from sdfdiff.provenance import output_paths
+
+    return all(output.exists() for output in output_paths(path, arguments.out))
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-07a
+def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
+    "The images to segment; every mistake that can be seen beforehand is reported before any work."
+    from sdfdiff.files import check_writable
+    from sdfdiff.provenance import check_same, output_paths
+
+    images = _found(arguments)
+    names = [path.stem for path in images]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f'Two images are named "{twice}": their results would overwrite each other; segment them into two folders.'
+        )
+    for path in images:
+        if path in arguments.images and not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
+        outputs = output_paths(path, arguments.out)
+        if len(outputs[2].name.encode(errors="replace")) > 255 and len(images) > 1:
+            continue  # a name too long for results: one that fails later
+        if not ((arguments.resume or arguments.add) and _there(path, arguments)):
+            check_writable(
+                outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
+            )
+        elif arguments.resume and (stored := _stored(outputs[-1])):
+            check_same(stored, asked | _wanted(stored, arguments), outputs[-1], force="to replace it")
+    return images
+
+
+def _stored(path: Path) -> dict:
+    "What a result says of itself; nothing if it is damaged, which is told when its turn has come."
+    from sdfdiff.files import read_attributes
+
+    with contextlib.suppress(ValueError):
+        return read_attributes(path)
+    return {}
+
+
+def _wanted(stored: dict, arguments: argparse.Namespace) -> dict:
+    "How many members a result must have: with a tolerance fewer may be enough."
+    early = arguments.tolerance is not None and stored.get("members", 0) <= arguments.members
+    return {} if early else {"members": arguments.members}
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08
+def _earlier(path: Path, read):  # What `read` gives
+    "A result that is there; what is damaged can be replaced."
+    from sdfdiff.files import Refused
+
+    try:
+        return read(path)
+    except ValueError as error:
+        raise Refused(str(error), force="to replace it") from None
+
+
+def _asked(arguments: argparse.Namespace, method) -> dict:
+    "What a result says of itself if it is made with these words; for this, torch is not needed."
+    from sdfdiff.provenance import weights_header
+
+    about = weights_header(arguments.weights)
+    most, seen = about.get("truncation"), about.get("preparation", {})
+    reach = method.reach or about.get("reach") or most
+    found = {"weights_checksum": about["checksum"], "reach_px": min(reach, most)}
+    return method.settings | found | {name: getattr(arguments, name) or seen.get(name) for name in ("scale", "stain")}
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(
             "--add adds to results that are there, --resume skips them and --force replaces them: give one of the "
@@ -88,68 +183,82 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
         raise ValueError(
             "--add cannot go with --sampler authors, whose members depend on those drawn together with them."
         )
-    images = []
-    for path in arguments.images:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.is_dir():  # all its images, but for results of an earlier run
-            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)]
-        if not inside:
-            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
-        images += inside
-    names = [path.stem for path in images]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f'Two images are named "{twice}": their results would overwrite each other; segment them into two folders.'
-        )
-    for path in images:
-        outputs = output_paths(path, arguments.out)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
-        if not ((arguments.resume or arguments.add) and all(output.exists() for output in outputs)):
-            check_writable(
-                outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
-            )
-    return images
-
-# %% ../nbs/8_engine_room/10_command.ipynb #command-08
-def _earlier(path: Path):  # xarray.Dataset
-    "A result to add members to; what is damaged can be replaced."
-    from sdfdiff.ensembles.segmentation import read_result
-    from sdfdiff.files import Refused
-
+    method = chosen_method(arguments, arguments.weights)
+    images = _images(arguments, _asked(arguments, method) if arguments.resume else {})
+    start, failed, times = time.perf_counter(), [], []
     try:
-        return read_result(path)
-    except ValueError as error:
-        raise Refused(str(error), force="to replace it") from None
+        for number, path in enumerate(images, 1):
+            begun = time.perf_counter()
+            try:
+                said, drawn = _one(path, arguments, method)
+                times += [time.perf_counter() - begun] * drawn
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+                if len(images) == 1 or full or arguments.traceback:
+                    raise
+                said, sentence = "failed, see the end", sentence_of(error)
+                failed.append(sentence if path.name in sentence else f"{path.name}: {sentence}")
+            print(f"{path.name}: {said}{_place(number, len(images), times)}", flush=True)
+        if len(images) > 1:
+            print(f"{len(images) - len(failed)} of {len(images)} images are done, in {_duration(start)}")
+    finally:  # an interruption must not hide them
+        print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(images)} images failed, for the reasons above; the others are done.")
 
-
-def _segment(arguments: argparse.Namespace) -> None:
-    "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08a
+@lru_cache(maxsize=1)
+def _model(weights: str):
+    "A model, when the first image needs it."
     from sdfdiff.diffusion.model import load_model
-    from sdfdiff.ensembles.segmentation import output_paths, segment_file
 
-    images = _images(arguments)
-    method, model = chosen_method(arguments, arguments.weights), load_model(arguments.weights)
     prepare_process()
+    return load_model(weights)
+
+
+def _one(path: Path, arguments: argparse.Namespace, method) -> tuple[str, bool]:
+    "Segment one image. Returns what is to be said, and whether anything was drawn."
+    from sdfdiff.files import read_attributes
+    from sdfdiff.provenance import check_same, checksum, output_paths
+
+    outputs, start = output_paths(path, arguments.out), time.perf_counter()
+    there = _there(path, arguments)
+    if there and arguments.resume:
+        stored = _earlier(outputs[-1], read_attributes)
+        check_same(stored, {"image_checksum": checksum(path)}, outputs[-1], force="to replace it")
+        return "done before, skipped", False
+    from sdfdiff.ensembles.segmentation import read_result, segment_file
+
+    model = _model(arguments.weights)
     how = {"scale": arguments.scale, "stain": arguments.stain, "workers": chosen_workers(arguments, model)}
-    for path in images:
-        outputs = output_paths(path, arguments.out)
-        there = all(output.exists() for output in outputs)
-        if there and arguments.resume:
-            print(f"{path.name}: done before, skipped")
-            continue
-        start, previous = time.perf_counter(), _earlier(outputs[-1]) if there and arguments.add else None
-        dataset = segment_file(path, arguments.out, model, method, force=arguments.force, previous=previous, **how)
-        if dataset is previous:
-            print(f"{path.name}: {dataset.attrs['members']} members are there, left as they are")
-            continue
-        inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
-        members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
-        print(
-            f"{path.name}: {members}{100 * inside:.1f} % object, mean std of the mask "
-            f"{float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}"
-        )
+    previous = _earlier(outputs[-1], read_result) if there and arguments.add else None
+    dataset = segment_file(path, arguments.out, model, method, force=arguments.force, previous=previous, **how)
+    if dataset is previous:
+        return f"{dataset.attrs['members']} members are there, left as they are", False
+    inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
+    members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
+    spread = float(dataset["mask_std"].mean())
+    found = f"{members}{100 * inside:.1f} % object, mean std of the mask {spread:.3f}"
+    return f"{found}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
+
+
+def _duration(since: float) -> str:
+    seconds = time.perf_counter() - since
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _place(number: int, total: int, times: list[float]) -> str:
+    "Where a run stands, and how long the rest takes if each image takes as long as those before on average."
+    if total == 1:
+        return ""
+    left = (total - number) * sum(times) / len(times) if times else 0
+    return f" (image {number} of {total}{f', about {_duration(time.perf_counter() - left)} left' * (left >= 1)})"
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-09
 def _explore(arguments: argparse.Namespace) -> None:

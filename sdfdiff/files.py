@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'read_image', 'read_labels', 'Exists', 'Refused', 'DiskFull', 'check_writable', 'writing',
-           'write_png', 'write_dataset', 'with_current_names', 'read_dataset']
+           'write_png', 'write_dataset', 'with_current_names', 'read_dataset', 'read_attributes']
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-02
 import contextlib
@@ -204,6 +204,8 @@ def check_writable(
 ) -> None:
     "Before any work is done: raise one clear sentence unless all of these files can be written."
     for path in map(Path, paths):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # a name that is too long is not told by `exists`
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; name a file.")
         if path.exists() and not force:
@@ -368,3 +370,19 @@ def read_dataset(
         raise ValueError(f"{path} is not what is needed here ({what}){expected}.")
     plain = {key: value.item() for key, value in dataset.attrs.items() if isinstance(value, np.generic)}
     return dataset.assign_attrs(plain)
+
+# %% ../nbs/8_engine_room/3_files.ipynb #files-42a
+def read_attributes(
+    path: str | Path,  # A .nc file that this package wrote
+) -> dict:  # Its attributes, with today's names
+    "What a result says of itself, without its arrays and without xarray. ValueError for a file that cannot be read."
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            found = {
+                key: value.item() if getattr(value, "size", 0) == 1 else value for key, value in file.attrs.items()
+            }
+    except Exception:  # as in `read_dataset`
+        raise ValueError(f"{path} is no netCDF file that can be read.") from None
+    return {key: _FORMER.get(value, value) if key.endswith("start") else value for key, value in found.items()}

@@ -59,6 +59,13 @@ class Method:
     def sampling(self) -> dict:  # The settings of the sampler, by name
         return {key: getattr(self, key) for key in SAMPLER_FIELDS}
 
+    @property
+    def settings(self) -> dict:  # What decides about the masks beside the weights, as attributes of a result
+        from sdfdiff.provenance import plain  # not before it is needed: it brings NumPy
+
+        about = {"seed": self.seed, "calls_per_member": self.calls, "threshold_rule": self.rule}
+        return plain(about | {"tolerance_px": "none" if self.tolerance is None else self.tolerance} | self.sampling)
+
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-11
 METHOD_FIELDS = tuple(one.name for one in fields(Method))
 SAMPLER_FIELDS = METHOD_FIELDS[:12]  # Those that belong to the sampler
