@@ -125,12 +125,14 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
         if path in arguments.images and not path.exists():
             raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
         outputs = output_paths(path, arguments.out)
-        if len(outputs[2].name.encode(errors="replace")) > 255 and len(images) > 1:
-            continue  # a name too long for results: one that fails later
         if not ((arguments.resume or arguments.add) and _there(path, arguments)):
-            check_writable(
-                outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
-            )
+            try:
+                check_writable(
+                    outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
+                )
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG or len(images) == 1:  # of many images, one that fails later
+                    raise
         elif arguments.resume and (stored := _stored(outputs[-1])):
             check_same(stored, asked | _wanted(stored, arguments), outputs[-1], force="to replace it")
     return images

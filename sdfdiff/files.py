@@ -8,6 +8,7 @@ __all__ = ['IMAGE_SUFFIXES', 'read_image', 'read_labels', 'Exists', 'Refused', '
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-02
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -195,6 +196,8 @@ def _checked_folder(path: Path) -> None:
         raise NotADirectoryError(f"{folder} is a file; name a folder for {path.name}.")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} does not allow new files; name another folder for {path.name}.")
+    if hasattr(os, "pathconf") and len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
 
 
 def check_writable(
@@ -204,8 +207,6 @@ def check_writable(
 ) -> None:
     "Before any work is done: raise one clear sentence unless all of these files can be written."
     for path in map(Path, paths):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            path.lstat()  # a name that is too long is not told by `exists`
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; name a file.")
         if path.exists() and not force:
