@@ -361,7 +361,8 @@ def read_dataset(
     expected = f"; expected what {maker} writes" if maker else ""
     try:
         engine = "h5netcdf" if h5py.is_hdf5(path) else None  # an older kind of netCDF: whatever xarray finds for it
-        dataset = xr.open_dataset(path, engine=engine, chunks={}) if lazy else xr.load_dataset(path, engine=engine)
+        place = Path(path).absolute()  # a relative "a::b.nc" would be taken for an address
+        dataset = xr.open_dataset(place, engine=engine, chunks={}) if lazy else xr.load_dataset(place, engine=engine)
     except Exception:  # h5py, xarray and SciPy raise any kind for a damaged file: they all mean the same here
         raise ValueError(f"{path} is no netCDF file that can be read{expected}.") from None
     dataset = with_current_names(dataset)

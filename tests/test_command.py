@@ -530,7 +530,7 @@ def test_one_bad_image_does_not_stop_the_others(run, bad):
             assert any(name in one and words in one for one in reasons), name
         assert [f"out/{name}" for name in files("out")] == results("photo", "z")
         assert re.search(r"^2 of 9 images are done, in \d+ s$", out, re.M) and len(out.splitlines()) == 10
-    assert "photo.png: done before, skipped (image 7 of 9" in out
+    assert "photo.png: done before, skipped (image 6 of 9" in out
 
 
 def test_an_interruption_does_not_hide_what_failed(run, bad, monkeypatch):

@@ -19,7 +19,7 @@ from .. import __version__
 from ..diffusion.model import Model
 from ..distance import threshold
 from ..ensembles.collection import UNITS, described
-from ..images.cases import CasePaths, Prepared
+from ..images.cases import CasePaths, Prepared, checksums
 from .plan import StudyPlan, to_json
 from ..uncertainty.fields import mask_distance
 from ..uncertainty.forecasts import crps, energy_distance, expected_loss, hungarian_iou, rank_histogram, untied
@@ -214,6 +214,7 @@ def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], mod
         "source_rows": [case.source_shape[0] for case in cases],
         "source_columns": [case.source_shape[1] for case in cases],
         "held_out": [path.name in held_out for path in paths],
+        **{name: [files[name] for files in map(checksums, paths)] for name in ("image_checksum", "mask_checksum")},
         "fragments_truth": [ndimage.label(case.truth)[1] for case in cases],
     }
     per_method = {
