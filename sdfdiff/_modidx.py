@@ -82,6 +82,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                            'sdfdiff/diffusion/fitting.py'),
                                            'sdfdiff.diffusion.fitting._free': ( '2_diffusion/fitting.html#_free',
                                                                                 'sdfdiff/diffusion/fitting.py'),
+                                           'sdfdiff.diffusion.fitting._made_of': ( '2_diffusion/fitting.html#_made_of',
+                                                                                   'sdfdiff/diffusion/fitting.py'),
                                            'sdfdiff.diffusion.fitting._new_network': ( '2_diffusion/fitting.html#_new_network',
                                                                                        'sdfdiff/diffusion/fitting.py'),
                                            'sdfdiff.diffusion.fitting._steps_in': ( '2_diffusion/fitting.html#_steps_in',

@@ -232,11 +232,14 @@ def find_cases(
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-28a
 def checksums(
-    paths: CasePaths,  # One entry of find_cases
-) -> dict[str, str]:  # image_checksum and mask_checksum; "none" where there is no file of its own
-    "What a case's files hold, to see later whether they changed. Raises OSError."
-    images = [] if paths.image is None else [paths.image]
-    return {"image_checksum": checksum(*images), "mask_checksum": checksum(*paths.annotations)}
+    *cases: CasePaths,  # Entries of find_cases
+) -> dict[str, str]:  # Of each case two: "the image of NAME" and "the mask of NAME"; "none" for a scene
+    "What the files of cases hold, to see later whether they changed. Raises OSError."
+    found = {}
+    for one in cases:
+        found[f"the image of {one.name}"] = checksum(*[] if one.image is None else [one.image])
+        found[f"the mask of {one.name}"] = checksum(*one.annotations)
+    return found
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-31
 _RATERS = 8  # Simulated raters of a scene; the first one is the truth

@@ -207,6 +207,7 @@ def _held_out(models: list[Model]) -> set[str]:
 def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], models: list[Model]) -> tuple[dict, dict]:
     "What is known of each case, and of each method."
     about, held_out = [described(model) for model in models], _held_out(models)
+    images, masks = map(list, zip(*(checksums(path).values() for path in paths)))
     per_case = {
         "rows": [len(case.truth) for case in cases],
         "columns": [case.truth.shape[1] for case in cases],
@@ -214,7 +215,8 @@ def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], mod
         "source_rows": [case.source_shape[0] for case in cases],
         "source_columns": [case.source_shape[1] for case in cases],
         "held_out": [path.name in held_out for path in paths],
-        **{name: [files[name] for files in map(checksums, paths)] for name in ("image_checksum", "mask_checksum")},
+        "image_checksum": images,
+        "mask_checksum": masks,
         "fragments_truth": [ndimage.label(case.truth)[1] for case in cases],
     }
     per_method = {

@@ -78,10 +78,9 @@ _prepared = lru_cache(maxsize=1)(
 # %% ../../nbs/5_study/3_store.ipynb #store-10
 def _made_of(paths: list, methods: tuple[Method, ...]) -> dict[str, str]:
     "The checksums of everything that a study is made of, as the files are now."
-    found = {f"the weights of {one.name}": weights_header(one.weights)["checksum"] for one in methods}
-    for path in paths:
-        found |= {f"the {what.removesuffix('_checksum')} of {path.name}": now for what, now in checksums(path).items()}
-    return found
+    return {f"the weights of {one.name}": weights_header(one.weights)["checksum"] for one in methods} | checksums(
+        *paths
+    )
 
 
 def _begun_with(there: xr.Dataset) -> dict[str, str]:
