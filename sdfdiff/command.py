@@ -11,7 +11,6 @@ import contextlib
 import errno
 import sys
 import time
-from functools import lru_cache
 from pathlib import Path
 
 from .measuring import add_measuring
@@ -88,30 +87,29 @@ def _found(arguments: argparse.Namespace) -> list[Path]:
     for path in arguments.images:
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         if path.is_dir():  # all its images, but for results of an earlier run
-            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)]
-            inside = [p for p in inside if not p.is_dir()]
+            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+            inside = [p for p in inside if not p.name.endswith(OUTPUTS)]
         if not inside:
             raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
         images += inside
     return images
 
 
-def _kept(arguments: argparse.Namespace) -> bool:
-    "Whether any image has its results."
-    with contextlib.suppress(ValueError, OSError):
-        return any(_there(path, arguments) for path in _found(arguments))
-    return False
-
-
 def _there(path: Path, arguments: argparse.Namespace) -> bool:
+    "Whether an image has all its results."
     from sdfdiff.provenance import output_paths
 
     return all(output.exists() for output in output_paths(path, arguments.out))
 
+
+def _kept(arguments: argparse.Namespace) -> bool:
+    with contextlib.suppress(ValueError, OSError):
+        return any(_there(path, arguments) for path in _found(arguments))
+
 # %% ../nbs/8_engine_room/10_command.ipynb #command-07a
 def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
     "The images to segment; every mistake that can be seen beforehand is reported before any work."
-    from sdfdiff.files import check_writable
+    from sdfdiff.files import check_writable, read_attributes
     from sdfdiff.provenance import check_same, output_paths
 
     images = _found(arguments)
@@ -133,36 +131,14 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG or len(images) == 1:  # of many images, one that fails later
                     raise
-        elif arguments.resume and (stored := _stored(outputs[-1])):
-            check_same(stored, asked | _wanted(stored, arguments), outputs[-1], force="to replace it")
+        elif arguments.resume:
+            stored = read_attributes(outputs[-1])
+            enough = arguments.tolerance is not None and stored.get("members", 0) <= arguments.members
+            members = {} if enough else {"members": arguments.members}
+            check_same(stored, asked | members, outputs[-1], force="to replace it")
     return images
 
-
-def _stored(path: Path) -> dict:
-    "What a result says of itself; nothing if it is damaged, which is told when its turn has come."
-    from sdfdiff.files import read_attributes
-
-    with contextlib.suppress(ValueError):
-        return read_attributes(path)
-    return {}
-
-
-def _wanted(stored: dict, arguments: argparse.Namespace) -> dict:
-    "How many members a result must have: with a tolerance fewer may be enough."
-    early = arguments.tolerance is not None and stored.get("members", 0) <= arguments.members
-    return {} if early else {"members": arguments.members}
-
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08
-def _earlier(path: Path, read):  # What `read` gives
-    "A result that is there; what is damaged can be replaced."
-    from sdfdiff.files import Refused
-
-    try:
-        return read(path)
-    except ValueError as error:
-        raise Refused(str(error), force="to replace it") from None
-
-
 def _asked(arguments: argparse.Namespace, method) -> dict:
     "What a result says of itself if it is made with these words; for this, torch is not needed."
     from sdfdiff.provenance import weights_header
@@ -175,7 +151,10 @@ def _asked(arguments: argparse.Namespace, method) -> dict:
 
 
 def _segment(arguments: argparse.Namespace) -> None:
-    "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
+    """Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each.
+
+    In NAME_uncertainty.png all members agree where it is black; where it is brightest, half of them say object.
+    """
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(
             "--add adds to results that are there, --resume skips them and --force replaces them: give one of the "
@@ -187,12 +166,18 @@ def _segment(arguments: argparse.Namespace) -> None:
         )
     method = chosen_method(arguments, arguments.weights)
     images = _images(arguments, _asked(arguments, method) if arguments.resume else {})
+    model = None
+    if not (arguments.resume and all(_there(path, arguments) for path in images)):
+        from sdfdiff.diffusion.model import load_model
+
+        prepare_process()
+        model = load_model(arguments.weights)
     start, failed, times = time.perf_counter(), [], []
     try:
         for number, path in enumerate(images, 1):
             begun = time.perf_counter()
             try:
-                said, drawn = _one(path, arguments, method)
+                said, drawn = _one(path, arguments, method, model)
                 times += [time.perf_counter() - begun] * drawn
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
                 full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
@@ -200,67 +185,46 @@ def _segment(arguments: argparse.Namespace) -> None:
                     raise
                 said, sentence = "failed, see the end", sentence_of(error)
                 failed.append(sentence if path.name in sentence else f"{path.name}: {sentence}")
-            print(f"{path.name}: {said}{_place(number, len(images), times)}", flush=True)
+            left = (len(images) - number) * sum(times) / max(1, len(times))
+            place = f" (image {number} of {len(images)}, about {_time(left)} left)" if len(images) > 1 else ""
+            print(f"{path.name}: {said}{place}", flush=True)
         if len(images) > 1:
-            print(f"{len(images) - len(failed)} of {len(images)} images are done, in {_duration(start)}")
+            done, seconds = len(images) - len(failed), time.perf_counter() - start
+            print(f"{done} of {len(images)} images are done, in {_time(seconds)}")
     finally:  # an interruption must not hide them
         print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
     if failed:
         raise ValueError(f"{len(failed)} of {len(images)} images failed, for the reasons above; the others are done.")
 
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08a
-@lru_cache(maxsize=1)
-def _model(weights: str):
-    "A model, when the first image needs it."
-    from sdfdiff.diffusion.model import load_model
-
-    prepare_process()
-    return load_model(weights)
-
-
-def _one(path: Path, arguments: argparse.Namespace, method) -> tuple[str, bool]:
+def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str, bool]:
     "Segment one image. Returns what is to be said, and whether anything was drawn."
-    from sdfdiff.files import read_attributes
+    from sdfdiff.files import Refused, read_attributes
     from sdfdiff.provenance import check_same, checksum, output_paths
 
-    outputs, start = output_paths(path, arguments.out), time.perf_counter()
-    there = _there(path, arguments)
+    outputs, start, there = output_paths(path, arguments.out), time.perf_counter(), _there(path, arguments)
     if there and arguments.resume:
-        stored = _earlier(outputs[-1], read_attributes)
-        check_same(stored, {"image_checksum": checksum(path)}, outputs[-1], force="to replace it")
+        asked = {"image_checksum": checksum(path)}
+        check_same(read_attributes(outputs[-1]), asked, outputs[-1], force="to replace it")
         return "done before, skipped", False
     from sdfdiff.ensembles.segmentation import read_result, segment_file
 
-    model = _model(arguments.weights)
     how = {"scale": arguments.scale, "stain": arguments.stain, "workers": chosen_workers(arguments, model)}
-    previous = _earlier(outputs[-1], read_result) if there and arguments.add else None
+    try:
+        previous = read_result(outputs[-1]) if there and arguments.add else None
+    except ValueError as error:
+        raise Refused(str(error), force="to replace it") from None
     dataset = segment_file(path, arguments.out, model, method, force=arguments.force, previous=previous, **how)
     if dataset is previous:
         return f"{dataset.attrs['members']} members are there, left as they are", False
     inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
     members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
-    spread = float(dataset["mask_std"].mean())
-    found = f"{members}{100 * inside:.1f} % object, mean std of the mask {spread:.3f}"
-    return f"{found}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
-
-
-def _duration(since: float) -> str:
-    seconds = time.perf_counter() - since
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
-def _place(number: int, total: int, times: list[float]) -> str:
-    "Where a run stands, and how long the rest takes if each image takes as long as those before on average."
-    if total == 1:
-        return ""
-    left = (total - number) * sum(times) / len(times) if times else 0
-    return f" (image {number} of {total}{f', about {_duration(time.perf_counter() - left)} left' * (left >= 1)})"
+    said = f"{members}{100 * inside:.1f} % object, mean std of the mask {float(dataset['mask_std'].mean()):.3f}"
+    return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-09
 def _explore(arguments: argparse.Namespace) -> None:
@@ -282,7 +246,7 @@ def _explore(arguments: argparse.Namespace) -> None:
     panel = EnsemblePanel(dataset)
     if panel.message:
         raise ValueError(f"{arguments.dataset}: {panel.message}")
-    panel.save(out, f"{arguments.dataset.stem}: explore an ensemble")
+    panel.save(out, f"{arguments.dataset.stem}: explore an ensemble", arguments.force)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in a browser")
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-10

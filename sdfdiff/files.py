@@ -386,5 +386,5 @@ def read_attributes(
                 key: value.item() if getattr(value, "size", 0) == 1 else value for key, value in file.attrs.items()
             }
     except Exception:  # as in `read_dataset`
-        raise ValueError(f"{path} is no netCDF file that can be read.") from None
+        raise Refused(f"{path} is no netCDF file that can be read", force="to replace it") from None
     return {key: _FORMER.get(value, value) if key.endswith("start") else value for key, value in found.items()}

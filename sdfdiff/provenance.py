@@ -80,10 +80,6 @@ def weights_header(
     return found
 
 # %% ../nbs/8_engine_room/12_provenance.ipynb #provenance-11
-def _name(key: str) -> str:
-    return f"the {key.removesuffix('_checksum')}" if key.endswith("_checksum") else key
-
-
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
@@ -97,14 +93,13 @@ def check_same(
     **ways: str,  # Parameters that help, and what each does
 ) -> None:
     "Refused (a ValueError) if anything that is asked is stored with another value; a warning for what is not stored."
-    other = []
+    words = {name: f"the {name.removesuffix('_checksum')}" if name.endswith("_checksum") else name for name in asked}
     for name, value in asked.items():
-        if name in stored and stored[name] != value:
-            short = not isinstance(value, bool) and max(len(str(stored[name])), len(str(value))) <= 24
-            other.append(f"{name} {stored[name]}, now {value}" if short else _name(name))
-    if other:
+        if name in stored and not isinstance(value, bool) and len(f"{stored[name]}{value}") <= 40:
+            words[name] = f"{name} {stored[name]}, now {value}"
+    if other := [words[name] for name in asked if name in stored and stored[name] != asked[name]]:
         raise Refused(f"{where} {problem} ({_listed(other)}){advice}", **ways)
-    if unknown := [_name(name) for name in asked if name not in stored]:
+    if unknown := [words[name] for name in asked if name not in stored]:
         lacking = f"whether something else has changed since cannot be said ({_listed(unknown)})"
         warnings.warn(f"{where} was written by an earlier version: {lacking}.", stacklevel=2)
 

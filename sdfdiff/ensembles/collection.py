@@ -33,10 +33,10 @@ UNITS = {  # variable: (unit, meaning)
     "initial_estimate": ("px", "the encoder's initial estimate of the signed distance, without diffusion"),
     "distance_sum": ("px / 4096", "sum over the members of the distance cut at reach_px, for adding members later"),
     "distance_squares": ("px^2 / 4096^2", "sum over the members of its square"),
-    "area": ("px^2", "object area of each member"),
+    "area": ("network px^2", "object area of each member, in pixels of the image as the network saw it"),
     "truth": ("1", "true mask"),
-    "row": ("px", "row in the source image"),
-    "column": ("px", "column in the source image"),
+    "row": ("image px", "row in the source image, from its top"),
+    "column": ("image px", "column in the source image, from its left"),
 }
 
 
