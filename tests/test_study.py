@@ -857,3 +857,15 @@ def test_names_with_two_colons(tmp_path, monkeypatch):
     export_study("a::b.zarr", "c::d.nc")
     assert sorted(os.listdir()) == ["a::b.zarr", "c::d.nc"]
     assert (open_study("a::b.zarr")["f1"].values == open_study("c::d.nc")["f1"].values).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
+def test_names_that_are_no_text(tmp_path):
+    "Bytes that are no UTF-8 in a file's name: the case has a name that every format can hold."
+    root = folder(tmp_path / "data", shapes=((40, 40),))
+    for part in ("images", "masks"):
+        (root / part / "0.png").rename(os.fsdecode(bytes(root / part) + b"/\xff0.png"))
+    plan = StudyPlan("folder", (quick("tiny", tiny_weights(tmp_path / "tiny.safetensors")),), "all")
+    for resume in (False, True):
+        finish(run_study(plan, tmp_path / "a.zarr", root, resume=resume), progress=False)
+    assert open_study(tmp_path / "a.zarr")["case"].values.tolist() == ["\\xff0"]

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from ..files import read_image, read_labels
 from .layouts import LAYOUTS, find_files
 from .preparation import Preparation, prepare_image, prepare_labels
-from ..provenance import checksum
+from ..provenance import checksum, readable
 from .synthetic import tissue
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-07
@@ -190,7 +190,8 @@ def _found(dataset: str, root: Path, split: str) -> list[CasePaths]:
     if len(archives) > 1:
         raise ValueError(f"{root} holds {len(archives)} .npz files; name one of them.")
     if not archives or split not in ("train", "all"):
-        return [CasePaths(*row) for row in find_files(dataset, root, split)]
+        rows = find_files(dataset, root, split)
+        return [CasePaths(readable(name), image, masks, readable(group)) for name, image, masks, group in rows]
     names = list(map(str, _arrays(archives[0])["case"]))
     if not names:
         raise FileNotFoundError(f"{root} holds no images; expected {LAYOUTS['raters']}.")
