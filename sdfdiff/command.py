@@ -11,6 +11,8 @@ import contextlib
 import errno
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .measuring import add_measuring
@@ -141,15 +143,18 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08
 def _asked(arguments: argparse.Namespace, method) -> dict:
     "What a result says of itself if it is made with these words; for this, torch is not needed."
+    from sdfdiff.ensembles.method import settings_of
     from sdfdiff.provenance import weights_header
 
     about = weights_header(arguments.weights)
     most, seen = about.get("truncation"), about.get("preparation", {})
     reach = method.reach or about.get("reach") or most
     found = {"weights_checksum": about["checksum"], "reach_px": min(reach, most)}
-    return method.settings | found | {name: getattr(arguments, name) or seen.get(name) for name in ("scale", "stain")}
+    return (
+        settings_of(method) | found | {name: getattr(arguments, name) or seen.get(name) for name in ("scale", "stain")}
+    )
 
-
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08b
 def _segment(arguments: argparse.Namespace) -> None:
     """Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each.
 
@@ -172,12 +177,17 @@ def _segment(arguments: argparse.Namespace) -> None:
 
         prepare_process()
         model = load_model(arguments.weights)
+    _each(images, arguments, partial(_one, arguments=arguments, method=method, model=model))
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08c
+def _each(images: list[Path], arguments: argparse.Namespace, work: Callable[[Path], tuple[str, bool]]) -> None:
+    "Do the work of each image; one that fails does not stop the others, and its reason is told at the end."
     start, failed, times = time.perf_counter(), [], []
     try:
         for number, path in enumerate(images, 1):
             begun = time.perf_counter()
             try:
-                said, drawn = _one(path, arguments, method, model)
+                said, drawn = work(path)
                 times += [time.perf_counter() - begun] * drawn
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
                 full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

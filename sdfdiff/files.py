@@ -240,7 +240,7 @@ def _moved(temporary: Path, path: Path, seen: tuple | None, force: bool) -> None
             path.touch(exist_ok=False)
             os.replace(temporary, path)
 
-
+# %% ../nbs/8_engine_room/3_files.ipynb #files-32a
 @contextlib.contextmanager
 def writing(
     path: str | Path,  # Final place of the file (or folder)

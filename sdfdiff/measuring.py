@@ -65,13 +65,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(f"study: {arguments.out}; read it with: sdfdiff report {arguments.out} --out report.html")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-09
-def _begun(arguments: argparse.Namespace) -> bool:
-    "Whether a training has written a checkpoint."
-    return arguments.out.with_suffix(".checkpoint.safetensors").exists()
-
-
 def _add_train(commands):
-    one = add_command(commands, _train, "train weights", _begun)
+    one = add_command(
+        commands, _train, "train weights", lambda one: one.out.with_suffix(".checkpoint.safetensors").exists()
+    )
     one.add_argument(
         "dataset",
         choices=("monuseg", "monuseg_grey", "glas", "folder", "raters", "tissue"),

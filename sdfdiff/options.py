@@ -202,7 +202,7 @@ def _listen() -> list:
         signal.signal(signal.SIGINT, remember)
     return stopped
 
-
+# %% ../nbs/8_engine_room/7_options.ipynb #options-20a
 def _again(arguments: argparse.Namespace) -> str:
     "How a command that was stopped is continued, if there is anything to continue."
     if not hasattr(arguments, "resume") or arguments.out is None:

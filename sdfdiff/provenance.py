@@ -38,7 +38,7 @@ def checksum(
 
 def readable(
     name: str,  # Of a file, perhaps with bytes that are no text
-) -> str:  # The same, such bytes written as \\xNN
+) -> str:  # The same, such bytes written as \xNN
     "A file's name as any console and any file format can hold it."
     return os.fsencode(name).decode("utf8", "backslashreplace")
 
@@ -119,7 +119,5 @@ def plain(
     settings: dict,  # Any simple values
 ) -> dict:  # The same without None and True, which netCDF attributes cannot hold
     "Settings in values that attributes of a file can hold."
-    return {
-        key: "default" if value is None else int(value) if isinstance(value, bool) else value
-        for key, value in settings.items()
-    }
+    known = {None: "default", True: 1, False: 0}
+    return {key: known[value] if value is None or isinstance(value, bool) else value for key, value in settings.items()}

@@ -202,15 +202,8 @@ def fit(
     elif minutes is not None:
         recipe = replace(recipe, steps=_steps_in(minutes, network, data, recipe))
     step = watch(train(network, data, recipe, VE(), checkpoint, made_of=made_of), recipe.steps, progress)
-    model = _described_model(
-        step,
-        recipe,
-        setting,
-        name=Path(out).stem,
-        data=setting.data or dataset,
-        start=Path(start or "random").stem,
-        held_out=held_out,
-    )
+    names = {"name": Path(out).stem, "data": setting.data or dataset, "start": Path(start or "random").stem}
+    model = _described_model(step, recipe, setting, **names, held_out=held_out)
     save_weights(out, model, force=force)
     checkpoint.unlink(missing_ok=True)
     return model
@@ -243,7 +236,7 @@ def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
     check_same(vars(begun), asked, checkpoint, "was begun with other settings", "; use those", force="to start anew")
     return begun
 
-
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-24a
 def _described_model(step: Step, recipe: Recipe, setting: Setting, **about: object) -> Model:
     "The averaged network of a training's last step, with all that was decided about it."
     about = about | {

@@ -17,7 +17,7 @@ import xarray as xr
 
 from .. import __version__
 from .members import Denoiser, in_pixels, sample_batches
-from .method import Method, method_of
+from .method import Method, method_of, settings_of
 from ..diffusion.model import Model
 from .streaming import ROUND, Running, certain
 from ..provenance import check_same
@@ -112,7 +112,7 @@ def _check(keep, workers, truth, shape):
 
 def _provenance(model: Model, denoiser: Denoiser, method: Method) -> dict:
     "Settings to keep as attributes."
-    return method.settings | {
+    return settings_of(method) | {
         "threshold_px": model.threshold(method.rule),
         "tile": denoiser.tile,
         "overlap": denoiser.overlap,

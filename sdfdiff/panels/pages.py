@@ -142,8 +142,7 @@ class Panel(widgets.VBox):
         raise NotImplementedError
 
     @property
-    def message(self) -> str:
-        "What is wrong with the input; empty if nothing is."
+    def message(self) -> str:  # What is wrong with the input; empty if nothing is
         return self.canvas.message
 
     def save(self, path: str | Path, title: str | None = None, force: bool = False) -> Path:
