@@ -196,7 +196,8 @@ def _each(images: list[Path], arguments: argparse.Namespace, work: Callable[[Pat
                 said, sentence = "failed, see the end", sentence_of(error)
                 failed.append(sentence if path.name in sentence else f"{path.name}: {sentence}")
             left = (len(images) - number) * sum(times) / max(1, len(times))
-            place = f" (image {number} of {len(images)}, about {_time(left)} left)" if len(images) > 1 else ""
+            rest = f", about {_time(left)} left" if left else ""
+            place = f" (image {number} of {len(images)}{rest})" if len(images) > 1 else ""
             print(f"{path.name}: {said}{place}", flush=True)
         if len(images) > 1:
             done, seconds = len(images) - len(failed), time.perf_counter() - start

@@ -729,7 +729,7 @@ def test_ctrl_c_in_the_middle(run, place):
     assert [f"out/{name}" for name in files("out")] == results("photo")
     before = {name: Path(name).read_bytes() for name in files()}
     code, out, _ = segment(run, "photo.png", "second.png", "--resume")
-    assert code == 0 and out.splitlines()[0] == "photo.png: done before, skipped (image 1 of 2, about 0 s left)"
+    assert code == 0 and out.splitlines()[0] == "photo.png: done before, skipped (image 1 of 2)"
     assert [f"out/{name}" for name in files("out")] == results("photo", "second")
     assert {name: Path(name).read_bytes() for name in before} == before
 
