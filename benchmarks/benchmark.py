@@ -14,8 +14,9 @@ from benchmarks.frontier import REFERENCE, judge_case, scenes, side_by_side
 from benchmarks.memory import peak_memory
 from benchmarks.plan import FULL, QUICK, Plan, machine, one_thread, slide
 from sdfdiff.diffusion.model import Model, load_model
-from sdfdiff.ensembles.collection import described, ensemble, plain
+from sdfdiff.ensembles.collection import described, ensemble
 from sdfdiff.ensembles.method import method_of
+from sdfdiff.provenance import plain
 
 
 def precision(

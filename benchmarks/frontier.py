@@ -8,9 +8,9 @@ import xarray as xr
 from scipy import ndimage
 
 from sdfdiff.diffusion.model import Model
-from sdfdiff.ensembles.collection import plain
 from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_FIELDS, Method, untuned
 from sdfdiff.images.cases import Prepared, find_cases, prepare_case
+from sdfdiff.provenance import plain
 from sdfdiff.study.plan import StudyPlan
 from sdfdiff.study.schema import ESTIMATORS, scored
 

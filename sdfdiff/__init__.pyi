@@ -7,6 +7,7 @@ from . import ensembles as ensembles
 from . import files as files
 from . import images as images
 from . import panels as panels
+from . import provenance as provenance
 from . import shapes as shapes
 from . import study as study
 from . import uncertainty as uncertainty

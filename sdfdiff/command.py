@@ -7,7 +7,12 @@ __all__ = ['parser', 'main']
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-02
 import argparse
+import contextlib
+import errno
+import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .measuring import add_measuring
@@ -18,6 +23,7 @@ from sdfdiff.options import (
     chosen_workers,
     prepare_process,
     run_command,
+    sentence_of,
 )
 from .studying import add_studying
 
@@ -29,7 +35,7 @@ def _add_demo(commands):
 
 
 def _add_segment(commands):
-    one = add_command(commands, _segment, "segment images")
+    one = add_command(commands, _segment, "segment images", _kept)
     one.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them"
     )
@@ -74,11 +80,86 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-07
-def _images(arguments: argparse.Namespace) -> list[Path]:
-    "The images to segment; every mistake that can be seen beforehand is reported before any work."
-    from sdfdiff.files import IMAGE_SUFFIXES, check_writable
-    from sdfdiff.ensembles.segmentation import OUTPUTS, output_paths
+def _found(arguments: argparse.Namespace) -> list[Path]:
+    "The images that are named, and those in folders that are named."
+    from sdfdiff.files import IMAGE_SUFFIXES
+    from sdfdiff.provenance import OUTPUTS
 
+    images = []
+    for path in arguments.images:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        if path.is_dir():  # all its images, but for results of an earlier run
+            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+            inside = [p for p in inside if not p.name.endswith(OUTPUTS)]
+        if not inside:
+            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
+        images += inside
+    return images
+
+
+def _there(path: Path, arguments: argparse.Namespace) -> bool:
+    "Whether an image has all its results."
+    from sdfdiff.provenance import output_paths
+
+    return all(output.exists() for output in output_paths(path, arguments.out))
+
+
+def _kept(arguments: argparse.Namespace) -> bool:
+    with contextlib.suppress(ValueError, OSError):
+        return any(_there(path, arguments) for path in _found(arguments))
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-07a
+def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
+    "The images to segment; every mistake that can be seen beforehand is reported before any work."
+    from sdfdiff.files import check_writable, read_attributes
+    from sdfdiff.provenance import check_same, output_paths
+
+    images = _found(arguments)
+    names = [path.stem for path in images]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f'Two images are named "{twice}": their results would overwrite each other; segment them into two folders.'
+        )
+    for path in images:
+        if path in arguments.images and not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
+        outputs = output_paths(path, arguments.out)
+        if not ((arguments.resume or arguments.add) and _there(path, arguments)):
+            try:
+                check_writable(
+                    outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
+                )
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG or len(images) == 1:  # of many images, one that fails later
+                    raise
+        elif arguments.resume:
+            stored = read_attributes(outputs[-1])
+            enough = arguments.tolerance is not None and stored.get("members", 0) <= arguments.members
+            members = {} if enough else {"members": arguments.members}
+            check_same(stored, asked | members, outputs[-1], force="to replace it")
+    return images
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08
+def _asked(arguments: argparse.Namespace, method) -> dict:
+    "What a result says of itself if it is made with these words; for this, torch is not needed."
+    from sdfdiff.ensembles.method import settings_of
+    from sdfdiff.provenance import weights_header
+
+    about = weights_header(arguments.weights)
+    most, seen = about.get("truncation"), about.get("preparation", {})
+    reach = method.reach or about.get("reach") or most
+    found = {"weights_checksum": about["checksum"], "reach_px": min(reach, most)}
+    return (
+        settings_of(method) | found | {name: getattr(arguments, name) or seen.get(name) for name in ("scale", "stain")}
+    )
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08b
+def _segment(arguments: argparse.Namespace) -> None:
+    """Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each.
+
+    In NAME_uncertainty.png all members agree where it is black; where it is brightest, half of them say object.
+    """
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(
             "--add adds to results that are there, --resume skips them and --force replaces them: give one of the "
@@ -88,68 +169,73 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
         raise ValueError(
             "--add cannot go with --sampler authors, whose members depend on those drawn together with them."
         )
-    images = []
-    for path in arguments.images:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.is_dir():  # all its images, but for results of an earlier run
-            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)]
-        if not inside:
-            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
-        images += inside
-    names = [path.stem for path in images]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f'Two images are named "{twice}": their results would overwrite each other; segment them into two folders.'
-        )
-    for path in images:
-        outputs = output_paths(path, arguments.out)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
-        if not ((arguments.resume or arguments.add) and all(output.exists() for output in outputs)):
-            check_writable(
-                outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
-            )
-    return images
+    method = chosen_method(arguments, arguments.weights)
+    images = _images(arguments, _asked(arguments, method) if arguments.resume else {})
+    model = None
+    if not (arguments.resume and all(_there(path, arguments) for path in images)):
+        from sdfdiff.diffusion.model import load_model
 
-# %% ../nbs/8_engine_room/10_command.ipynb #command-08
-def _earlier(path: Path):  # xarray.Dataset
-    "A result to add members to; what is damaged can be replaced."
-    from sdfdiff.ensembles.segmentation import read_result
-    from sdfdiff.files import Refused
+        prepare_process()
+        model = load_model(arguments.weights)
+    _each(images, arguments, partial(_one, arguments=arguments, method=method, model=model))
 
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08c
+def _each(images: list[Path], arguments: argparse.Namespace, work: Callable[[Path], tuple[str, bool]]) -> None:
+    "Do the work of each image; one that fails does not stop the others, and its reason is told at the end."
+    start, failed, times = time.perf_counter(), [], []
     try:
-        return read_result(path)
+        for number, path in enumerate(images, 1):
+            begun = time.perf_counter()
+            try:
+                said, drawn = work(path)
+                times += [time.perf_counter() - begun] * drawn
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+                if len(images) == 1 or full or arguments.traceback:
+                    raise
+                said, sentence = "failed, see the end", sentence_of(error)
+                failed.append(sentence if path.name in sentence else f"{path.name}: {sentence}")
+            left = (len(images) - number) * sum(times) / max(1, len(times))
+            rest = f", about {_time(left)} left" if left else ""
+            place = f" (image {number} of {len(images)}{rest})" if len(images) > 1 else ""
+            print(f"{path.name}: {said}{place}", flush=True)
+        if len(images) > 1:
+            done, seconds = len(images) - len(failed), time.perf_counter() - start
+            print(f"{done} of {len(images)} images are done, in {_time(seconds)}")
+    finally:  # an interruption must not hide them
+        print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(images)} images failed, for the reasons above; the others are done.")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08a
+def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str, bool]:
+    "Segment one image. Returns what is to be said, and whether anything was drawn."
+    from sdfdiff.files import Refused, read_attributes
+    from sdfdiff.provenance import check_same, checksum, output_paths
+
+    outputs, start, there = output_paths(path, arguments.out), time.perf_counter(), _there(path, arguments)
+    if there and arguments.resume:
+        asked = {"image_checksum": checksum(path)}
+        check_same(read_attributes(outputs[-1]), asked, outputs[-1], force="to replace it")
+        return "done before, skipped", False
+    from sdfdiff.ensembles.segmentation import read_result, segment_file
+
+    how = {"scale": arguments.scale, "stain": arguments.stain, "workers": chosen_workers(arguments, model)}
+    try:
+        previous = read_result(outputs[-1]) if there and arguments.add else None
     except ValueError as error:
         raise Refused(str(error), force="to replace it") from None
-
-
-def _segment(arguments: argparse.Namespace) -> None:
-    "Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each."
-    from sdfdiff.diffusion.model import load_model
-    from sdfdiff.ensembles.segmentation import output_paths, segment_file
-
-    images = _images(arguments)
-    method, model = chosen_method(arguments, arguments.weights), load_model(arguments.weights)
-    prepare_process()
-    how = {"scale": arguments.scale, "stain": arguments.stain, "workers": chosen_workers(arguments, model)}
-    for path in images:
-        outputs = output_paths(path, arguments.out)
-        there = all(output.exists() for output in outputs)
-        if there and arguments.resume:
-            print(f"{path.name}: done before, skipped")
-            continue
-        start, previous = time.perf_counter(), _earlier(outputs[-1]) if there and arguments.add else None
-        dataset = segment_file(path, arguments.out, model, method, force=arguments.force, previous=previous, **how)
-        if dataset is previous:
-            print(f"{path.name}: {dataset.attrs['members']} members are there, left as they are")
-            continue
-        inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
-        members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
-        print(
-            f"{path.name}: {members}{100 * inside:.1f} % object, mean std of the mask "
-            f"{float(dataset['mask_std'].mean()):.3f}, {time.perf_counter() - start:.1f} s -> {outputs[0]}"
-        )
+    dataset = segment_file(path, arguments.out, model, method, force=arguments.force, previous=previous, **how)
+    if dataset is previous:
+        return f"{dataset.attrs['members']} members are there, left as they are", False
+    inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
+    members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
+    said = f"{members}{100 * inside:.1f} % object, mean std of the mask {float(dataset['mask_std'].mean()):.3f}"
+    return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-09
 def _explore(arguments: argparse.Namespace) -> None:
@@ -171,7 +257,7 @@ def _explore(arguments: argparse.Namespace) -> None:
     panel = EnsemblePanel(dataset)
     if panel.message:
         raise ValueError(f"{arguments.dataset}: {panel.message}")
-    panel.save(out, f"{arguments.dataset.stem}: explore an ensemble")
+    panel.save(out, f"{arguments.dataset.stem}: explore an ensemble", arguments.force)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in a browser")
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-10

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'read_image', 'read_labels', 'Exists', 'Refused', 'DiskFull', 'check_writable', 'writing',
-           'write_png', 'write_dataset', 'with_current_names', 'read_dataset']
+           'write_png', 'write_dataset', 'with_current_names', 'read_dataset', 'read_attributes']
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-02
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -204,6 +205,8 @@ def _checked_folder(path: Path) -> None:
         raise NotADirectoryError(f"{folder} is a file; name a folder for {path.name}.")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} does not allow new files; name another folder for {path.name}.")
+    if hasattr(os, "pathconf") and len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
 
 
 def check_writable(
@@ -220,25 +223,56 @@ def check_writable(
         _checked_folder(path)
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-32
+def _seen(path: Path) -> tuple | None:
+    "Which file or folder lies here, whatever its content; None if there is none."
+    return (path.lstat().st_dev, path.lstat().st_ino) if os.path.lexists(path) else None
+
+
+def _moved(temporary: Path, path: Path, seen: tuple | None, force: bool) -> None:
+    "Put what is written in its place. FileExistsError where something has appeared that was not seen at the check."
+    if temporary.is_dir():
+        old = temporary.with_name(f"{temporary.stem}-old")
+        if seen and seen == _seen(path):
+            os.replace(*(path, old) if path.is_dir() else (temporary, path))  # the second one refuses
+        if os.name != "nt":  # where renaming replaces a folder that is empty; Windows replaces none
+            path.mkdir()
+        temporary.rename(path)
+        old.unlink() if old.is_symlink() else shutil.rmtree(old, ignore_errors=True)  # if there is one
+    elif force or not temporary.is_file():
+        os.replace(temporary, path)
+    else:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk that knows no links
+            path.touch(exist_ok=False)
+            os.replace(temporary, path)
+
+# %% ../nbs/8_engine_room/3_files.ipynb #files-32a
 @contextlib.contextmanager
 def writing(
     path: str | Path,  # Final place of the file (or folder)
-    force: bool = True,  # May an existing file be replaced?
+    force: bool = True,  # May an existing file be replaced? Of folders, only the one that is there at the start
+    **ways: str,  # Parameters that help besides `force`, and what each does
 ) -> Iterator[Path]:  # Temporary path to write to: same folder, same suffix
-    "All or nothing: rename on success, remove on any exception; FileExistsError unless `force`."
+    "All or nothing: moved on success, removed on any exception; FileExistsError for what may not be replaced."
     path = Path(path)
-    if path.exists() and not force:
-        raise Exists(f"{path} exists", force="to replace it")
+    seen = _seen(path)
+    if seen and not force:
+        raise Exists(f"{path} exists", force="to replace it", **ways)
     _checked_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{secrets.token_hex(6)}{path.suffix}")
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        elif temporary.is_file():
+        if temporary.is_file():
             temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner may read
-        os.replace(temporary, path)
+        _moved(temporary, path, seen, force)
+    except FileExistsError as error:
+        if isinstance(error, Exists) or str(path) not in (str(error.filename), str(error.filename2)):
+            raise
+        raise Exists(f"{path} was made by another program in the meantime", force="to replace it", **ways) from None
     except OSError as error:  # the user knows the file by its final name only
         if error.errno is None or error.filename not in (None, str(temporary), temporary):
             raise
@@ -336,7 +370,8 @@ def read_dataset(
     expected = f"; expected what {maker} writes" if maker else ""
     try:
         engine = "h5netcdf" if h5py.is_hdf5(path) else None  # an older kind of netCDF: whatever xarray finds for it
-        dataset = xr.open_dataset(path, engine=engine, chunks={}) if lazy else xr.load_dataset(path, engine=engine)
+        place = Path(path).absolute()  # a relative "a::b.nc" would be taken for an address
+        dataset = xr.open_dataset(place, engine=engine, chunks={}) if lazy else xr.load_dataset(place, engine=engine)
     except Exception:  # h5py, xarray and SciPy raise any kind for a damaged file: they all mean the same here
         raise ValueError(f"{path} is no netCDF file that can be read{expected}.") from None
     dataset = with_current_names(dataset)
@@ -346,3 +381,19 @@ def read_dataset(
         raise ValueError(f"{path} is not what is needed here ({what}){expected}.")
     plain = {key: value.item() for key, value in dataset.attrs.items() if isinstance(value, np.generic)}
     return dataset.assign_attrs(plain)
+
+# %% ../nbs/8_engine_room/3_files.ipynb #files-42a
+def read_attributes(
+    path: str | Path,  # A .nc file that this package wrote
+) -> dict:  # Its attributes, with today's names
+    "What a result says of itself, without its arrays and without xarray. ValueError for a file that cannot be read."
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            found = {
+                key: value.item() if getattr(value, "size", 0) == 1 else value for key, value in file.attrs.items()
+            }
+    except Exception:  # as in `read_dataset`
+        raise Refused(f"{path} is no netCDF file that can be read", force="to replace it") from None
+    return {key: _FORMER.get(value, value) if key.endswith("start") else value for key, value in found.items()}

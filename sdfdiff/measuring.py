@@ -66,7 +66,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-09
 def _add_train(commands):
-    one = add_command(commands, _train, "train weights")
+    one = add_command(
+        commands, _train, "train weights", lambda one: one.out.with_suffix(".checkpoint.safetensors").exists()
+    )
     one.add_argument(
         "dataset",
         choices=("monuseg", "monuseg_grey", "glas", "folder", "raters", "tissue"),

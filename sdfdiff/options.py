@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['whole_number', 'seed_number', 'positive_number', 'add_method_options', 'add_workers', 'chosen_method',
-           'prepare_process', 'chosen_workers', 'add_command', 'run_command']
+           'prepare_process', 'chosen_workers', 'add_command', 'run_command', 'sentence_of']
 
 # %% ../nbs/8_engine_room/7_options.ipynb #options-02
 import argparse
@@ -13,7 +13,10 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -146,10 +149,11 @@ def add_command(
     commands: argparse._SubParsersAction,  # What argparse's add_subparsers returned
     function: Callable,  # Does the work; its name, without _, and its docstring are the command's
     help: str,  # In a few words
+    kept: Callable = lambda arguments: arguments.out.exists(),  # Is there something that --resume would continue?
 ) -> argparse.ArgumentParser:
     "A command with what every command has."
     one = commands.add_parser(function.__name__.removeprefix("_"), help=help, description=function.__doc__)
-    one.set_defaults(run=function)
+    one.set_defaults(run=function, kept=kept)
     one.add_argument("--force", action="store_true", help="replace results that are there")
     one.add_argument(
         "--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -163,19 +167,22 @@ def run_command(
 ) -> int:  # Exit code: 0, 1 for an error, 130 when interrupted
     "Run what was typed. Every error that a user can mend is one sentence on standard error; others are raised."
     stopped = _listen()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # no name of a file is worth a night's work
     try:
-        arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show, program, warnings.showwarning)
+            arguments.run(arguments)
         return 0
     except (KeyboardInterrupt, Exception) as error:
         if stopped or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may fail with any error
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes of zarr that were cut short
-            way = "--add" if getattr(arguments, "add", False) else "--resume"
-            again = f"; continue with {way}" * (hasattr(arguments, "resume") and arguments.out is not None)
-            print(f"{program}: stopped; nothing half-written was left{again}", file=sys.stderr)
+            print(f"{program}: stopped; nothing half-written was left{_again(arguments)}", file=sys.stderr)
             return 130
         if arguments.traceback or not isinstance(error, (ValueError, OSError)):
             raise
-        print(f"{program}: {_sentence(error)}", file=sys.stderr)
+        print(f"{program}: {sentence_of(error)}", file=sys.stderr)
         return 1
 
 # %% ../nbs/8_engine_room/7_options.ipynb #options-20
@@ -195,9 +202,26 @@ def _listen() -> list:
         signal.signal(signal.SIGINT, remember)
     return stopped
 
+# %% ../nbs/8_engine_room/7_options.ipynb #options-20a
+def _again(arguments: argparse.Namespace) -> str:
+    "How a command that was stopped is continued, if there is anything to continue."
+    if not hasattr(arguments, "resume") or arguments.out is None:
+        return ""
+    if arguments.kept(arguments):
+        return f"; continue with {'--add' if getattr(arguments, 'add', False) else '--resume'}"
+    return "; nothing was finished yet, so there is nothing to continue"
 
-def _sentence(error: Exception) -> str:
-    "What went wrong, and what helps as it is written here; the system's own errors name their file."
+
+def _show(program: str, otherwise: Callable, message, category, filename, *rest) -> None:
+    "A warning of ours is a sentence like the others."
+    ours = category is UserWarning and str(Path(__file__).parent) in str(filename)
+    print(f"{program}: {message}", file=sys.stderr) if ours else otherwise(message, category, filename, *rest)
+
+
+def sentence_of(
+    error: Exception,  # Any
+) -> str:
+    "What went wrong, and what helps as it is written in a shell; the system's own errors name their file."
     if hasattr(error, "ways"):
         return error.said("--{}")
     if isinstance(error, OSError) and error.strerror:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 import xarray as xr
 from PIL import Image
 from safetensors.torch import save_file
+from small_networks import random_network
 from shell import QUICK, command, files, no_work, picture, refused, sentences, tiny
 
 import sdfdiff
@@ -169,7 +171,9 @@ def test_a_folder_of_images(run, place):
     for name in ("b.png", "a.jpg", "c.TIF", "notes.txt"):
         Image.fromarray(picture()).save(f"photos/{name}", **({"format": "PNG"} if name == "notes.txt" else {}))
     code, out, _ = segment(run, "photos", "photo.png")
-    assert code == 0 and [line.split(":")[0] for line in out.splitlines()] == ["a.jpg", "b.png", "c.TIF", "photo.png"]
+    *lines, last = out.splitlines()
+    assert code == 0 and [line.split(":")[0] for line in lines] == ["a.jpg", "b.png", "c.TIF", "photo.png"]
+    assert re.search(r" \(image 3 of 4(, about \d+ s left)?\)$", lines[2]) and re.fullmatch(r"4 of 4 .* in \d+ s", last)
     assert [f"out/{name}" for name in files("out")] == results("a", "b", "c", "photo")
 
 
@@ -269,7 +273,7 @@ def test_add_gives_what_one_run_would_have_given(run, place):
     Image.fromarray(picture()[:, ::-1]).save("second.png")
     assert segment(run, "photo.png", quick=(*DRAFT, "2"))[0] == 0
     code, out, lines = segment(run, "photo.png", "second.png", "--add", quick=(*DRAFT, "3"))
-    assert (code, lines) == (0, []) and re.fullmatch(r"photo.png: 3 members, .*\nsecond.png: 3 members, .*\n", out)
+    assert (code, lines) == (0, []) and re.match(r"photo.png: 3 members, .*\nsecond.png: 3 members, .*\n", out)
     assert segment(run, "photo.png", "second.png", "--add", "--workers", "2", quick=(*DRAFT, "7"))[0] == 0
     assert segment(run, "photo.png", "second.png", quick=(*DRAFT, "7"), out="whole")[0] == 0
     assert contents("out") == contents("whole") and len(files("out")) == 8
@@ -488,8 +492,7 @@ def test_nothing_is_overwritten_without_force(run, place):
     assert segment(run, "photo.png")[0] == 0
     before = {name: Path(name).read_bytes() for name in files()}
     assert refused(segment(run, "photo.png", "--seed", "1"), "out/photo_mask.png", "--force", "--resume")
-    code, out, _ = segment(run, "photo.png", "--seed", "1", "--resume")
-    assert code == 0 and "skipped" in out
+    assert segment(run, "photo.png", "--resume") == (0, "photo.png: done before, skipped\n", [])
     assert {name: Path(name).read_bytes() for name in files()} == before
     assert segment(run, "photo.png", "--seed", "1", "--force")[0] == 0
     assert xr.load_dataset("out/photo.nc", engine="h5netcdf").attrs["seed"] == 1
@@ -505,6 +508,135 @@ def test_resume_does_not_overwrite_a_mask_of_the_users(run, place):
 def test_traceback_on_request(run, place):
     with pytest.raises(FileNotFoundError):
         main(["--traceback", "segment", "missing.png", "--out", "out"])
+
+
+# ---- many images
+
+
+def test_one_bad_image_does_not_stop_the_others(run, bad):
+    "Each failure is told with its reason at the end, the code says that there was one, and --resume goes on as well."
+    Path("photos").mkdir()
+    for name in ("text.png", "nan.tif", "small.png", "long.png", "cut.png", "photo.png"):
+        Path(name).rename(f"photos/{name}")
+    Image.fromarray(picture()).save("photos/z.png")
+    Image.fromarray(picture()).save(f"photos/{'n' * 245}.png")  # a name to which no ending can be added
+    Path("photos/gone.png").symlink_to("nowhere")
+    for again in ((), ("--resume",)):
+        code, out, lines = segment(run, "photos", *again)
+        *reasons, last = lines
+        assert code == 1 and last.startswith("sdfdiff: 7 of 9 images failed") and len(reasons) == 7
+        said = {"text": "not an image", "nan": "NaN", "small": "31 x 64", "long": "4097 x 32", "cut": "damaged"}
+        for name, words in (said | {"gone": "not exist", "nnn": "too long"}).items():
+            assert any(name in one and words in one for one in reasons), name
+        assert [f"out/{name}" for name in files("out")] == results("photo", "z")
+        assert re.search(r"^2 of 9 images are done, in \d+ s$", out, re.M) and len(out.splitlines()) == 10
+    assert "photo.png: done before, skipped (image 6 of 9" in out
+
+
+def test_an_interruption_does_not_hide_what_failed(run, bad, monkeypatch):
+    draw = segmenting.segment_file
+
+    def stopped(path, *arguments, **options):
+        if path.name == "photo.png":
+            raise KeyboardInterrupt
+        return draw(path, *arguments, **options)
+
+    monkeypatch.setattr(segmenting, "segment_file", stopped)
+    code, _, lines = segment(run, "cut.png", "photo.png")
+    assert code == 130 and len(lines) == 2 and "damaged" in lines[0] and "nothing to continue" in lines[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
+def test_names_that_no_console_can_print(run, place):
+    "Bytes that are no UTF-8, and a console that knows only ASCII: the work is done, the name is written with escapes."
+    Path("photos").mkdir()
+    for name in (b"photos/\xff\xe9.png", "photos/\u00fcber.png".encode()):
+        Path(os.fsdecode(name)).write_bytes(Path("photo.png").read_bytes())
+    words = ["segment", "photos", "--out", "out", "--weights", "tiny.safetensors", *QUICK]
+    code = "from sdfdiff.command import main\nsys.exit(main())"
+    done = command(code, *words, env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == 0 and len(os.listdir(b"out")) == 8, err
+    assert "\\xfcber.png: " in out and "\\udcff\\udce9.png: " in out
+    attributes = xr.load_dataset(os.fsdecode(b"out/\xff\xe9.nc"), engine="h5netcdf").attrs
+    assert attributes["source"] == "\\xff\\xe9.png"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--seed 1", "seed 0, now 1"),
+        ("--members 3", "members 2, now 3"),
+        ("--members 1", "members 2, now 1"),
+        ("--steps 4", "steps 2, now 4"),
+        ("--sampler heun", "sampler dpm_sde, now heun"),
+        ("--reach 2", "reach_px"),
+        ("--scale 1", "scale 0.5, now 1.0"),
+        ("--stain none", "stain vahadane, now none"),
+        ("--tolerance 0.5", "tolerance_px none, now 0.5"),
+        ("--weights other.safetensors", "the weights"),
+    ],
+)
+def test_resume_skips_only_what_was_asked_for(run, done_before, monkeypatch, words, said):
+    "Other settings are refused before any work, of all images: a folder with two kinds of results helps nobody."
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    before = contents("out")
+    assert refused(segment(run, "photo.png", "new.png", "--resume", *words.split()), "out/photo.nc", said, "--force")
+    assert contents("out") == before and segment(run, "photo.png", "--resume")[0] == 0
+
+
+@pytest.fixture
+def done_before(place):
+    "A result beside its image, another image, and other weights."
+    other = replace(tiny(), network=random_network(1, 1))
+    save_weights("other.safetensors", other)
+    Image.fromarray(picture()).save("new.png")
+    assert main(["segment", "photo.png", "--out", "out", "--weights", "tiny.safetensors", *QUICK]) == 0
+    return place
+
+
+def test_resume_sees_an_image_that_changed(run, done_before, capsys):
+    "By its bytes; the images beside it are done all the same."
+    capsys.readouterr()
+    before = contents("out")
+    Image.fromarray(picture()[::-1]).save("photo.png")
+    assert refused(segment(run, "photo.png", "--resume"), "out/photo.nc", "the image", "--force")
+    code, out, lines = segment(run, "photo.png", "new.png", "--resume")
+    assert code == 1 and len(lines) == 2 and "the image" in lines[0] and "out/new_mask.png" in out
+    assert {name: Path("out", name).read_bytes() for name in before} == before
+
+
+def test_resume_accepts_what_an_earlier_version_wrote(run, done_before, capsys):
+    "It holds no checksum of the image: one sentence says so."
+    with xr.open_dataset("out/photo.nc", engine="h5netcdf") as found:
+        found = found.load()
+    del found.attrs["image_checksum"]
+    found.to_netcdf("out/photo.nc", engine="h5netcdf")
+    capsys.readouterr()
+    code, out, lines = segment(run, "photo.png", "--resume")
+    assert code == 0 and "skipped" in out and len(lines) == 1
+    assert all(word in lines[0] for word in ("sdfdiff: out/photo.nc", "earlier version", "the image"))
+
+
+def test_resume_of_a_damaged_result(run, done_before, capsys):
+    capsys.readouterr()
+    Path("out/photo.nc").write_text("no dataset")
+    assert refused(segment(run, "photo.png", "--resume"), "out/photo.nc", "--force")
+
+
+def test_resume_with_nothing_to_do_needs_no_torch(run, done_before):
+    process = command(
+        """
+        from sdfdiff.command import main
+        code = main()
+        print(*sys.modules, sep="\\n")
+        sys.exit(code)
+    """,
+        *["segment", "photo.png", "--out", "out", "--weights", "tiny.safetensors", "--resume", *QUICK],
+    )
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.startswith("photo.png: done before, skipped\n"), err
+    assert {"torch", "xarray", "skimage", "matplotlib"}.isdisjoint(out.split("\n"))
 
 
 # ---- Ctrl-C
@@ -529,8 +661,32 @@ def test_ctrl_c_in_every_command(run, place, monkeypatch):
     ):
         code, _, lines = run(*words.split())
         assert code == 130 and len(lines) == 1 and lines[0].startswith("sdfdiff: stopped"), lines
-        assert ("--resume" in lines[0]) == (words != "demo")
+        assert "--resume" not in lines[0] and ("nothing to continue" in lines[0]) == (words != "demo")
     assert files() == before
+
+
+def test_ctrl_c_says_how_to_go_on_where_something_is_there(run, place, small, monkeypatch):
+    "A result of one image, a store that is begun, a checkpoint."
+
+    def pressed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    Path("a.checkpoint.safetensors").write_text("kept")
+    Path("a.zarr").mkdir()
+    for ending in ENDINGS:
+        Path(f"photo{ending}").write_text("kept")
+    monkeypatch.setattr("sdfdiff.command._asked", pressed)
+    monkeypatch.setattr(plan, "find_cases", pressed)
+    monkeypatch.setattr(fitting, "setting_of", pressed)
+    monkeypatch.setattr("sdfdiff.studying._checked", pressed)
+    for words in (
+        "segment photo.png other.png --out . --resume --weights tiny.safetensors",
+        "evaluate folder --root . --out a.zarr --resume --weights tiny.safetensors",
+        "study plan.json --out a.zarr --resume",
+        "train tissue --out a.safetensors --resume",
+    ):
+        code, _, lines = run(*words.split())
+        assert code == 130 and lines == ["sdfdiff: stopped; nothing half-written was left; continue with --resume"]
 
 
 def test_ctrl_c_in_the_middle(run, place):
@@ -573,7 +729,7 @@ def test_ctrl_c_in_the_middle(run, place):
     assert [f"out/{name}" for name in files("out")] == results("photo")
     before = {name: Path(name).read_bytes() for name in files()}
     code, out, _ = segment(run, "photo.png", "second.png", "--resume")
-    assert code == 0 and "skipped" in out.splitlines()[0]
+    assert code == 0 and out.splitlines()[0] == "photo.png: done before, skipped (image 1 of 2)"
     assert [f"out/{name}" for name in files("out")] == results("photo", "second")
     assert {name: Path(name).read_bytes() for name in before} == before
 
@@ -735,11 +891,11 @@ def quick_demo(monkeypatch, place):
     "The demo without its large network and its large picture."
     from matplotlib.figure import Figure
 
-    from sdfdiff.diffusion import model as model_files
+    from sdfdiff import provenance
     from sdfdiff.ensembles import figures
 
     save_weights("nuclei.safetensors", tiny())
-    monkeypatch.setattr(model_files, "data_folder", lambda: place)
+    monkeypatch.setattr(provenance, "data_folder", lambda: place)
     monkeypatch.setattr(figures, "summary_figure", lambda dataset, **options: Figure((1, 1)))
     return place
 

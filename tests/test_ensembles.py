@@ -40,7 +40,7 @@ from sdfdiff.diffusion.sampling import (
 from sdfdiff.distance import normalise
 from sdfdiff.ensembles import collection as ensembles
 from sdfdiff.ensembles import members as room
-from sdfdiff.ensembles.collection import UNITS, ensemble, masks, source_pixels
+from sdfdiff.ensembles.collection import UNITS, ensemble, label, masks, source_pixels
 from sdfdiff.ensembles.fused import member_bytes
 from sdfdiff.ensembles.members import Denoiser, batch_size, draw_members, sample_batches, tile_windows
 from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_CALLS, SAMPLER_FIELDS, Method, method_of, untuned
@@ -837,6 +837,35 @@ def test_every_variable_has_dimensions_unit_and_meaning(dataset):
     assert dict(dataset.sizes) == {"channel": 1, "row": 72, "column": 96, "member": 3, "every_member": 5}
     whole = {"truth": np.dtype(bool)} | dict.fromkeys(("area", "distance_sum", "distance_squares"), np.dtype(np.int64))
     assert {name: field.dtype for name, field in dataset.data_vars.items() if field.dtype != np.float32} == whole
+
+
+def test_units_name_their_grid():
+    "Areas count the network's pixels, rows and columns the image's: a factor of 4 at half the resolution."
+    fields = {
+        "mean": np.zeros((3, 4), np.float32),
+        "area": (("every_member",), np.array([7])),
+        "distance": (("member", "row", "column"), np.zeros((1, 3, 4), np.float32)),
+    }
+    found = label(fields, {}, (6, 8))
+    assert found["area"].attrs["units"] == "network px^2" and found["row"].attrs["units"] == "image px"
+    assert found["row"].values.tolist() == [0.5, 2.5, 4.5] and "image px" == found["column"].attrs["units"]
+
+
+def test_the_plot_that_the_notebook_names_is_upright():
+    "Row 0 at the top, as in the image; what xarray draws by itself has it at the bottom."
+    from matplotlib.figure import Figure
+
+    fields = {
+        "mean": np.zeros((3, 4), np.float32),
+        "area": (("every_member",), np.array([7])),
+        "distance": (("member", "row", "column"), np.zeros((1, 3, 4), np.float32)),
+    }
+    mean = label(fields, {}, (3, 4))["mean"]
+    for how in ({}, {"yincrease": False}):
+        axes = Figure().subplots()
+        mean.plot(ax=axes, **how)
+        bottom, top = axes.get_ylim()
+        assert (bottom > top) == bool(how)
 
 
 def test_sums_are_stored_when_members_are_missing():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -417,6 +418,65 @@ def test_no_overwriting_without_force(tmp_path):
     with pytest.raises(FileExistsError, match="force=True"):
         write_png(path, INSTANCES, force=False)
     assert (np.asarray(Image.open(path)) == OBJECT).all()
+
+
+def fill(path, word, folder):
+    "Something with a content, as a file or in a folder."
+    if folder:
+        path.mkdir()
+        path = path / "part"
+    path.write_text(word)
+
+
+def held(path):
+    return (path / "part" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "a disk without links"])
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
+def test_what_appears_while_something_is_written_stays(tmp_path, monkeypatch, folder, links):
+    "Two programs write one name: the second is refused in one sentence, and neither loses anything of the first."
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    path = tmp_path / "a.zarr"
+    said = (
+        "a.zarr was made by another program in the meantime: pass force=True to replace it, or resume=True to go on.$"
+    )
+    with pytest.raises(Exists, match=said), writing(path, force=False, resume="to go on") as temporary:
+        fill(temporary, "second", folder)
+        fill(path, "first", folder)
+    assert held(path) == "first" and [one.name for one in tmp_path.iterdir()] == ["a.zarr"]
+    with writing(tmp_path / "b.zarr", force=False) as temporary:
+        fill(temporary, "alone", folder)
+    assert held(tmp_path / "b.zarr") == "alone" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_empty_folder_that_appears_stays_too(tmp_path):
+    with pytest.raises(Exists), writing(tmp_path / "a.zarr", force=False) as temporary:
+        fill(temporary, "second", True)
+        (tmp_path / "a.zarr").mkdir()
+    assert not list((tmp_path / "a.zarr").iterdir())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_force_replaces_the_folder_that_was_there_and_no_other(tmp_path, there):
+    "A store that another program has put in its place is not the one that was to be replaced."
+    path = tmp_path / "a.zarr"
+    if there:
+        fill(path, "old", True)
+    with pytest.raises(Exists, match="by another program in the meantime"), writing(path, force=True) as temporary:
+        fill(temporary, "second", True)
+        if there:
+            path.rename(tmp_path / "away")
+        fill(path, "first", True)
+    assert held(path) == "first" and not list(tmp_path.glob(".writing*"))
+
+
+def test_a_folder_does_not_replace_a_file(tmp_path):
+    (tmp_path / "a.zarr").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="a.zarr"), writing(tmp_path / "a.zarr") as temporary:
+        fill(temporary, "second", True)
+    assert (tmp_path / "a.zarr").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
 @settings(max_examples=25, deadline=None)

@@ -3,6 +3,9 @@
 import os
 from dataclasses import asdict, replace
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -387,7 +390,7 @@ def test_mistyped_first_weights_cost_no_unfinished_training(interrupted, folder)
 
 def test_a_training_on_other_data_is_not_continued(interrupted):
     "The checkpoint's weights are scaled to the data that it was trained on."
-    with pytest.raises(ValueError, match="another") as caught:
+    with pytest.raises(ValueError, match="other files or settings") as caught:
         quiet(interrupted, None, dataset="tissue", resume=True, seed=3, setting=replace(SETTING, crop=32))
     assert "\n" not in str(caught.value)
 
@@ -450,3 +453,23 @@ def test_a_folder_without_images_is_named_before_anything_is_written(tmp_path):
         with pytest.raises(FileNotFoundError, match=str(root)):
             quiet(tmp_path / "out" / "a.safetensors", root)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", ["image", "mask", "case", "setting"])
+def test_a_training_is_not_continued_with_other_files(interrupted, folder, tmp_path, change):
+    "An image, a mask or a case more than it was begun with, or other changes to the crops."
+    data, setting = Path(shutil.copytree(folder, tmp_path / "data")), SETTING
+    fitted = hold_out(find_cases("folder", data, "train"), "folder")[0]
+    if change == "image":
+        fitted[0].image.write_bytes(fitted[1].image.read_bytes())
+    elif change == "mask":
+        fitted[0].annotations[0].write_bytes(fitted[1].annotations[0].read_bytes())
+    elif change == "case":
+        for path in (fitted[0].image, *fitted[0].annotations):
+            path.unlink()
+    else:
+        setting = replace(SETTING, augmentation=replace(SETTING.augmentation, grey=0.5))
+    named = {"image": "the image of", "mask": "the mask of", "case": "the cases", "setting": "the setting"}[change]
+    with pytest.raises(ValueError, match=rf"other files or settings \(.*{named}|another network"):
+        quiet(interrupted, data, resume=True, seed=3, setting=setting)
+    assert interrupted.with_suffix(".checkpoint.safetensors").exists()

@@ -18,8 +18,10 @@ from small_networks import TINY, fresh, stirred
 
 from sdfdiff.diffusion import model as module
 from sdfdiff.diffusion.corruption import VE
-from sdfdiff.diffusion.model import SHIPPED, Model, load_model, save_weights, weights_path
+from sdfdiff.diffusion.model import Model, load_model, save_weights
 from sdfdiff.images.preparation import NUCLEI, Preparation
+from sdfdiff import provenance
+from sdfdiff.provenance import SHIPPED, weights_path
 
 PARAMETRISATIONS = ("preconditioned", "score")
 
@@ -298,8 +300,8 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
 
 
 def test_shipped_names_lie_in_the_data_folder(monkeypatch, tmp_path):
-    assert module.data_folder().name == "data"
-    monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
+    assert provenance.data_folder().name == "data"
+    monkeypatch.setattr(provenance, "data_folder", lambda: tmp_path)
     (tmp_path / "glands.safetensors").touch()
     assert weights_path("glands") == tmp_path / "glands.safetensors"
     with pytest.raises(FileNotFoundError, match="nuclei"):

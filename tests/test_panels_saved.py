@@ -48,7 +48,7 @@ def shown(tmp_path, tab):
     tab.requests.clear()
 
     def show(panel):
-        path = panel.save(tmp_path / "panel.html")
+        path = panel.save(tmp_path / "panel.html", force=True)
         tab.goto(path.as_uri())
         tab.wait_for_selector(".sdfdiff[data-drawn], [role=alert]")
         tab.wait_for_selector("body[data-ready]")
@@ -185,8 +185,6 @@ WRONG = {
     "large": (lambda d: EnsemblePanel(d.pad(row=(0, 1936), column=(0, 1936), mode="edge")), "2000 × 2000"),
     "mask": (lambda d: PaintPanel(np.zeros((2, 3, 4), bool)), "shape (2, 3, 4)"),
     "no object": (lambda d: CorruptionPanel(np.zeros((64, 64), bool)), "0 object pixels"),
-    "weights": (lambda d: ReversePanel("no such weights"), "no such weights"),
-    "file": (lambda d: EnsemblePanel("no such.nc"), "no such.nc"),
     "attributes": (lambda d: EnsemblePanel(d.assign_attrs(title="mine").drop_attrs()), "threshold_px"),
     "dimensions": (lambda d: EnsemblePanel(d.transpose("row", ...)), "(member, row, column)"),
     "empty mask": (lambda d: PaintPanel(np.zeros((0, 5))), "shape (0, 5)"),
@@ -221,6 +219,26 @@ def test_wrong_input_is_said_in_the_panel(shown, material, case):
     _, panel = shown(built)
     assert panel.locator("[role=alert]").inner_text() == built.message
     assert panel.locator("[role=alert]").bounding_box()["height"] > 10
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path):
+    "Nobody sees the sentence in a panel that a script makes."
+    with pytest.raises(FileNotFoundError, match="no such.nc does not exist"):
+        EnsemblePanel("no such.nc")
+    with pytest.raises(FileNotFoundError, match='No weights "no such weights"'):
+        ReversePanel("no such weights")
+    (tmp_path / "text.nc").write_text("no dataset")
+    with pytest.raises(ValueError, match="text.nc is no netCDF file that can be read"):
+        ErrorPanel(tmp_path / "text.nc")
+
+
+def test_a_page_is_not_replaced_without_force(tmp_path, material):
+    panel, page = PaintPanel(material[2]), tmp_path / "page.html"
+    page.write_text("mine")
+    with pytest.raises(FileExistsError, match="page.html exists: pass force=True to replace it"):
+        panel.save(page)
+    assert page.read_text() == "mine"
+    assert "Paint" in panel.save(page, force=True).read_text(encoding="utf8")
 
 
 def test_a_page_is_whole_or_not_there(tmp_path, material, monkeypatch):

@@ -17,9 +17,7 @@ from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.collection import source_pixels
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.ensembles.segmentation import (
-    OUTPUTS,
     at_source,
-    output_paths,
     overlay,
     read_result,
     segment,
@@ -27,6 +25,7 @@ from sdfdiff.ensembles.segmentation import (
     source_mask,
 )
 from sdfdiff.files import read_dataset, write_dataset
+from sdfdiff.provenance import OUTPUTS, output_paths
 from sdfdiff.files import read_image
 from sdfdiff.images.preparation import NUCLEI, Preparation
 from sdfdiff.images.synthetic import tissue

@@ -20,13 +20,7 @@ from .fitting import (
     setting_of as setting_of,
     watch as watch,
 )
-from .model import (
-    SHIPPED as SHIPPED,
-    Model as Model,
-    load_model as load_model,
-    save_weights as save_weights,
-    weights_path as weights_path,
-)
+from .model import Model as Model, load_model as load_model, save_weights as save_weights
 from .network import (
     Architecture as Architecture,
     Features as Features,

@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from .corruption import VE
-from ..files import Exists, Refused
+from ..files import Exists
 from ..images.preparation import GLANDS, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels
 from .model import Model, load_model, save_weights
 from .network import Architecture, ScoreNetwork
 from ..images.training_data import STRONG, Augmentation, TissueTrainingData, TrainingData, moments
-from ..images.cases import find_cases, hold_out, read_case
+from ..images.cases import checksums, find_cases, hold_out, read_case
+from ..provenance import check_same, weights_header
 from .training import Recipe, Step, stored_recipe, train
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-07
@@ -190,6 +191,7 @@ def fit(
     setting, checkpoint = setting or setting_of(dataset), _free(Path(out), resume, force)
     data, held_out = load_training_data(dataset, root, setting, progress)
     recipe = replace(setting.recipe, seed=seed, steps=_amount(steps, minutes) or setting.recipe.steps)
+    made_of = _made_of(dataset, root, setting, start)
     network = _new_network(setting.architecture, data, recipe)
     if start is not None:
         _take_over(network, load_model(start, dtype=torch.float32).network)
@@ -199,16 +201,9 @@ def fit(
         recipe = _continued(checkpoint, recipe, steps)
     elif minutes is not None:
         recipe = replace(recipe, steps=_steps_in(minutes, network, data, recipe))
-    step = watch(train(network, data, recipe, VE(), checkpoint), recipe.steps, progress)
-    model = _described_model(
-        step,
-        recipe,
-        setting,
-        name=Path(out).stem,
-        data=setting.data or dataset,
-        start=Path(start or "random").stem,
-        held_out=held_out,
-    )
+    step = watch(train(network, data, recipe, VE(), checkpoint, made_of=made_of), recipe.steps, progress)
+    names = {"name": Path(out).stem, "data": setting.data or dataset, "start": Path(start or "random").stem}
+    model = _described_model(step, recipe, setting, **names, held_out=held_out)
     save_weights(out, model, force=force)
     checkpoint.unlink(missing_ok=True)
     return model
@@ -223,15 +218,25 @@ def setting_of(
     return SETTINGS[dataset]
 
 
+def _made_of(dataset: str, root, setting: Setting, start) -> dict:
+    "What a training is made of beside its recipe: it is continued with the same only."
+    cases = (
+        []
+        if dataset == "tissue"
+        else hold_out(find_cases(setting.data or dataset, root, "train"), setting.data or dataset)[0]
+    )
+    found = {"the setting": repr(replace(setting, recipe=Recipe())), "the cases": [one.name for one in cases]}
+    return found | {"the start": weights_header(start)["checksum"] if start else "random"} | checksums(*cases)
+
+
 def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
     "The recipe of an interrupted training; ValueError when something else was asked for."
     begun = stored_recipe(checkpoint)
-    if replace(recipe, steps=steps or begun.steps) != begun:
-        begun_with = f"seed {begun.seed}, {begun.steps} steps"
-        raise Refused(f"{checkpoint} was begun with other settings ({begun_with}); use those", force="to start anew")
+    asked = vars(replace(recipe, steps=steps or begun.steps))
+    check_same(vars(begun), asked, checkpoint, "was begun with other settings", "; use those", force="to start anew")
     return begun
 
-
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-24a
 def _described_model(step: Step, recipe: Recipe, setting: Setting, **about: object) -> Model:
     "The averaged network of a training's last step, with all that was decided about it."
     about = about | {

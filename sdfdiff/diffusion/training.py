@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .corruption import VE, corrupt
 from ..files import writing
+from ..provenance import check_same
 from .network import Features, ScoreNetwork, fast_dtype, scalings
 from ..images.training_data import TissueTrainingData, TrainingData
 
@@ -146,7 +147,7 @@ class _State:
         self.step, self.seconds = 0, 0.0
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-18
-def _save(state: _State, path: Path, recipe: Recipe) -> None:
+def _save(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
     "Write a checkpoint, whole or not at all."
     tensors = {
         f"{part}.{k}": v for part in ("network", "average") for k, v in getattr(state, part).state_dict().items()
@@ -159,6 +160,7 @@ def _save(state: _State, path: Path, recipe: Recipe) -> None:
         "seconds": state.seconds,
         "recipe": asdict(recipe),
         "architecture": repr(state.network.architecture),
+        "made_of": made_of,
     }
     with writing(path) as temporary:
         temporary.write_bytes(
@@ -166,11 +168,12 @@ def _save(state: _State, path: Path, recipe: Recipe) -> None:
         )
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-19
-def _load(state: _State, path: Path, recipe: Recipe) -> None:
+def _load(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
     "Take over everything from a checkpoint; ValueError when it belongs to another training."
     about = _description(path)
     if about["recipe"] != recipe:
         raise ValueError(f"{path} was written by another recipe: continue with its settings, or start anew without it.")
+    check_same(about.get("made_of", {}), made_of, path, "was begun with other files or settings", force="to start anew")
     with safe_open(path, framework="pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys()}
     if about["architecture"] != repr(state.network.architecture):
@@ -198,13 +201,14 @@ def train(
     schedule: VE = VE(),  # Noise schedule: the range of levels
     checkpoint: str | Path | None = None,  # Continue from this file if it is there, and keep it up to date
     every: float = 20.0,  # Seconds between checkpoints
+    made_of: dict | None = None,  # What else must be the same when it continues, by name: plain JSON values
     dtype: torch.dtype | None = None,  # Number format of the network's arithmetic; None: the fastest that does no harm
 ) -> Iterator[Step]:  # One item per step; stop iterating whenever you like
     "Train step by step (paper, eq. 4, section 3.2). Resumed, it gives the same weights, to the bit, as uninterrupted."
     device = network.read.weight.device
     state = _State(network.train().to(memory_format=torch.channels_last), recipe)
     if checkpoint is not None and Path(checkpoint).exists():
-        _load(state, checkpoint, recipe)
+        _load(state, checkpoint, recipe, made_of or {})
     dtype = fast_dtype(device) if dtype is None else dtype
     if state.step >= recipe.steps:  # complete, but perhaps not yet used
         yield Step(state.step, math.nan, math.nan, state.seconds, state.average)
@@ -213,12 +217,12 @@ def train(
         while state.step < recipe.steps:
             step = _advance(state, data, recipe, schedule, device, dtype)
             if checkpoint is not None and (time.monotonic() - written > every or state.step == recipe.steps):
-                _save(state, checkpoint, recipe)
+                _save(state, checkpoint, recipe, made_of or {})
                 written = time.monotonic()
             yield step
     except GeneratorExit:  # stopped from outside, between two steps
         if checkpoint is not None:
-            _save(state, checkpoint, recipe)
+            _save(state, checkpoint, recipe, made_of or {})
         raise
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-22

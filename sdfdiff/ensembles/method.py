@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLER_CALLS', 'METHOD_FIELDS', 'SAMPLER_FIELDS', 'METHODS', 'QUALITIES', 'Method', 'untuned', 'method_of',
-           'written', 'from_written']
+           'written', 'from_written', 'settings_of']
 
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-04
 from dataclasses import dataclass, fields, replace
@@ -181,3 +181,13 @@ def from_written(
         return Method(**drawn | others)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {' '.join(str(error).split())}") from None
+
+# %% ../../nbs/3_ensembles/1_method.ipynb #method-19a
+def settings_of(
+    method: Method,  # A method
+) -> dict:  # What decides about the masks beside the weights, as attributes of a result
+    "A method as it stands in the attributes of a file."
+    from sdfdiff.provenance import plain  # not before it is needed: it brings NumPy
+
+    about = {"seed": method.seed, "calls_per_member": method.calls, "threshold_rule": method.rule}
+    return plain(about | {"tolerance_px": "none" if method.tolerance is None else method.tolerance} | method.sampling)

@@ -124,6 +124,10 @@ class Panel(widgets.VBox):
         try:
             self.canvas = self.prepare(*arguments, **options)
         except (ValueError, OSError) as error:
+            if any(
+                isinstance(one, str | Path) for one in arguments
+            ):  # a file was named: nobody draws what is not there
+                raise
             self.canvas = Canvas(message=str(error), label=self.title)
         self.controls = self.canvas.controls
         for name, control in self.controls.items():
@@ -138,14 +142,13 @@ class Panel(widgets.VBox):
         raise NotImplementedError
 
     @property
-    def message(self) -> str:
-        "What is wrong with the input; empty if nothing is."
+    def message(self) -> str:  # What is wrong with the input; empty if nothing is
         return self.canvas.message
 
-    def save(self, path: str | Path, title: str | None = None) -> Path:
-        "Write the panel as one HTML file that works without kernel and network, whole or not at all."
-        with writing(path) as temporary:
-            temporary.write_text(_page(self, title), encoding="utf8")
+    def save(self, path: str | Path, title: str | None = None, force: bool = False) -> Path:
+        "Write one HTML file that works without kernel and network, or nothing; FileExistsError without `force`."
+        with writing(path, force) as temporary:
+            temporary.write_text(_page(self, title), encoding="utf8", errors="backslashreplace")
         return Path(path)
 
 # %% ../../nbs/7_panels/1_pages.ipynb #pages-19

@@ -19,7 +19,7 @@ from .. import __version__
 from ..diffusion.model import Model
 from ..distance import threshold
 from ..ensembles.collection import UNITS, described
-from ..images.cases import CasePaths, Prepared
+from ..images.cases import CasePaths, Prepared, checksums
 from .plan import StudyPlan, to_json
 from ..uncertainty.fields import mask_distance
 from ..uncertainty.forecasts import crps, energy_distance, expected_loss, hungarian_iou, rank_histogram, untied
@@ -207,6 +207,7 @@ def _held_out(models: list[Model]) -> set[str]:
 def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], models: list[Model]) -> tuple[dict, dict]:
     "What is known of each case, and of each method."
     about, held_out = [described(model) for model in models], _held_out(models)
+    images, masks = map(list, zip(*(checksums(path).values() for path in paths)))
     per_case = {
         "rows": [len(case.truth) for case in cases],
         "columns": [case.truth.shape[1] for case in cases],
@@ -214,6 +215,8 @@ def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], mod
         "source_rows": [case.source_shape[0] for case in cases],
         "source_columns": [case.source_shape[1] for case in cases],
         "held_out": [path.name in held_out for path in paths],
+        "image_checksum": images,
+        "mask_checksum": masks,
         "fragments_truth": [ndimage.label(case.truth)[1] for case in cases],
     }
     per_method = {

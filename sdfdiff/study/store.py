@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
+from zarr.storage import LocalStore
 
 from ..ensembles.method import Method
-from ..ensembles.collection import described, ensemble
+from ..ensembles.collection import ensemble
 from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
-from ..diffusion.model import Model, load_model, weights_path
-from ..images.cases import prepare_case
+from ..diffusion.model import Model, load_model
+from ..images.cases import checksums, prepare_case
+from ..provenance import check_same, weights_header, weights_path
 from .plan import StudyPlan, cropped, from_json, study_cases
 from .schema import known, placed, scored, template
 
@@ -46,15 +48,15 @@ def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None
         cases = [cropped(prepare_case(path, models[0].preparation), plan.crop) for path in bar]
     whole = template(plan, paths, cases, models)
     fill = {name: {"fill_value": False if one.dtype == bool else np.nan} for name, one in whole.data_vars.items()}
-    with writing(store, force=force) as temporary:
-        whole.to_zarr(temporary, compute=False, consolidated=False, encoding=fill, zarr_format=3)
+    with writing(store, force=force, resume="to continue it") as temporary:
+        whole.to_zarr(LocalStore(temporary), compute=False, consolidated=False, encoding=fill, zarr_format=3)
         for k, case in enumerate(cases):
             _write(temporary, whole, known(case), {"case": slice(k, k + 1)})
 
 
 def _write(store: Path, study: xr.Dataset, values: dict, region: dict[str, slice]) -> None:
     "Write arrays of one case (and method) to their place."
-    placed(study, values, region).to_zarr(store, region=region, consolidated=False)
+    placed(study, values, region).to_zarr(LocalStore(store), region=region, consolidated=False)
 
 # %% ../../nbs/5_study/3_store.ipynb #store-09
 @lru_cache(maxsize=8)
@@ -70,29 +72,42 @@ def _model(method: Method) -> Model:
 
 
 _prepared = lru_cache(maxsize=1)(
-    lambda path, preparation, crop, begun: cropped(prepare_case(path, preparation), crop)
-)  # anew in every run: files may change between two
+    lambda path, preparation, crop, checksums: cropped(prepare_case(path, preparation), crop)
+)  # anew when a file has changed
 
 # %% ../../nbs/5_study/3_store.ipynb #store-10
-def _work(
-    plan: StudyPlan, store: Path, path, k: int, j: int, checksum: str, batch: int | None = None, workers=1, begun=0
-) -> float:
+def _made_of(paths: list, methods: tuple[Method, ...]) -> dict[str, str]:
+    "The checksums of everything that a study is made of, as the files are now."
+    return {f"the weights of {one.name}": weights_header(one.weights)["checksum"] for one in methods} | checksums(
+        *paths
+    )
+
+
+def _begun_with(there: xr.Dataset) -> dict[str, str]:
+    "The same, as the store has kept them; those of earlier versions have them of the weights only."
+    found = {}
+    for what, dim in (("weights", "method"), ("image", "case"), ("mask", "case")):
+        if f"{what}_checksum" in there.coords:
+            names, kept = there[dim].values.tolist(), there[f"{what}_checksum"].values.tolist()
+            found |= {f"the {what} of {name}": one for name, one in zip(names, kept)}
+    return found
+
+
+_OTHER = "was begun with other files", ": put them back, or start a new study"
+
+# %% ../../nbs/5_study/3_store.ipynb #store-10a
+def _work(plan: StudyPlan, store: Path, path, k: int, j: int, batch: int | None = None, workers=1) -> float:
     "Case k with method j: draw, measure, write, mark as finished. Returns seconds."
-    start, method = time.perf_counter(), plan.methods[j]
+    start, method, study = time.perf_counter(), plan.methods[j], _opened(store)
+    stored = _begun_with(study) | {"the plan": from_json(study.attrs["plan"])}  # another process may have replaced it
+    asked = _made_of([path], [method]) | {"the plan": plan}
+    check_same(stored, {name: value for name, value in asked.items() if name in stored}, store, *_OTHER)
     model = _model(method)
-    if described(model)["weights_checksum"] != checksum:
-        raise ValueError(
-            f"The weights {method.weights!r} are no longer those that {store} was begun with: put them back, or "
-            "start a new study."
-        )
-    case = _prepared(path, model.preparation, plan.crop, begun)
-    study = xr.open_zarr(store, consolidated=False)
+    case = _prepared(path, model.preparation, plan.crop, tuple(checksums(path).values()))
     truth = study["truth"][k, : int(study["rows"][k]), : int(study["columns"][k])].values
-    if not np.array_equal(truth, case.truth):
-        raise ValueError(
-            f"The mask of {path.name} is no longer the one that {store} was begun with: put it back, or start a new "
-            "study."
-        )
+    # a changed mask is seen by its checksum, but for stores of earlier versions
+    mask = f"the mask of {path.name}"
+    check_same({mask: True}, {mask: np.array_equal(truth, case.truth)}, store, *_OTHER)
     how = {"keep": method.members, "batch": batch, "workers": workers, "progress": False}
     drawn = ensemble(model, case.image, method, **how)
     values = {name: drawn[name].values for name in ("mean", "std", "probability", "initial_estimate")} | scored(
@@ -120,24 +135,18 @@ class Progress:
 
 
 def _resumed(plan: StudyPlan, store: Path, paths: list) -> None:
-    "ValueError unless the store is one of this plan, these cases and these weights."
+    "ValueError unless the store is one of this plan, these cases and these weights, all files unchanged."
     with _opened(store) as there:
         if "prior" in there:
             raise Refused(f"{store} was begun by an earlier version of sdfdiff; it can be read", force="to start anew")
-        if from_json(there.attrs["plan"], str(store)) != plan:
-            other = [
-                name
-                for name in plan.__dataclass_fields__
-                if getattr(from_json(there.attrs["plan"]), name) != getattr(plan, name)
-            ]
-            raise ValueError(
-                f"{store} is the store of another plan ({', '.join(other)} differ): use that plan, or another store."
-            )
+        then, advice = from_json(there.attrs["plan"], str(store)), ": use that plan, or another store"
+        check_same(vars(then), vars(plan), store, "is the store of another plan", advice)
         if there["case"].values.tolist() != [path.name for path in paths]:
             raise ValueError(
                 f"{store} was begun with other cases ({there.sizes['case']}, now {len(paths)}): the data set has "
                 "changed; start a new study."
             )
+        check_same(_begun_with(there), _made_of(paths, plan.methods), store, *_OTHER)
 
 # %% ../../nbs/5_study/3_store.ipynb #store-13
 def run_study(
@@ -172,13 +181,10 @@ def run_study(
 def _pieces(plan: StudyPlan, store: Path, paths: list, client, batch, workers) -> Iterator[Progress]:
     "Do what is not finished, here or on a cluster."
     with _opened(store) as there:
-        finished, checksums = there["finished"].values, there["weights_checksum"].values.tolist()
-    done, begun = int(finished.sum()), time.time_ns()
+        finished = there["finished"].values
+    done = int(finished.sum())
     yield Progress(done, finished.size)
-    tasks = {
-        (k, j): (plan, store, paths[k], k, j, checksums[j], batch, workers, begun)
-        for k, j in np.argwhere(~finished).tolist()
-    }
+    tasks = {(k, j): (plan, store, paths[k], k, j, batch, workers) for k, j in np.argwhere(~finished).tolist()}
     for (k, j), seconds in (_here if client is None else _spread)(tasks, client):
         done += 1
         yield Progress(done, finished.size, paths[k].name, plan.methods[j].name, seconds)
@@ -219,7 +225,7 @@ def _opened(store: Path) -> xr.Dataset:
     if not Path(store).exists():
         raise FileNotFoundError(f"{store} does not exist; check the spelling and the folder.")
     try:
-        found = xr.open_zarr(store, consolidated=False)
+        found = xr.open_zarr(LocalStore(Path(store).absolute()), consolidated=False)  # of a text, "::" would make two
         if found.attrs.get("title") != "sdfdiff study" or "finished" not in found or "plan" not in found.attrs:
             raise ValueError("it was made by something else")
     except (ValueError, KeyError, OSError, TypeError) as error:
@@ -290,4 +296,4 @@ def export_study(
         if data.ndim > 2
     }
     with writing(path, force=force) as temporary:
-        study.drop_encoding().to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        study.drop_encoding().to_netcdf(temporary.absolute(), engine="h5netcdf", encoding=encoding)
