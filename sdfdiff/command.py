@@ -111,8 +111,8 @@ def _kept(arguments: argparse.Namespace) -> bool:
 # %% ../nbs/8_engine_room/10_command.ipynb #command-07a
 def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
     "The images to segment; every mistake that can be seen beforehand is reported before any work."
-    from sdfdiff.files import check_writable, read_attributes
-    from sdfdiff.provenance import check_same, output_paths
+    from sdfdiff.files import check_writable
+    from sdfdiff.provenance import check_same, output_paths, read_attributes
 
     images = _found(arguments)
     names = [path.stem for path in images]
@@ -214,8 +214,8 @@ def _time(seconds: float) -> str:
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08a
 def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str, bool]:
     "Segment one image. Returns what is to be said, and whether anything was drawn."
-    from sdfdiff.files import Refused, read_attributes
-    from sdfdiff.provenance import check_same, checksum, output_paths
+    from sdfdiff.files import Refused
+    from sdfdiff.provenance import check_same, checksum, output_paths, read_attributes
 
     outputs, start, there = output_paths(path, arguments.out), time.perf_counter(), _there(path, arguments)
     if there and arguments.resume:

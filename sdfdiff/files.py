@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'read_image', 'read_labels', 'Exists', 'Refused', 'DiskFull', 'check_writable', 'writing',
-           'write_png', 'write_dataset', 'with_current_names', 'read_dataset', 'read_attributes']
+           'write_png', 'write_dataset', 'with_current_names', 'read_dataset']
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-02
 import contextlib
@@ -381,19 +381,3 @@ def read_dataset(
         raise ValueError(f"{path} is not what is needed here ({what}){expected}.")
     plain = {key: value.item() for key, value in dataset.attrs.items() if isinstance(value, np.generic)}
     return dataset.assign_attrs(plain)
-
-# %% ../nbs/8_engine_room/3_files.ipynb #files-42a
-def read_attributes(
-    path: str | Path,  # A .nc file that this package wrote
-) -> dict:  # Its attributes, with today's names
-    "What a result says of itself, without its arrays and without xarray. ValueError for a file that cannot be read."
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            found = {
-                key: value.item() if getattr(value, "size", 0) == 1 else value for key, value in file.attrs.items()
-            }
-    except Exception:  # as in `read_dataset`
-        raise Refused(f"{path} is no netCDF file that can be read", force="to replace it") from None
-    return {key: _FORMER.get(value, value) if key.endswith("start") else value for key, value in found.items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'OUTPUTS', 'checksum', 'readable', 'data_folder', 'weights_path', 'weights_header', 'check_same',
-           'output_paths', 'plain']
+           'output_paths', 'plain', 'read_attributes']
 
 # %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-02
 import hashlib
@@ -121,3 +121,20 @@ def plain(
     "Settings in values that attributes of a file can hold."
     known = {None: "default", True: 1, False: 0}
     return {key: known[value] if value is None or isinstance(value, bool) else value for key, value in settings.items()}
+
+# %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-15a
+def read_attributes(
+    path: str | Path,  # A .nc file that this package wrote
+) -> dict:  # Its attributes, with today's names
+    "What a result says of itself, without its arrays and without xarray. ValueError for a file that cannot be read."
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            found = {
+                key: value.item() if getattr(value, "size", 0) == 1 else value for key, value in file.attrs.items()
+            }
+    except Exception:  # as in `read_dataset`
+        raise Refused(f"{path} is no netCDF file that can be read", force="to replace it") from None
+    former = {key: "initial_estimate" for key in found if key.endswith("start") and found[key] == "prior"}
+    return found | former

@@ -172,7 +172,7 @@ def test_every_notebook_is_run():
         found = [path for path in nbglob(ROOT / folder, as_path=True) if _keep_file(path, ".notest")]
         assert sorted(path.absolute() for path in found) == sorted(paths)
     recipe = re.search(r"^test:(?:.*\n\t)+.*\n", (ROOT / "Makefile").read_text(), re.M)[0]
-    assert re.findall(r"python -m pytest(.*)", recipe) == [" -n 2 --dist loadgroup --no-loadscope-reorder"]
+    assert re.findall(r"python -m pytest(.*)", recipe) == [" -n 2 --dist loadscope --no-loadscope-reorder"]
 
 
 def test_cells_are_skipped_as_nbdev_skips_them():
@@ -371,7 +371,7 @@ def test_module_is_small(path):
 def test_package_is_small():
     "Lines of all modules, the index left out, at a width of 120 columns (ruff checks the width)."
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "_modidx.py"]
-    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 11_500
+    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 12_000
 
 
 def unannotated(tree):
