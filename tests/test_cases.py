@@ -501,11 +501,10 @@ def test_layers_are_chosen_where_cases_are_found(tmp_path):
         read_case(paths)
     (tmp_path / "a.xml").unlink()
     put(tmp_path / "a_mask.png", MASK)
-    (paths,) = find_cases("folder", tmp_path, layers=["other"])
-    with pytest.raises(
-        ValueError, match=r"a_mask.png has no layers to choose \(other\): only Aperio XML files have\.$"
-    ):
-        read_case(paths)
+    said = r" has no layers to choose \(other\): only Aperio XML files have\.$"
+    for dataset, name in (("folder", "a_mask.png"), ("tissue", "scene 1000")):
+        with pytest.raises(ValueError, match=name + said):
+            find_cases(dataset, tmp_path, layers=["other"])
 
 
 def independent(path, shape):

@@ -321,13 +321,17 @@ def find_cases(
         if value not in choices:
             raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}.")
     if dataset == "tissue":
-        return _scenes(only)
-    if root is None:
+        found = _scenes(only)
+    elif root is None:
         raise ValueError(f"The data set {dataset} needs its folder: give it as root.")
-    root, validation = Path(root), split == "validation"
-    found = _found(dataset, root, "train" if validation else split)
-    found = _chosen(hold_out(found, dataset)[1] if validation else found, only, root, split)
+    else:
+        found = _found(dataset, Path(root), "train" if split == "validation" else split)
+        found = _chosen(hold_out(found, dataset)[1] if split == "validation" else found, only, Path(root), split)
     layers = tuple(map(str, [layers] if isinstance(layers, str | int) else layers))
+    files = [path for case in found for path in case.annotations or [case.image or case.name]]
+    without = [path for path in files if Path(path).suffix.lower() != ".xml"]
+    if layers and without:
+        raise ValueError(f"{without[0]} has no layers to choose ({', '.join(layers)}): only Aperio XML files have.")
     return [replace(case, layers=layers) for case in found]
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-31
@@ -344,8 +348,6 @@ def _scene(paths: CasePaths) -> Case:
 def _annotation(path: Path, image: np.ndarray, paths: CasePaths) -> np.ndarray:
     "Labels of one file, of the image's size."
     polygons = path.suffix.lower() == ".xml"
-    if paths.layers and not polygons:
-        raise ValueError(f"{path} has no layers to choose ({', '.join(paths.layers)}): only Aperio XML files have.")
     labels = _polygon_labels(path, image.shape[:2], paths.layers) if polygons else read_labels(path)
     if labels.shape != image.shape[:2]:
         ours, theirs = (" x ".join(map(str, array.shape[:2])) for array in (labels, image))
