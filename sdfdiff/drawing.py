@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGE', 'MASK', 'LABELS', 'DISTANCE', 'SPREAD', 'PROBABILITY', 'NOISE', 'ERROR', 'QUANTITIES', 'Quantity',
-           'colour_map', 'panels', 'png', 'line_style', 'limits', 'draw', 'colour_bar', 'draw_outline', 'draw_image',
-           'draw_mask', 'draw_labels', 'draw_distance', 'draw_spread', 'draw_probability', 'error_codes', 'draw_error',
-           'strip']
+           'colour_map', 'panels', 'png', 'line_style', 'limits', 'literal', 'draw', 'colour_bar', 'draw_outline',
+           'draw_image', 'draw_mask', 'draw_labels', 'draw_distance', 'draw_spread', 'draw_probability', 'error_codes',
+           'draw_error', 'strip']
 
 # %% ../nbs/8_engine_room/2_drawing.ipynb #drawing-04
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+    from matplotlib.text import Text
 
 # %% ../nbs/8_engine_room/2_drawing.ipynb #drawing-07
 @dataclass(frozen=True)
@@ -137,11 +138,27 @@ def limits(
     return (-limit if quantity.scale == "symmetric" else 0.0), float(limit)
 
 # %% ../nbs/8_engine_room/2_drawing.ipynb #drawing-20
+def literal(
+    *texts: "Text",  # Titles and labels
+    formulas: bool = False,  # True: what is a formula between dollars stays one
+) -> None:
+    "Show names as they are: the dollars of `cost$_$` begin no formula, which matplotlib would refuse."
+    from matplotlib.mathtext import MathTextParser
+
+    for text in texts:
+        try:
+            text.set_parse_math(formulas)
+            if formulas and "$" in text.get_text():
+                MathTextParser("path").parse(text.get_text())
+        except ValueError:
+            text.set_parse_math(False)
+
+
 def draw(
     axes: "Axes",  # Where to draw
     field: np.ndarray,  # Values, shape (row, column), or (row, column, 3) for an RGB image
     quantity: Quantity,  # What they mean
-    title: str = "",  # What is to be seen, stated as a finding
+    title: str = "",  # What is to be seen, stated as a finding; between dollars a formula, if it is one
     limit: float | None = None,  # End of the scale in the field's unit; None: the largest |value|
     bar: bool = True,  # Draw the colour bar
     unit: str | None = None,  # Unit on the bar; None: the quantity's own
@@ -154,7 +171,7 @@ def draw(
     drawn = axes.imshow(field.astype(float), cmap=colour_map(quantity), vmin=low, vmax=high, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=9)
+    literal(axes.set_title(title, fontsize=9), formulas=True)
     if bar:
         colour_bar(drawn, axes, quantity, unit)
     return drawn

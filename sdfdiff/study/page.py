@@ -74,6 +74,7 @@ td{overflow-wrap:anywhere;min-width:4em}tbody th{font-weight:400;min-width:9em}
 .cases{font-size:12.5px}.cases th,.cases td{padding-right:9px}
 .cases td,.cases tbody th{white-space:nowrap;min-width:0}
 .wide{overflow-x:auto;margin:16px 0}.charts{display:flex;flex-wrap:wrap;align-items:flex-start;gap:0 28px}
+dl{columns:2 30em;font-size:14px}dt{font-weight:600}dd{margin:0 0 6px;break-inside:avoid}
 figure{margin:20px 0;max-width:100%}img{max-width:100%;height:auto}
 figcaption{font-size:14px;color:#333;max-width:75ch}
 @media print{body{font-size:11pt;max-width:none;padding:0}.wide{overflow:visible}table{font-size:8pt}

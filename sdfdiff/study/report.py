@@ -6,6 +6,7 @@
 __all__ = ['WORDS', 'report_page', 'write_report']
 
 # %% ../../nbs/5_study/9_report.ipynb #report-02
+import datetime
 import json
 import os
 from html import escape
@@ -14,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..drawing import draw_error, draw_image, draw_probability, draw_spread, panels
+from ..drawing import draw_error, draw_image, draw_probability, draw_spread, literal, panels
 from ..files import check_writable, read_dataset, write_dataset, writing
 from .chart_parts import Chart, interval
 from .charts import CHARTS
 from .page import html_figure, html_page, html_table
 from .schema import CONVENTIONS
 from .store import open_study
-from .verification import TITLE, headline, read_verified, verify
+from .verification import TITLE, differences, headline, read_verified, verify
 
 # %% ../../nbs/5_study/9_report.ipynb #report-07
 WORDS = {  # quantity: (words, unit, factor, digits, better)
@@ -60,6 +61,32 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "posterior_gap": ("mean |P - exact posterior|", "1", 1, 3, "lower"),
 }
 
+# %% ../../nbs/5_study/9_report.ipynb #report-07-terms
+_TERMS = {  # Defined before the first of them is used
+    "member": "one mask that a method drew for an image; all of them are the ensemble",
+    "distance": "of a pixel to the edge of the object; where it is at most the threshold, the pixel is object",
+    "mask of the mean": "where the mean distance of the members is at most the threshold",
+    "P": "P(object), the share of the members in which a pixel is object; majority: where P is at least 1/2",
+    "initial estimate": "the network's first guess from the image alone, before any diffusion",
+    "F1": "2 TP / (2 TP + FP + FN) of right (TP), invented (FP) and missed (FN) object pixels; 100 % is perfect",
+    "IoU": "intersection over union: pixels in both of two masks, divided by pixels in either",
+    "expected loss": "mean 1 - F1 of the members against the mask of the mean; actual loss: of this mask and the truth",
+    "spread": "standard deviation over the members, of the mask or of the distance",
+    "ratio": "spread of the distance, divided by itself plus the distance to the threshold",
+    "nearness": "how near a pixel is to the edge of the mask: the baseline, which needs no ensemble",
+    "AUROC": "area under the receiver operating characteristic: the chance that a wrong pixel is more uncertain than a "
+    "right one; 0.5 is a coin",
+    "entropy": "how undecided P is; mutual information: how much a map tells about right and wrong",
+    "calibration error": "difference between P and the share of pixels that are object, mean over bins of P",
+    "Brier score": "mean squared difference between P and the truth, 0 or 1",
+    "disputed pixel": "one at which members or truth differ",
+    "CRPS": "continuous ranked probability score: how far the members' distances lie from the true one, less half of "
+    "how far they lie from each other",
+    "squared energy distance": "of d = 1 - IoU: 2 d(member, rater) - d(two members) - d(two raters), each a mean",
+    "posterior": "the true chances of all masks given the image; known for synthetic scenes only",
+    "95 % interval": "from drawing the patients again at random, with replacement",
+}
+
 # %% ../../nbs/5_study/9_report.ipynb #report-09
 def _defined(verified: xr.Dataset, quantity: str) -> np.ndarray:
     "How many cases a headline number is made of, shape (method,)."
@@ -71,16 +98,39 @@ def _defined(verified: xr.Dataset, quantity: str) -> np.ndarray:
 
 def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
     "The table of headline numbers."
-    there, cases, rows = numbers["quantity"].values.astype(str).tolist(), verified.sizes["case"], []
-    for name in [*(one for one in WORDS if one in there), *(one for one in there if one not in WORDS)]:
-        words, unit, times, digits, better = WORDS.get(name, (name, "1", 1, 3, ""))
-        cells = [interval(bounds, digits, times) for bounds in numbers.sel(quantity=name).values]
+    cases, rows = verified.sizes["case"], _rows(numbers)
+    for name, row in rows.items():
         counts = [f" [{n} of {cases} images]" if n < cases else "" for n in _defined(verified, name)]
-        rows.append([words, unit, better, *(cell + count for cell, count in zip(cells, counts))])
+        row[3:] = [cell + count for cell, count in zip(row[3:], counts)]
     return html_table(
         "Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known).",
         ["quantity", "unit", "better", *verified["method"].values.astype(str)],
-        rows,
+        list(rows.values()),
+    )
+
+
+def _rows(numbers: xr.DataArray) -> dict[str, list[str]]:
+    "By quantity, in the order of WORDS: words, unit, direction, and a cell per method."
+    there, rows = numbers["quantity"].values.astype(str).tolist(), {}
+    for name in [*(one for one in WORDS if one in there), *(one for one in there if one not in WORDS)]:
+        words, unit, times, digits, better = WORDS.get(name, (name, "1", 1, 3, ""))
+        cells = [interval(bounds, digits, times, name) for bounds in numbers.sel(quantity=name).values]
+        rows[name] = [words, unit, better, *cells]
+    return rows
+
+
+def _differences(verified: xr.Dataset, resamples: int) -> str:
+    "The table of paired differences; empty for one method."
+    first, *others = verified["method"].values.astype(str)
+    if not others:
+        return ""
+    rows = _rows(differences(verified, resamples).drop_sel(quantity="auroc_best", errors="ignore"))
+    caption = (
+        "Differences of methods, paired: the same images, and the same of them drawn again. Where 0 lies within the "
+    )
+    caption += "interval, this study does not tell the two apart. Means are over the images where both are defined."
+    return html_table(
+        caption, ["quantity", "unit", "better", *(f"{one} minus {first}" for one in others)], list(rows.values())
     )
 
 # %% ../../nbs/5_study/9_report.ipynb #report-11
@@ -189,7 +239,8 @@ def _maps(verified: xr.Dataset, study: xr.Dataset, heading: str, cases: list[int
             image = one["image"].transpose("row", "column", "channel").values
             draw_image(row[0], image if image.shape[-1] == 3 else image[..., 0], "image, true edge", truth)
         draw_probability(row[-3], one["probability"].values, f"{names[k]}")
-        draw_spread(row[-2], one["std"].values, f"expects to lose {float(numbers['expected_loss']):.2f}")
+        literal(row[-3].title)
+        draw_spread(row[-2], one["std"].values, f"expects to lose {_number(float(numbers['expected_loss']), '.2f')}")
         draw_error(row[-1], mask, truth, f"F1 {100 * float(numbers['f1'].sel(estimator='mmse')):.1f} %")
     reading = "P(object), spread of the distance, and where the mask of the mean is right and wrong."
     maps = f"Maps of {', '.join(str(names[k]) for k in cases)}."
@@ -245,13 +296,18 @@ def _pixels(verified: xr.Dataset) -> list[str]:
     return [f"Distances are in pixels of the prepared image {made}{more if oblong else ''}."]
 
 
+def _elsewhere(name: str) -> str:
+    said = interval([np.nan] * 3, quantity=name)
+    return f"; elsewhere {said}" if "(" in said else ""
+
+
 def _undefined(verified: xr.Dataset, numbers: xr.DataArray) -> list[str]:
     "Which means leave images out."
     count, methods = verified.sizes["case"], ", ".join(verified["method"].values.astype(str))
     holes = {name: _defined(verified, name) for name in map(str, numbers["quantity"].values)}
     return [
         f"{WORDS.get(name, (name,))[0]}: defined in {', '.join(map(str, n))} of {count} images ({methods}), "
-        "and averaged over these only."
+        f"and averaged over these only{_elsewhere(name)}."
         for name, n in holes.items()
         if (n < count).any()
     ] or ["Every headline number is defined in every image: nothing was left out of a mean."]
@@ -311,7 +367,8 @@ def _results(verified: xr.Dataset, resamples: int) -> tuple[xr.DataArray | None,
             name = draw.__name__.replace("_", " ")
             charts.append(f"<p>The {escape(name)} cannot be drawn: {escape(str(error))}</p>\n")
     first = [f"<p>{escape('. '.join(found[:3]))}.</p>"] if found else []
-    return numbers, [*first, _numbers(verified, numbers), '<h2>In pictures</h2><div class="charts">', *charts, "</div>"]
+    tables = [_numbers(verified, numbers), _differences(verified, resamples)]
+    return numbers, [*first, *tables, '<h2>In pictures</h2><div class="charts">', *charts, "</div>"]
 
 # %% ../../nbs/5_study/9_report.ipynb #report-22
 def report_page(
@@ -319,12 +376,15 @@ def report_page(
     study: xr.Dataset | None = None,  # From `open_study`, for the maps; None: no maps
     title: str | None = None,  # Of the page, as text; None: made of data set and methods
     resamples: int = 1000,  # For the intervals
+    date: datetime.date | None = None,  # Of the report; None: today
 ) -> str:  # HTML
     "A study as one self-contained page. Of fewer than two patients there are no intervals, and the page says so."
     methods = verified["method"].values.astype(str)
     numbers, results = _results(verified, resamples)
     parts = [f"<p><strong>{escape(one)}</strong></p>" for one in _partial(verified, study)]
-    parts += ["<h2>What came out</h2>", *results]
+    parts += [f"<p>Report of {date or datetime.date.today()}</p>", "<h2>Terms</h2><dl>"]
+    parts += [f"<dt>{escape(term)}</dt><dd>{escape(words)}</dd>" for term, words in _TERMS.items()]
+    parts += ["</dl>", "<h2>What came out</h2>", *results]
     if study is not None:
         chosen = _chosen_cases(verified).items()
         parts += ["<h2>Some images</h2>", *(html_figure(_maps(verified, study, *one), True) for one in chosen)]
@@ -342,6 +402,7 @@ def write_report(
     partial: bool = False,  # Take the finished cases of a study that still runs
     resamples: int = 1000,  # For the intervals
     progress: bool = True,  # Show a progress bar
+    date: datetime.date | None = None,  # Of the report; None: today
 ) -> xr.Dataset:  # What was measured
     "Measure a study and write its report, each file whole or not at all. One sentence for anything that is no study."
     store, out = Path(store), Path(out)
@@ -356,7 +417,7 @@ def write_report(
     verified = read_verified(store) if alone else verify(study, progress=progress)
     if numbers:
         write_dataset(verified, numbers, force)
-    text = report_page(verified, study, resamples=resamples)
+    text = report_page(verified, study, resamples=resamples, date=date)
     with writing(out, force) as temporary:
         temporary.write_text(text, encoding="utf8")
     return verified
