@@ -355,20 +355,16 @@ def test_one_method_two_cases_no_posterior_no_raters(tmp_path):
 NASTY = ["cost$_$", "a_b", "_first", "50 % {x}", r"C:\alpha$^2", "<b>&amp;\"'"]
 
 
-@pytest.mark.parametrize("name", NASTY)
-def test_names_are_shown_as_they_are(verified, name):
-    "No formula, no tag, and no legend without the method that begins with an underscore."
-    odd = verified.assign_coords(method=[name, "second"], case=[name, "b", "c"])
-    numbers = headline(odd, 20)
+def test_names_are_shown_as_they_are(verified):
+    "No formula, and no legend without the method that begins with an underscore."
+    odd = verified.isel(method=[0, 1] * 3).assign_coords(method=NASTY, case=["cost$_$", "b", "c"])
+    numbers = headline(odd, 5)
     for draw in CHARTS:
         chart = draw(odd, numbers)
-        png(chart.figure)
-        texts = [one for one in chart.figure.findobj(Text) if name in one.get_text()]
-        assert all(not one.get_parse_math() for one in texts)
-        legends = [one for one in (axes.get_legend() for axes in chart.figure.axes) if one]
-        titles = [one.get_title() for one in chart.figure.axes]
-        assert name in titles or any(name in [one.get_text() for one in legend.get_texts()] for legend in legends)
-        assert name in chart.finding
+        chart.figure.canvas.draw()
+        texts = [one for one in chart.figure.findobj(Text) if any(name in one.get_text() for name in NASTY)]
+        assert sorted({one.get_text() for one in texts}) == sorted(NASTY), draw
+        assert all(not one.get_parse_math() for one in texts) and NASTY[0] in chart.finding
 
 
 def test_a_report_of_names_with_dollars_has_all_charts(verified, store):
@@ -382,7 +378,7 @@ def test_a_report_of_names_with_dollars_has_all_charts(verified, store):
 
 def test_titles_with_dollars(tmp_path):
     "What is no formula is shown as it is; what is one stays one."
-    for title, formula in (("cost$_$", False), (r"$\sigma$ = 2", True), ("a $ b", True)):
+    for title, formula in (("cost$_$", False), (r"$\sigma$ = 2", True), ("a $ b", False)):
         figure, axes = panels(1)
         draw_image(axes[0], np.zeros((4, 4)), title)
         assert axes[0].title.get_parse_math() is formula and axes[0].get_title() == title and png(figure)
@@ -404,9 +400,10 @@ DEGENERATE = {  # name: (all members, truth)
 
 
 @pytest.mark.parametrize("world", DEGENERATE)
-def test_what_a_degenerate_study_cannot_say_is_said_with_why(world):
+def test_what_a_degenerate_study_cannot_say_is_said_with_why(world, monkeypatch):
+    monkeypatch.setattr(report, "html_figure", lambda chart, maps=False: f"<p>{chart.finding}; {chart.alternative}</p>")
     members, truth = DEGENERATE[world]
-    drawn = {name: drawn_from(np.stack([members] * 3)) for name in ("one", "two")}
+    drawn = {name: drawn_from(np.stack([members] * 4)) for name in ("one", "two")}
     study = study_of([case_of(f"c{k}", drawn, truth) for k in range(2)])
     both = {"held_out": [True] * 2, "rows": [24] * 2, "columns": [24] * 2, "fragments_truth": [int(truth.any())] * 2}
     study = study.assign_coords({name: ("case", values) for name, values in both.items()})
@@ -446,7 +443,7 @@ def test_terms_are_defined_before_they_are_used(text):
         assert term in terms and term in rest and not re.search(rf"\b{term}\b", before)
 
 
-def test_differences_are_paired(verified):
+def test_differences_are_paired(verified, undrawn):
     "Of means: those of the images' differences, resampled; of sums: what both methods' sums give, drawn together."
     numbers, found = headline(verified, 50), differences(verified, 50)
     assert found["method"].values.tolist() == ["second"] and set(found["quantity"].values) == (
@@ -464,14 +461,15 @@ def test_differences_are_paired(verified):
     assert len(tables) == 1
     shown = next(one for one in page.rows[tables[0] :] if one[0] == WORDS["crps"][0])
     assert shown[3] == interval(found.sel(quantity="crps").values[0], 2)
-    assert "minus" not in report_page(verified.isel(method=[0]), resamples=5).split("<caption>")[1]
+    assert "Differences of methods" not in report_page(verified.isel(method=[0]), resamples=5)
 
 
-def test_the_report_has_its_date(verified, store, tmp_path, undrawn):
+def test_the_report_has_its_date(verified, tmp_path, undrawn):
     day = datetime.date(2031, 2, 3)
     assert "<p>Report of 2031-02-03</p>" in report_page(verified, resamples=5, date=day)
-    write_report(store, tmp_path / "a.html", resamples=5, progress=False, date=day)
-    write_report(store, tmp_path / "b.html", resamples=5, progress=False, date=day)
+    write_dataset(verified, tmp_path / "n.nc")
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / "n.nc", tmp_path / name, resamples=5, progress=False, date=day)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     days = [str(datetime.date.today())]
     text = report_page(verified, resamples=5)

@@ -179,7 +179,8 @@ def spread_skill_chart(verified: xr.Dataset, numbers: xr.DataArray, axes: "Seque
     verdict = "too narrow" if ratio[2] < 1 else "too wide" if ratio[1] > 1 else "not clearly too narrow or too wide"
     words = interval(ratio, quantity="spread_skill")
     return Chart(
-        f"{_names(verified)[0]}: spread over error is {words}" + f": the ensemble is {verdict}" * bool(ratio[0] > 0),
+        f"{_names(verified)[0]}: spread over error is {words}"
+        + f": the ensemble is {verdict}" * bool(np.isfinite(ratio[0])),
         "A point per image: root mean squares over the pixels where members or truth differ. On the diagonal the "
         "spread is as large as the error.",
         _pairs(spread, error, ("spread of the distance (px)", "error of the mean distance (px)"), axes),
