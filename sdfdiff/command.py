@@ -90,10 +90,9 @@ def _images(arguments: argparse.Namespace) -> list[Path]:
         )
     images = []
     for path in arguments.images:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.is_dir():  # all its images, but for results of an earlier run and what macOS puts beside them (._NAME)
+        inside = sorted(path.glob("[!.]*")) if path.is_dir() else [path]
+        if path.is_dir():  # all its images, but for results of an earlier run, and ._NAME of macOS
             inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(OUTPUTS)]
-            inside = [p for p in inside if p.name[0] != "."]
         if not inside:
             raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
         images += inside

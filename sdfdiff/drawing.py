@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGE', 'MASK', 'LABELS', 'DISTANCE', 'SPREAD', 'PROBABILITY', 'NOISE', 'ERROR', 'QUANTITIES', 'Quantity',
-           'colour_map', 'panels', 'png', 'line_style', 'limits', 'literal', 'draw', 'colour_bar', 'draw_outline',
-           'draw_image', 'draw_mask', 'draw_labels', 'draw_distance', 'draw_spread', 'draw_probability', 'error_codes',
-           'draw_error', 'strip']
+           'colour_map', 'panels', 'png', 'line_style', 'limits', 'draw', 'colour_bar', 'draw_outline', 'draw_image',
+           'draw_mask', 'draw_labels', 'draw_distance', 'draw_spread', 'draw_probability', 'error_codes', 'draw_error',
+           'strip']
 
 # %% ../nbs/8_engine_room/2_drawing.ipynb #drawing-04
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-    from matplotlib.text import Text
 
 # %% ../nbs/8_engine_room/2_drawing.ipynb #drawing-07
 @dataclass(frozen=True)
@@ -138,20 +137,14 @@ def limits(
     return (-limit if quantity.scale == "symmetric" else 0.0), float(limit)
 
 # %% ../nbs/8_engine_room/2_drawing.ipynb #drawing-20
-def literal(
-    *texts: "Text",  # Titles and labels
-    formulas: bool = False,  # True: what is a formula between dollars stays one
-) -> None:
-    "Show names as they are: the dollars of `cost$_$` begin no formula, which matplotlib would refuse."
+def _is_formula(text: str) -> bool:
+    "Is there a formula between its dollars? Those of a name such as `cost$_$` begin none, and matplotlib refuses it."
     from matplotlib.mathtext import MathTextParser
 
-    for text in texts:
-        try:
-            text.set_parse_math(formulas)
-            if formulas and "$" in text.get_text():
-                MathTextParser("path").parse(text.get_text())
-        except ValueError:
-            text.set_parse_math(False)
+    try:
+        return "$" in text and bool(MathTextParser("path").parse(text))
+    except ValueError:
+        return False
 
 
 def draw(
@@ -171,7 +164,7 @@ def draw(
     drawn = axes.imshow(field.astype(float), cmap=colour_map(quantity), vmin=low, vmax=high, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
-    literal(axes.set_title(title, fontsize=9), formulas=True)
+    axes.set_title(title, fontsize=9, parse_math=_is_formula(title))
     if bar:
         colour_bar(drawn, axes, quantity, unit)
     return drawn

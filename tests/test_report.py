@@ -461,7 +461,7 @@ def test_differences_are_paired(verified, undrawn):
     assert len(tables) == 1
     shown = next(one for one in page.rows[tables[0] :] if one[0] == WORDS["crps"][0])
     assert shown[3] == interval(found.sel(quantity="crps").values[0], 2)
-    assert "Differences of methods" not in report_page(verified.isel(method=[0]), resamples=5)
+    assert "Differences, paired" not in report_page(verified.isel(method=[0]), resamples=5)
 
 
 def test_the_report_has_its_date(verified, tmp_path, undrawn):

@@ -90,9 +90,8 @@ def _layers(
         if root.tag not in ("Annotations", "Annotation"):
             raise ParseError(f"it begins with <{root.tag[:40]}>")
         for number, layer in enumerate(root.findall(".//Annotation") or [root], start=1):
-            about = layer.findall("Attributes/Attribute")
-            names = [layer.get("Name"), *(one.get("Value") for one in about), *(one.get("Name") for one in about)]
-            name = next((one for one in names if one not in (None, "", "Description")), "")
+            names = (one.get(key) for key in ("Value", "Name") for one in layer.findall("Attributes/Attribute"))
+            name = next((one for one in (layer.get("Name"), *names) if one not in (None, "", "Description")), "")
             regions = found.setdefault((str(number), name), [])
             for one in layer.iter("Region"):
                 corners = np.array([[float(vertex.attrib[axis]) for axis in "XY"] for vertex in one.iter("Vertex")])

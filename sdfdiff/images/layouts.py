@@ -95,7 +95,7 @@ def _files(
                 found.append((folders, path))
     return sorted(found)
 
-# %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-17
+# %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-16-says
 def _says(
     folders: tuple[str, ...],  # Folder names, outermost first
     path: Path,  # A file in them
@@ -105,7 +105,7 @@ def _says(
     known = [bool(_MASK_WORDS & some) for some in words if (_MASK_WORDS | _IMAGE_WORDS) & some]
     return True if path.suffix.lower() == ".xml" else next(iter(known), None)
 
-
+# %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-17
 def _pairs_in(
     place: tuple[str, ...],  # Folders without words for images and masks
     files: list[tuple[tuple[str, ...], Path]],  # All that lie there

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ..drawing import line_style, literal, panels
+from ..drawing import line_style, panels
 from ..uncertainty.fields import bootstrap
 
 if TYPE_CHECKING:
@@ -32,18 +32,13 @@ class Chart:
     alternative: str  # The main numbers in words, for those who do not see the chart
 
 
-_UNDEFINED = {  # Beginning of a quantity's name: where it is not defined
-    "auroc_believed": "no pixel is uncertain",
-    "auroc": "no pixel is wrong, or none is right",
-    "information": "no pixel is wrong, or none is right",
-    "ece_recalibrated": "the other patients have no object near the edges, or nothing else",
-    "ece": "no pixel is near an edge",
-    "ace": "no pixel is near an edge",
-    "brier": "no pixel is near an edge",
-    "spread_skill": "members and truth agree at every pixel",
-    "crps": "members and truth agree at every pixel",
-    "ranks": "members and truth agree at every pixel",
-    "loss_correlation": "the expected loss, or the actual one, is the same in all images",
+_UNDEFINED = {  # Where a number is not defined: beginnings of its name
+    "no pixel is uncertain": ("auroc_believed",),
+    "no pixel is wrong, or none is right": ("auroc", "information"),
+    "the other patients have no object near the edges, or nothing else": ("ece_recalibrated",),
+    "no pixel is near an edge": ("ece", "ace", "brier"),
+    "members and truth agree at every pixel": ("spread_skill", "crps", "ranks"),
+    "the expected loss, or the actual one, is the same in all images": ("loss_correlation",),
 }
 
 
@@ -56,7 +51,7 @@ def interval(
     "A number with its interval, in words."
     value, low, high = np.asarray(bounds, float) * times
     if not np.isfinite(value):
-        why = next((why for start, why in _UNDEFINED.items() if quantity.startswith(start)), "")
+        why = next((why for why, starts in _UNDEFINED.items() if quantity.startswith(starts)), "")
         return f"not defined ({why})" if why else "not defined"
     known = np.isfinite([low, high]).all()
     return f"{value:.{digits}f} ({f'{low:.{digits}f} to {high:.{digits}f}' if known else 'no interval'})"
@@ -78,7 +73,7 @@ def chart_panels(
     for one in axes[len(titles) :]:
         one.axis("off")
     for one, title in zip(axes, titles):
-        literal(one.set_title(title, fontsize=9))
+        one.set_title(title, fontsize=9, parse_math=False)
     return figure, axes[: len(titles)]
 
 
@@ -94,7 +89,9 @@ def tidy(
     axes.spines[["top", "right"]].set_visible(False)
     if legend:  # with every name, also one that begins with _, which matplotlib keeps for its own
         named = [one for one in (*axes.lines, *axes.patches) if not re.fullmatch(r"_child\d+", one.get_label())]
-        literal(*axes.legend(named, [one.get_label() for one in named], fontsize=8, frameon=False).get_texts())
+        drawn = axes.legend(named, [one.get_label() for one in named], fontsize=8, frameon=False)
+        for text in drawn.get_texts():
+            text.set_parse_math(False)
 
 # %% ../../nbs/5_study/6_chart_parts.ipynb #chart-parts-13
 _MARKERS = "osD^vP"

@@ -9,6 +9,7 @@ __all__ = ['evaluate', 'unseen', 'scores_by_convention', 'summary']
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import xarray as xr
 
 from ..diffusion.model import Model
 from ..ensembles.method import Method
-from ..images.cases import CasePaths, find_cases, hold_out
+from ..images.cases import find_cases, hold_out
 from .plan import StudyPlan, study_cases
 from .schema import MASKS, THRESHOLDS
 from .store import finish, open_study, run_study
@@ -56,20 +57,16 @@ def unseen(
     "The images of a data set that weights can be judged by: test images, or else those held out of their training."
     if dataset != "folder":
         return "validation" if dataset == "raters" else "test", None
-    train, test = (_found(root, split) for split in ("train", "test"))
+    found = {"train": [], "test": []}
+    for split in found:
+        with suppress(FileNotFoundError):  # it has none of this split
+            found[split] = find_cases(dataset, root, split)
+    train, test = found.values()
     names = [case.name for case in train if case.name in model.about.get("held_out", [])]
     if not names or (test and test != train):  # other images, or a folder of its own for testing
         return "test", None
     kept = [case.name for case in hold_out(train, dataset)[1]] if len(train) > 1 else []
     return ("validation", None) if names == kept else ("train", names)
-
-
-def _found(root: str | os.PathLike, split: str) -> list[CasePaths]:
-    "The cases of a plain folder; none where it has none of this split."
-    try:
-        return find_cases("folder", root, split)
-    except FileNotFoundError:
-        return []
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-12
 def scores_by_convention(

@@ -48,8 +48,6 @@ def _check(plan: "StudyPlan") -> None:
             f"{number} cases and {plan.keep!r} members to keep: at least 1 case, and 0 to {most} members, no more "
             "than are drawn, are needed."
         )
-    if not isinstance(plan.layers, tuple) or not all(isinstance(one, str) for one in plan.layers):
-        raise ValueError(f"The layers are {plan.layers!r}: a list of names or numbers, as texts, is needed.")
     if not isinstance(plan.images, bool):
         raise ValueError(f"images is {plan.images!r}: true or false is needed.")
     if plan.crop is not None and (not isinstance(plan.crop, int) or isinstance(plan.crop, bool) or plan.crop < 1):
@@ -81,6 +79,8 @@ class StudyPlan:
         for name in ("methods", "cases", "quantiles", "layers"):  # lists are as good: a plan read from JSON is equal
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not isinstance(self.layers, tuple) or not all(isinstance(one, str) for one in self.layers):
+            raise ValueError(f"The layers are {self.layers!r}: a list of names or numbers, as texts, is needed.")
         _check(self)
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-12

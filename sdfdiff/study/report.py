@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..drawing import draw_error, draw_image, draw_probability, draw_spread, literal, panels
+from ..drawing import draw_error, draw_image, draw_probability, draw_spread, panels
 from ..files import check_writable, read_dataset, write_dataset, writing
 from .chart_parts import Chart, interval
 from .charts import CHARTS
-from .page import html_figure, html_page, html_table
+from .page import TERMS, html_figure, html_page, html_table
 from .schema import CONVENTIONS
 from .store import open_study
 from .verification import TITLE, differences, headline, read_verified, verify
@@ -42,13 +42,7 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "auroc_gain": ("AUROC of the ratio minus that of the nearness", "1", 1, 3, "above 0"),
     "auroc_believed": ("AUROC of |P - 1/2| if P were exact", "1", 1, 3, "near the AUROC"),
     "auroc_best": ("AUROC: the exact posterior, the best possible", "1", 1, 3, "a bound"),
-    "information_ratio": (
-        "mutual information of ratio and error, share of the possible",
-        "%",
-        100,
-        1,
-        "higher",
-    ),
+    "information_ratio": ("mutual information of ratio and error, share of the possible", "%", 100, 1, "higher"),
     "ece": ("calibration error of P near edges, ten bins", "1", 1, 3, "lower"),
     "ace": ("the same in bins of equal mass", "1", 1, 3, "lower"),
     "ece_recalibrated": ("the same, recalibrated on all other patients", "1", 1, 3, "lower"),
@@ -61,32 +55,6 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "posterior_gap": ("mean |P - exact posterior|", "1", 1, 3, "lower"),
 }
 
-# %% ../../nbs/5_study/9_report.ipynb #report-07-terms
-_TERMS = {  # Defined before the first of them is used
-    "member": "one mask that a method drew for an image; all of them are the ensemble",
-    "distance": "of a pixel to the edge of the object; where it is at most the threshold, the pixel is object",
-    "mask of the mean": "where the mean distance of the members is at most the threshold",
-    "P": "P(object), the share of the members in which a pixel is object; majority: where P is at least 1/2",
-    "initial estimate": "the network's first guess from the image alone, before any diffusion",
-    "F1": "2 TP / (2 TP + FP + FN) of right (TP), invented (FP) and missed (FN) object pixels; 100 % is perfect",
-    "IoU": "intersection over union: pixels in both of two masks, divided by pixels in either",
-    "expected loss": "mean 1 - F1 of the members against the mask of the mean; actual loss: of this mask and the truth",
-    "spread": "standard deviation over the members, of the mask or of the distance",
-    "ratio": "spread of the distance, divided by itself plus the distance to the threshold",
-    "nearness": "how near a pixel is to the edge of the mask: the baseline, which needs no ensemble",
-    "AUROC": "area under the receiver operating characteristic: the chance that a wrong pixel is more uncertain than a "
-    "right one; 0.5 is a coin",
-    "entropy": "how undecided P is; mutual information: how much a map tells about right and wrong",
-    "calibration error": "difference between P and the share of pixels that are object, mean over bins of P",
-    "Brier score": "mean squared difference between P and the truth, 0 or 1",
-    "disputed pixel": "one at which members or truth differ",
-    "CRPS": "continuous ranked probability score: how far the members' distances lie from the true one, less half of "
-    "how far they lie from each other",
-    "squared energy distance": "of d = 1 - IoU: 2 d(member, rater) - d(two members) - d(two raters), each a mean",
-    "posterior": "the true chances of all masks given the image; known for synthetic scenes only",
-    "95 % interval": "from drawing the patients again at random, with replacement",
-}
-
 # %% ../../nbs/5_study/9_report.ipynb #report-09
 def _defined(verified: xr.Dataset, quantity: str) -> np.ndarray:
     "How many cases a headline number is made of, shape (method,)."
@@ -96,42 +64,33 @@ def _defined(verified: xr.Dataset, quantity: str) -> np.ndarray:
     return data.notnull().sum("case").values
 
 
-def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
-    "The table of headline numbers."
-    cases, rows = verified.sizes["case"], _rows(numbers)
-    for name, row in rows.items():
-        counts = [f" [{n} of {cases} images]" if n < cases else "" for n in _defined(verified, name)]
-        row[3:] = [cell + count for cell, count in zip(row[3:], counts)]
-    return html_table(
-        "Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known).",
-        ["quantity", "unit", "better", *verified["method"].values.astype(str)],
-        list(rows.values()),
-    )
-
-
-def _rows(numbers: xr.DataArray) -> dict[str, list[str]]:
-    "By quantity, in the order of WORDS: words, unit, direction, and a cell per method."
-    there, rows = numbers["quantity"].values.astype(str).tolist(), {}
+def _table(caption: str, heads: list[str], numbers: xr.DataArray, counts: dict[str, list[str]]) -> str:
+    "A row per quantity, in the order of WORDS; a column per method, with how many images count."
+    there, rows = numbers["quantity"].values.astype(str).tolist(), []
     for name in [*(one for one in WORDS if one in there), *(one for one in there if one not in WORDS)]:
         words, unit, times, digits, better = WORDS.get(name, (name, "1", 1, 3, ""))
         cells = [interval(bounds, digits, times, name) for bounds in numbers.sel(quantity=name).values]
-        rows[name] = [words, unit, better, *cells]
-    return rows
+        rows.append([words, unit, better, *map("".join, zip(cells, counts.get(name, [""] * len(cells))))])
+    return html_table(caption, ["quantity", "unit", "better", *heads], rows)
+
+# %% ../../nbs/5_study/9_report.ipynb #report-09-rows
+def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
+    "The table of headline numbers."
+    cases, names = verified.sizes["case"], numbers["quantity"].values.astype(str)
+    counts = {name: [f" [{n} of {cases} images]" * (n < cases) for n in _defined(verified, name)] for name in names}
+    caption = "Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known)."
+    return _table(caption, verified["method"].values.astype(str), numbers, counts)
 
 
 def _differences(verified: xr.Dataset, resamples: int) -> str:
-    "The table of paired differences; empty for one method."
+    "The table of paired differences; none for one method."
     first, *others = verified["method"].values.astype(str)
-    if not others:
-        return ""
-    rows = _rows(differences(verified, resamples).drop_sel(quantity="auroc_best", errors="ignore"))
     caption = (
-        "Differences of methods, paired: the same images, and the same of them drawn again. Where 0 lies within the "
+        "Differences, paired: the same images, drawn again together; means are over those where both are defined. "
     )
-    caption += "interval, this study does not tell the two apart. Means are over the images where both are defined."
-    return html_table(
-        caption, ["quantity", "unit", "better", *(f"{one} minus {first}" for one in others)], list(rows.values())
-    )
+    caption += "Where 0 lies within an interval, this study does not tell the two methods apart."
+    heads = [f"{one} minus {first}" for one in others]
+    return _table(caption, heads, differences(verified, resamples), {}) if others else ""
 
 # %% ../../nbs/5_study/9_report.ipynb #report-11
 def _count(number: int, word: str) -> str:
@@ -239,7 +198,7 @@ def _maps(verified: xr.Dataset, study: xr.Dataset, heading: str, cases: list[int
             image = one["image"].transpose("row", "column", "channel").values
             draw_image(row[0], image if image.shape[-1] == 3 else image[..., 0], "image, true edge", truth)
         draw_probability(row[-3], one["probability"].values, f"{names[k]}")
-        literal(row[-3].title)
+        row[-3].title.set_parse_math(False)
         draw_spread(row[-2], one["std"].values, f"expects to lose {_number(float(numbers['expected_loss']), '.2f')}")
         draw_error(row[-1], mask, truth, f"F1 {100 * float(numbers['f1'].sel(estimator='mmse')):.1f} %")
     reading = "P(object), spread of the distance, and where the mask of the mean is right and wrong."
@@ -296,18 +255,13 @@ def _pixels(verified: xr.Dataset) -> list[str]:
     return [f"Distances are in pixels of the prepared image {made}{more if oblong else ''}."]
 
 
-def _elsewhere(name: str) -> str:
-    said = interval([np.nan] * 3, quantity=name)
-    return f"; elsewhere {said}" if "(" in said else ""
-
-
 def _undefined(verified: xr.Dataset, numbers: xr.DataArray) -> list[str]:
     "Which means leave images out."
     count, methods = verified.sizes["case"], ", ".join(verified["method"].values.astype(str))
     holes = {name: _defined(verified, name) for name in map(str, numbers["quantity"].values)}
     return [
         f"{WORDS.get(name, (name,))[0]}: defined in {', '.join(map(str, n))} of {count} images ({methods}), "
-        f"and averaged over these only{_elsewhere(name)}."
+        f"and averaged over these only; elsewhere {interval([np.nan] * 3, quantity=name)}."
         for name, n in holes.items()
         if (n < count).any()
     ] or ["Every headline number is defined in every image: nothing was left out of a mean."]
@@ -382,9 +336,9 @@ def report_page(
     methods = verified["method"].values.astype(str)
     numbers, results = _results(verified, resamples)
     parts = [f"<p><strong>{escape(one)}</strong></p>" for one in _partial(verified, study)]
-    parts += [f"<p>Report of {date or datetime.date.today()}</p>", "<h2>Terms</h2><dl>"]
-    parts += [f"<dt>{escape(term)}</dt><dd>{escape(words)}</dd>" for term, words in _TERMS.items()]
-    parts += ["</dl>", "<h2>What came out</h2>", *results]
+    terms = (f"<dt>{escape(term)}</dt><dd>{escape(words)}</dd>" for term, words in TERMS.items())
+    parts += [f"<p>Report of {date or datetime.date.today()}</p>", "<h2>Terms</h2><dl>", *terms, "</dl>"]
+    parts += ["<h2>What came out</h2>", *results]
     if study is not None:
         chosen = _chosen_cases(verified).items()
         parts += ["<h2>Some images</h2>", *(html_figure(_maps(verified, study, *one), True) for one in chosen)]
