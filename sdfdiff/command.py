@@ -87,8 +87,8 @@ def _found(arguments: argparse.Namespace) -> list[Path]:
 
     images = []
     for path in arguments.images:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.is_dir():  # all its images, but for results of an earlier run
+        inside = sorted(path.glob("[!.]*")) if path.is_dir() else [path]
+        if path.is_dir():  # all its images, but for results of an earlier run, and ._NAME of macOS
             inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
             inside = [p for p in inside if not p.name.endswith(OUTPUTS)]
         if not inside:

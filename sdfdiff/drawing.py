@@ -137,11 +137,21 @@ def limits(
     return (-limit if quantity.scale == "symmetric" else 0.0), float(limit)
 
 # %% ../nbs/8_engine_room/2_drawing.ipynb #drawing-20
+def _is_formula(text: str) -> bool:
+    "Is there a formula between its dollars? Those of a name such as `cost$_$` begin none, and matplotlib refuses it."
+    from matplotlib.mathtext import MathTextParser
+
+    try:
+        return "$" in text and bool(MathTextParser("path").parse(text))
+    except ValueError:
+        return False
+
+
 def draw(
     axes: "Axes",  # Where to draw
     field: np.ndarray,  # Values, shape (row, column), or (row, column, 3) for an RGB image
     quantity: Quantity,  # What they mean
-    title: str = "",  # What is to be seen, stated as a finding
+    title: str = "",  # What is to be seen, stated as a finding; between dollars a formula, if it is one
     limit: float | None = None,  # End of the scale in the field's unit; None: the largest |value|
     bar: bool = True,  # Draw the colour bar
     unit: str | None = None,  # Unit on the bar; None: the quantity's own
@@ -154,7 +164,7 @@ def draw(
     drawn = axes.imshow(field.astype(float), cmap=colour_map(quantity), vmin=low, vmax=high, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=_is_formula(title))
     if bar:
         colour_bar(drawn, axes, quantity, unit)
     return drawn

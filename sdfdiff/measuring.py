@@ -28,19 +28,25 @@ def _add_evaluate(commands):
     one.add_argument(
         "--split",
         choices=("train", "test", "validation"),
-        help="validation: the part of train held out (default test; for raters validation)",
+        help="validation: the part of train held out (default test; for raters, and for a folder that the weights "
+        "were trained on, what was held out)",
     )
     one.add_argument("--weights", help="default: nuclei for monuseg, glands for glas")
     one.add_argument("--limit", type=whole_number, metavar="N", help="only so many images")
     one.add_argument("--out", type=Path, metavar="STORE.zarr", help="keep the study in this folder")
     one.add_argument("--resume", action="store_true", help="continue a store that is there")
+    _add_layers(one)
     add_method_options(one, 16)
+
+
+def _add_layers(one):
+    one.add_argument("--layers", nargs="+", default=(), metavar="NAME", help="of Aperio XML, names or numbers")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-07
 def _evaluate(arguments: argparse.Namespace) -> None:
     "Measure F1 and IoU on a data set under every convention; prints a table and, with --out, keeps the study."
     from sdfdiff.diffusion.model import load_model
-    from sdfdiff.study.evaluation import evaluate, summary
+    from sdfdiff.study.evaluation import evaluate, summary, unseen
 
     weights = arguments.weights or {"monuseg": "nuclei", "glas": "glands"}.get(arguments.dataset)
     if weights is None:
@@ -49,16 +55,22 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError("--resume continues a store: name it with --out STORE.zarr.")
     method = chosen_method(arguments, weights)
     prepare_process()
+    model, split, cases = load_model(weights), arguments.split, None
+    if split is None:
+        split, cases = unseen(arguments.dataset, arguments.root, model)
+        if arguments.dataset == "folder" and split != "test":
+            print(f"measured are the images that {weights} held out of training; --split train takes all", end="\n\n")
     result = evaluate(
         arguments.dataset,
         arguments.root,
-        arguments.split or ("validation" if arguments.dataset == "raters" else "test"),
+        split,
         method,
-        cases=arguments.limit,
+        cases=arguments.limit if cases is None else cases[: arguments.limit],
         out=arguments.out,
         resume=arguments.resume,
         force=arguments.force,
-        workers=chosen_workers(arguments, load_model(weights)),
+        workers=chosen_workers(arguments, model),
+        layers=arguments.layers,
     )
     print(summary(result))
     if arguments.out is not None:
@@ -98,6 +110,7 @@ def _add_train(commands):
     one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")
     one.add_argument("--steps", type=whole_number, metavar="N", help="training steps (default: as the shipped weights)")
     one.add_argument("--seed", type=seed_number, default=0, help="of everything random (default 0)")
+    _add_layers(one)
     one.add_argument("--resume", action="store_true", help="continue a training that was stopped")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-10
@@ -112,7 +125,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"{arguments.out} must end in .safetensors.")
     prepare_process()
-    setting = setting_of(arguments.dataset)
+    setting = replace(setting_of(arguments.dataset), layers=tuple(arguments.layers))
     if arguments.form != "preconditioned":
         setting = raw_score(setting, helped=arguments.form == "raw-score-helped")
     if arguments.target == "binary":

@@ -5,6 +5,7 @@ import os
 import warnings
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from PIL import Image
 from safetensors import safe_open
+from scipy.spatial import cKDTree
 from small_folders import MASK, PICTURE, SQUARE, aperio, put
 from small_studies import folder
 
@@ -359,6 +361,191 @@ def test_strangers_files_give_one_sentence(tmp_path, content, words):
     with pytest.raises(ValueError) as problem:
         module._polygon_labels(tmp_path / "evil.xml", (8, 9))
     assert "evil.xml" in str(problem.value) and words in str(problem.value) and "\n" not in str(problem.value)
+
+
+# ---- Aperio XML: types, holes, layers
+
+
+def drawn(*regions, name=""):
+    "A layer of (corners (row, column), more words of the region)."
+    inner = "".join(
+        f"<Region {words}><Vertices>"
+        + "".join(f'<Vertex X="{column}" Y="{row}" Z="0"/>' for row, column in corners)
+        + "</Vertices></Region>"
+        for corners, words in regions
+    )
+    return f'<Annotation Name="{name}"><Regions>{inner}</Regions></Annotation>'
+
+
+def labels_of(path, *layers, shape=(40, 50), chosen=()):
+    "Labels, and the sentence that says what was left out."
+    put(path, f"<Annotations>{''.join(layers)}</Annotations>")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        labels = module._polygon_labels(path, shape, chosen)
+    return labels, " ".join(str(one.message) for one in caught)
+
+
+def rectangle(top, left, bottom, right):
+    return [(top, left), (top, right), (bottom, right), (bottom, left)]
+
+
+def filled(*boxes, shape=(40, 50)):
+    labels = np.zeros(shape, np.int32)
+    for number, (top, left, bottom, right) in boxes:
+        labels[top : bottom + 1, left : right + 1] = number
+    return labels
+
+
+@pytest.mark.parametrize("corners", [[(4, 10), (24, 40)], [(24, 10), (4, 40)], rectangle(4, 10, 24, 40)])
+def test_an_ellipse_fills_the_box_whose_corners_are_stored(tmp_path, corners):
+    labels, said = labels_of(tmp_path / "a.xml", drawn((corners, 'Type="2"')))
+    row, column = np.indices((40, 50))
+    from_middle = np.hypot((row - 14) / 10, (column - 25) / 15)
+    assert (labels[from_middle <= 1] == 1).all() and not labels[from_middle > 1.07].any() and not said
+    assert labels[14, 10] == labels[14, 40] == labels[4, 25] == labels[24, 25] == 1
+
+
+def test_rectangles_by_two_corners_or_by_four(tmp_path):
+    two, four = [(12, 3), (4, 20)], rectangle(20, 5, 30, 45)
+    labels, said = labels_of(tmp_path / "a.xml", drawn((two, 'Type="1"'), (four, 'Type="1"'), ([(35, 2), (35, 9)], "")))
+    assert (labels == filled((1, (4, 3, 12, 20)), (2, (20, 5, 30, 45)), (3, (35, 2, 35, 9)))).all() and not said
+
+
+def test_arrows_and_rulers_are_no_objects_and_that_is_said(tmp_path):
+    line = [(2, 2), (30, 45)]
+    other = drawn((line, 'Type="3"'), (SQUARE, 'Type="0"'), (line, 'Type="4"'), (line, 'Type="3"'), (line, 'Type="9"'))
+    labels, said = labels_of(tmp_path / "a.xml", other)
+    assert (labels == filled((1, (5, 5, 15, 15)))).all()
+    assert said.endswith("a.xml: left out what is no area (arrow: 2, ruler: 1, Type 9: 1).")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_hole_is_no_object_and_what_lies_in_it_is(tmp_path, order):
+    "In any order; and a hole cuts its own layer only."
+    regions = [
+        (rectangle(2, 2, 30, 40), ""),
+        (rectangle(8, 8, 24, 34), 'NegativeROA="1"'),
+        (rectangle(12, 12, 18, 20), 'NegativeROA="0"'),
+    ]
+    labels, said = labels_of(tmp_path / "a.xml", drawn(*(regions[k] for k in order)))
+    expected = filled((1, (2, 2, 30, 40)), (0, (8, 8, 24, 34)), (1, (12, 12, 18, 20))) > 0
+    assert ((labels > 0) == expected).all() and labels.max() == 2 and not said
+    assert labels[3, 3] != labels[14, 14]
+    other = drawn((rectangle(10, 36, 20, 45), ""), (rectangle(26, 36, 28, 45), 'NegativeROA="true"'), name="other")
+    both, _ = labels_of(tmp_path / "b.xml", drawn(*(regions[k] for k in order)), other)
+    assert ((both > 0) == (expected | (filled((1, (10, 36, 20, 45))) > 0))).all() and both.max() == 3
+
+
+def test_a_hole_larger_than_its_object_leaves_nothing(tmp_path):
+    labels, _ = labels_of(tmp_path / "a.xml", drawn((rectangle(2, 2, 30, 40), 'NegativeROA="1"'), (SQUARE, "")))
+    assert not labels.any()
+
+
+NUCLEI_LAYER = drawn((SQUARE, ""), ([(20, 20), (20, 30), (30, 25)], ""), name="nuclei")
+
+
+@pytest.mark.parametrize("words", ['Type="1"', 'Type="0"', ""])
+@pytest.mark.parametrize("corners", [rectangle(0, 0, 39, 49), [(1, 1), (38, 48)]])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_frame_is_left_out_and_said(tmp_path, words, corners, first):
+    if len(corners) == 2 and words != 'Type="1"':
+        return
+    frame, alone = drawn((corners, words), name="looked at"), labels_of(tmp_path / "n.xml", NUCLEI_LAYER)[0]
+    layers = [frame, NUCLEI_LAYER] if first else [NUCLEI_LAYER, frame]
+    labels, said = labels_of(tmp_path / "a.xml", *layers)
+    assert (labels == alone).all() and said.endswith(f"left out the frame in layer {1 if first else 2} looked at.")
+    for chosen in (["nuclei"], ["2" if first else "1"]):
+        labels, said = labels_of(tmp_path / "a.xml", *layers, chosen=chosen)
+        assert (labels == alone).all() and not said
+    assert (labels_of(tmp_path / "a.xml", *layers, chosen=["nuclei", "looked at"])[0] > 0).sum() > 1700
+
+
+def test_a_frame_in_the_layer_of_the_objects_is_left_out(tmp_path):
+    frame = (rectangle(0, 0, 39, 49), 'Type="1"')
+    labels, said = labels_of(
+        tmp_path / "a.xml", drawn((SQUARE, 'Type="0"'), frame, ([(20, 20), (30, 25), (25, 9)], ""))
+    )
+    assert labels.max() == 2 and labels[0, 0] == 0 and said.endswith("left out the frame in layer 1.")
+    labels, said = labels_of(tmp_path / "b.xml", drawn((SQUARE, ""), (rectangle(0, 0, 30, 30), "")))  # of one type
+    assert labels.max() == 2 and not said
+
+
+def test_layers_of_objects_are_all_drawn(tmp_path):
+    "As classes of nuclei are stored; rectangles that hold only some of the others are objects."
+    other = drawn((rectangle(18, 18, 32, 32), ""), name="others")
+    labels, said = labels_of(tmp_path / "a.xml", NUCLEI_LAYER, other)
+    assert np.unique(labels).tolist() == [0, 1, 3] and not said
+    aside = drawn((rectangle(33, 40, 38, 47), 'Type="1"'))
+    assert labels_of(tmp_path / "b.xml", NUCLEI_LAYER, aside)[0].max() == 3
+
+
+def test_layers_are_chosen_where_cases_are_found(tmp_path):
+    put(tmp_path / "a.png", PICTURE)
+    words = NUCLEI_LAYER.replace('Name="nuclei"', "").replace(
+        "<Regions>",
+        '<Attributes><Attribute Name="Description" Value=""/><Attribute Name="Epithelial"/></Attributes><Regions>',
+    )
+    put(tmp_path / "a.xml", f"<Annotations>{words}{drawn((rectangle(30, 2, 36, 9), ''), name='other')}</Annotations>")
+    for chosen, size in (
+        (("other",), 56),
+        ("other", 56),
+        (2, 56),
+        (["Epithelial"], 121 + 66),
+        (("1", "2"), 56 + 121 + 66),
+    ):
+        (paths,) = find_cases("folder", tmp_path, layers=chosen)
+        assert abs((read_case(paths).labels > 0).sum() - size) <= 6
+    (paths,) = find_cases("folder", tmp_path, layers=["lymphocytes"])
+    with pytest.raises(ValueError, match=r"a.xml has no layer 'lymphocytes'; there are 1 Epithelial, 2 other\.$"):
+        read_case(paths)
+    (tmp_path / "a.xml").unlink()
+    put(tmp_path / "a_mask.png", MASK)
+    said = r" has no layers to choose \(other\): only Aperio XML files have\.$"
+    for dataset, name in (("folder", "a_mask.png"), ("tissue", "scene 1000")):
+        with pytest.raises(ValueError, match=name + said):
+            find_cases(dataset, tmp_path, layers=["other"])
+
+
+def independent(path, shape):
+    "Is a pixel an object by ElementTree and matplotlib? And its distance to the nearest line."
+    points = np.stack(np.indices(shape), axis=-1).reshape(-1, 2).astype(float)
+    found, nearest = np.zeros(shape, bool), np.full(shape, np.inf)
+    for layer in ElementTree.parse(path).getroot():
+        areas = {"0": np.zeros(shape, bool), "1": np.zeros(shape, bool)}
+        for region in layer.iter("Region"):
+            corners = np.array([[float(one.get("Y")), float(one.get("X"))] for one in region.iter("Vertex")])
+            if region.get("Type") == "2":
+                angle = np.linspace(0, 2 * np.pi, 100, endpoint=False)[:, None]
+                middle, half = corners.mean(0), np.ptp(corners, axis=0) / 2
+                corners = middle + half * np.concatenate([np.sin(angle), np.cos(angle)], 1)
+            areas[region.get("NegativeROA")] |= Outline(corners, closed=False).contains_points(points).reshape(shape)
+            ends = zip(corners, np.roll(corners, -1, 0), strict=True)
+            edge = np.concatenate([np.linspace(one, other, 60) for one, other in ends])
+            nearest = np.minimum(nearest, cKDTree(edge).query(points)[0].reshape(shape))
+        found |= areas["0"] & ~areas["1"]
+    return found, nearest
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_readers_agree_on_polygons_holes_and_ellipses(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+
+    def shape_at(row, column, radius):
+        if generator.random() < 0.5:
+            tall, wide = generator.integers(radius // 2, radius + 1, 2)
+            return [(row - tall, column - wide), (row + tall, column + wide)], 'Type="2"'
+        angle = np.sort(generator.uniform(0, 2 * np.pi, 9))
+        return np.rint(np.stack([row + radius * np.sin(angle), column + radius * np.cos(angle)], 1)), 'Type="0"'
+
+    objects = [shape_at(*place, 18) for place in ((20, 20), (20, 60), (55, 30), (58, 62))]
+    holes = [shape_at(*place, 6) for place in ((20, 20), (55, 30), (40, 45))]
+    regions = [(corners, f'{words} NegativeROA="0"') for corners, words in objects]
+    regions += [(corners, f'{words} NegativeROA="1"') for corners, words in holes]
+    regions = [regions[k] for k in generator.permutation(len(regions))]
+    ours = labels_of(tmp_path / "a.xml", drawn(*regions[:4]), drawn(*regions[4:]), shape=(80, 84))[0] > 0
+    theirs, distance = independent(tmp_path / "a.xml", (80, 84))
+    assert (ours == theirs)[distance > 1.01].all() and 0.1 < ours.mean() < 0.7 and (distance > 1.01).mean() > 0.7
 
 
 # ---- who is held out

@@ -170,6 +170,7 @@ def test_a_folder_of_images(run, place):
     Path("photos").mkdir()
     for name in ("b.png", "a.jpg", "c.TIF", "notes.txt"):
         Image.fromarray(picture()).save(f"photos/{name}", **({"format": "PNG"} if name == "notes.txt" else {}))
+    Path("photos/._a.jpg").write_bytes(b"Mac OS X        ")  # what macOS writes beside a file on foreign disks
     code, out, _ = segment(run, "photos", "photo.png")
     *lines, last = out.splitlines()
     assert code == 0 and [line.split(":")[0] for line in lines] == ["a.jpg", "b.png", "c.TIF", "photo.png"]

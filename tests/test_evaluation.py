@@ -14,7 +14,7 @@ from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.cases import find_cases, hold_out, read_case
 from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.evaluation import evaluate, scores_by_convention, summary
+from sdfdiff.study.evaluation import evaluate, scores_by_convention, summary, unseen
 from sdfdiff.study.schema import COUNTS, MASKS, THRESHOLDS
 from sdfdiff.study.store import open_study
 
@@ -140,6 +140,32 @@ def test_held_out_cases_are_marked(whole):
     line = next(line for line in summary(whole).splitlines() if "held out" in line)
     assert f"{100 * f1[[1, 3]].mean():.2f}" in line and f"{100 * f1[[0, 2]].mean():.2f}" in line and "2 images" in line
     assert "held out" not in summary(counted([(1, 1, 1)]))
+
+
+def of_training(*names):
+    return Model(random_network(3), preparation=TISSUE, about={"held_out": list(names)})
+
+
+def test_by_default_no_image_is_measured_that_the_weights_were_trained_on(tmp_path):
+    root = plain_folder(tmp_path / "data", [(32, 32)] * 5)
+    today = [case.name for case in hold_out(find_cases("folder", root, "train"), "folder")[1]]
+    other = [name for name in "01234" if name not in today][:2]
+    assert unseen("folder", root, of_training(*today)) == ("validation", None)
+    assert unseen("folder", root, of_training(*other)) == ("train", other)  # images were added since
+    assert unseen("folder", root, of_training("TCGA-1", "TCGA-2")) == ("test", None)  # trained on something else
+    assert unseen("folder", root, of_training()) == ("test", None)
+    assert unseen("folder", root.rename(tmp_path / "train"), of_training(*other)) == ("train", other)
+    for dataset, split in (("raters", "validation"), ("glas", "test"), ("monuseg", "test")):
+        assert unseen(dataset, tmp_path, of_training(*today)) == (split, None)
+    assert unseen("folder", tmp_path / "nowhere", of_training("1")) == ("test", None)  # refused where it is read
+
+
+def test_a_folder_for_testing_is_taken_whole(tmp_path):
+    "Its images are others than those of the same names that were held out."
+    plain_folder(tmp_path / "both" / "train", [(32, 32)] * 4)
+    plain_folder(tmp_path / "both" / "test", [(32, 32)] * 3)
+    assert unseen("folder", tmp_path / "both", of_training("2")) == ("test", None)
+    assert unseen("folder", tmp_path / "both" / "test", of_training("2")) == ("test", None)
 
 
 def test_validation_is_what_training_held_out(root, method):

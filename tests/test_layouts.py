@@ -8,7 +8,7 @@ import pytest
 from small_folders import MASK, PICTURE, SQUARE, aperio, put
 
 from sdfdiff.files import read_labels
-from sdfdiff.images.cases import CasePaths, read_case
+from sdfdiff.images.cases import CasePaths, find_cases, read_case
 from sdfdiff.images.layouts import find_files
 from sdfdiff.images.preparation import GLANDS, NUCLEI, prepare_image
 
@@ -129,6 +129,11 @@ def test_glas_copies_outside_the_training_folder_are_left_out(tmp_path):
         ("p1/images/{}.png", "p1/GroundTruth/{}.png"),
         ("images1/{}.png", "masks1/{}.png"),
         ("{}.png", "{}.xml"),
+        ("{}.png", "{}_cp_masks.png"),
+        ("{}.PNG", "{}_MASK.TIFF"),
+        ("{}.png", "mask_{}.png"),
+        ("images/{}.png", "masks/mask_{}.png"),
+        ("segmentation data/images/{}.png", "segmentation data/masks/{}.png"),
     ],
 )
 def test_plain_folders(tmp_path, images, masks):
@@ -140,6 +145,89 @@ def test_plain_folders(tmp_path, images, masks):
         cases = found("folder", root, split)
         assert names(cases) == ["one", "two 2", "x.3"] == [case.group for case in cases]
     assert read_case(cases[0]).image.shape == (40, 50, 3)
+
+
+def pairs(root):
+    "File names of image and annotation."
+    return [(case.image.name, case.annotations[0].name) for case in found("folder", root)]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("{}_img.png", "{}_masks.png"),  # Cellpose's training data
+        ("{}_img.png", "{}_img_cp_masks.png"),
+        ("img_{}.png", "mask_{}.png"),
+        ("image{}.png", "mask{}.png"),
+        ("images/img_{}.png", "masks/mask_{}.png"),
+        ("images/slide{}_seg.png", "masks/slide{}_seg.png"),  # what looks like a mask is an image
+        ("images/slide{}_seg.png", "masks/slide{}_seg_mask.png"),
+        ("mask_{}.tif", "mask_{}.xml"),
+        ("gt_{}.png", "gt_{}_mask.png"),
+        ("images/a{}_label.png", "labels/a{}_label.png"),
+        ("patient{}/image.png", "patient{}/mask.png"),
+    ],
+)
+def test_marks_of_images_and_masks(tmp_path, images, masks):
+    for number in ("000", "001", "012"):
+        put(tmp_path / images.format(number), PICTURE)
+        put(tmp_path / masks.format(number), aperio(SQUARE) if masks.endswith("xml") else MASK)
+    expected = [(Path(images.format(number)).name, Path(masks.format(number)).name) for number in ("000", "001", "012")]
+    assert pairs(tmp_path) == expected and len(set(names(found("folder", tmp_path)))) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("a.png", "a_mask.png", "a_labels.png"), "a_labels.png and .*a_mask.png both annotate a; keep one"),
+        (("images/a.png", "masks/a.png", "masks/a_mask.png"), "a.png and .*a_mask.png both annotate a; keep one"),
+        (("a.png", "mask_a.png", "a_cp_masks.png"), "a_cp_masks.png and .*mask_a.png both annotate a; keep one"),
+        (("a_img.png", "img_a.png", "a_mask.png"), "a_mask.png fits .*a_img.png and .*img_a.png; keep one of them"),
+        (("a.png", "a_img.png", "a_mask.png"), "no annotation for a_img;"),
+        (("images/a_seg.png", "images/b_seg.png", "masks/a_seg.png"), "no annotation for b_seg;"),
+        (("a.png", "mask.png"), "no annotation for a;"),
+        (("mask.png",), "no image for mask;"),
+    ],
+)
+def test_what_fits_twice_or_not_at_all_is_said(tmp_path, files, words):
+    for name in files:
+        put(tmp_path / name, MASK if "mask" in name or "label" in name else PICTURE)
+    with pytest.raises(ValueError, match=words):
+        found("folder", tmp_path)
+
+
+def test_composed_and_decomposed_names_meet(tmp_path):
+    "macOS stores the accent behind its letter, Linux and Windows the letter with its accent."
+    composed, decomposed = "M\u00fcller \u00e9", "Mu\u0308ller e\u0301"
+    put(tmp_path / "mine" / "images" / f"{decomposed}.png", PICTURE)
+    put(tmp_path / "mine" / "masks" / f"{composed}.png", MASK)
+    assert names(found("folder", tmp_path / "mine")) == [composed]
+    for name in (composed, decomposed):
+        assert find_cases("folder", tmp_path / "mine", only=[name])[0].image.name == f"{decomposed}.png"
+    put(tmp_path / "rated" / f"{composed}.png", PICTURE)
+    for number in (1, 2):
+        put(tmp_path / "rated" / f"{decomposed}_rater{number}.png", MASK)
+    assert names(found("raters", tmp_path / "rated")) == [composed]
+    put(tmp_path / "places" / f"{composed} images" / "a.png", PICTURE)
+    put(tmp_path / "places" / f"{decomposed} masks" / "a.png", MASK)
+    assert names(found("folder", tmp_path / "places")) == ["a"]
+
+
+def test_what_systems_leave_behind_is_no_image(tmp_path):
+    for place in ("mine", "rated"):
+        put(tmp_path / place / "a.png", PICTURE)
+        for name in ("._a.png", "._a_mask.png", ".hidden.png", "__MACOSX/._b.png", "__MACOSX/b.png", "Thumbs.db"):
+            put(tmp_path / place / name, b"Mac OS X        ")
+        put(tmp_path / place / "desktop.ini", "[.ShellClassInfo]")
+    put(tmp_path / "mine" / "a_seg.npy", b"of Cellpose")
+    put(tmp_path / "mine" / "a_mask.png", MASK)
+    for number in (1, 2):
+        put(tmp_path / "rated" / f"a_rater{number}.png", MASK)
+    assert pairs(tmp_path / "mine") == [("a.png", "a_mask.png")]
+    assert names(found("raters", tmp_path / "rated")) == ["a"]
+    np.savez(tmp_path / "rated" / "a.npz", image=PICTURE[None], masks=np.stack([MASK > 0] * 2)[None])
+    put(tmp_path / "rated" / "._a.npz", b"resource fork")
+    assert names(find_cases("raters", tmp_path / "rated")) == ["0"]
 
 
 def test_splits_below_a_plain_folder(tmp_path):

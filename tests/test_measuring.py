@@ -166,6 +166,38 @@ def test_train_then_evaluate_on_what_was_held_out(run, dataset, small):
     assert run("segment", "photo.png", "--out", "out", "--weights", "own.safetensors", *QUICK)[0] == 0
 
 
+def test_evaluate_leaves_out_what_the_weights_were_trained_on(run, dataset):
+    save_weights("own.safetensors", replace(tiny(TISSUE), about={"name": "own", "held_out": ["2", "4"]}))
+    words = ("evaluate", "folder", "--root", "data", "--weights", "own.safetensors", *QUICK, "--limit", "1")
+    first = "measured are the images that own.safetensors held out of training; --split train takes all"
+    code, out, lines = run(*words, "--out", "a.zarr")
+    assert (code, lines, out.splitlines()[0]) == (0, [], first)
+    assert open_study("a.zarr")["case"].values.tolist() == ["2"]
+    code, out, lines = run(*words, "--out", "b.zarr", "--split", "train")
+    assert (code, lines) == (0, []) and out.startswith("folder train: 1 images")
+    assert open_study("b.zarr")["case"].values.tolist() == ["0"]
+
+
+def test_layers_of_annotations_are_chosen(run, dataset, small):
+    "A rectangle per layer; one layer alone is the truth that is measured and learned."
+    for path in Path("data/masks").iterdir():
+        boxes = [(4, 4, 12, 12), (20, 20, 30, 40)]
+        layers = (
+            f'<Annotation Name="{name}"><Region Type="1"><Vertex X="{left}" Y="{top}"/><Vertex X="{right}" Y="{bottom}"/>'
+            "</Region></Annotation>"
+            for name, (top, left, bottom, right) in zip(("small", "large"), boxes, strict=True)
+        )
+        path.with_suffix(".xml").write_text(f"<Annotations>{''.join(layers)}</Annotations>")
+        path.unlink()
+    assert evaluate(run, "--limit", "1", "--out", "a.zarr", "--layers", "2")[0] == 0
+    study = open_study("a.zarr")
+    assert int(study["truth"].sum()) == 231 and from_json(study.attrs["plan"]).layers == ("2",)
+    assert refused(evaluate(run, "--limit", "1", "--out", "a.zarr", "--resume"), "a.zarr", "layers")
+    assert refused(evaluate(run, "--layers", "huge"), "0.xml has no layer 'huge'; there are 1 small, 2 large.")
+    assert refused(run("train", "folder", "--root", "data", "--out", "b.safetensors", "--layers", "huge"), "'huge'")
+    assert refused(run("train", "tissue", "--out", "b.safetensors", "--layers", "huge"), "scene 1000 has no layers")
+
+
 def test_train_overwrites_nothing(run, place, small, monkeypatch):
     monkeypatch.setattr(fitting, "load_training_data", no_work)
     Path("a.safetensors").write_text("mine")

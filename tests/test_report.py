@@ -1,6 +1,7 @@
 "The report: its numbers are those of the summary, nothing in it needs a network, and what is not defined is said."
 
 import base64
+import datetime
 import html
 import re
 from html.parser import HTMLParser
@@ -8,8 +9,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
+from small_studies import case_of, drawn_from, study_of
 
-from sdfdiff.drawing import panels
+from sdfdiff.drawing import draw_image, panels, png
 from sdfdiff.ensembles.method import method_of
 from sdfdiff.files import write_dataset
 from sdfdiff.study import charts, report
@@ -18,7 +21,8 @@ from sdfdiff.study.charts import CHARTS, sparsification_chart
 from sdfdiff.study.plan import StudyPlan
 from sdfdiff.study.report import WORDS, report_page, write_report
 from sdfdiff.study.store import export_study, finish, open_study, run_study
-from sdfdiff.study.verification import headline, read_verified, verify
+from sdfdiff.study.verification import differences, headline, read_verified, verify
+from sdfdiff.uncertainty.fields import bootstrap
 
 
 def made(folder, methods=2, cases=3, **more):
@@ -348,6 +352,130 @@ def test_one_method_two_cases_no_posterior_no_raters(tmp_path):
     assert WORDS["loss_correlation"][0] not in text, "a correlation over two images says nothing"
 
 
+NASTY = ["cost$_$", "a_b", "_first", "50 % {x}", r"C:\alpha$^2", "<b>&amp;\"'"]
+
+
+def test_names_are_shown_as_they_are(verified):
+    "No formula, and no legend without the method that begins with an underscore."
+    odd = verified.isel(method=[0, 1] * 3).assign_coords(method=NASTY, case=["cost$_$", "b", "c"])
+    numbers = headline(odd, 5)
+    for draw in CHARTS:
+        chart = draw(odd, numbers)
+        chart.figure.canvas.draw()
+        texts = [one for one in chart.figure.findobj(Text) if any(name in one.get_text() for name in NASTY)]
+        assert sorted({one.get_text() for one in texts}) == sorted(NASTY), draw
+        assert all(not one.get_parse_math() for one in texts) and NASTY[0] in chart.finding
+
+
+def test_a_report_of_names_with_dollars_has_all_charts(verified, store):
+    name, study = "cost$_$<i>", open_study(store).assign_coords(case=["cost$_$<i>", "b", "c"])
+    odd = verified.assign_coords(method=[name, "second"], case=[name, "b", "c"])
+    text = report_page(odd, study.assign_coords(method=[name, "second"]), resamples=20)
+    page = Page(text)
+    assert len(page.pictures) == len(CHARTS) + 1 and "cannot be drawn" not in text and not page.open
+    assert row(page, "quantity")[3:] == [name, "second"] and row(page, name)
+
+
+def test_titles_with_dollars(tmp_path):
+    "What is no formula is shown as it is; what is one stays one."
+    for title, formula in (("cost$_$", False), (r"$\sigma$ = 2", True), ("a $ b", False)):
+        figure, axes = panels(1)
+        draw_image(axes[0], np.zeros((4, 4)), title)
+        assert axes[0].title.get_parse_math() is formula and axes[0].get_title() == title and png(figure)
+
+
+def square(size=24):
+    mask = np.zeros((size, size), bool)
+    mask[6:16, 6:16] = True
+    return mask
+
+
+DEGENERATE = {  # name: (all members, truth)
+    "perfect": (square(), square()),
+    "nothing": (square() & False, square() & False),
+    "everything": (square() | True, square() | True),
+    "nothing found": (square() & False, square()),
+    "all invented": (square() | True, square() & False),
+}
+
+
+@pytest.mark.parametrize("world", DEGENERATE)
+def test_what_a_degenerate_study_cannot_say_is_said_with_why(world, monkeypatch):
+    monkeypatch.setattr(report, "html_figure", lambda chart, maps=False: f"<p>{chart.finding}; {chart.alternative}</p>")
+    members, truth = DEGENERATE[world]
+    drawn = {name: drawn_from(np.stack([members] * 4)) for name in ("one", "two")}
+    study = study_of([case_of(f"c{k}", drawn, truth) for k in range(2)])
+    both = {"held_out": [True] * 2, "rows": [24] * 2, "columns": [24] * 2, "fragments_truth": [int(truth.any())] * 2}
+    study = study.assign_coords({name: ("case", values) for name, values in both.items()})
+    text = re.sub('base64,[^"]*', "", report_page(verify(study, 2, progress=False), study, resamples=5))
+    assert not re.search(r"\b(nan|inf)\b", text) and "cannot be drawn" not in text
+    for reason, worlds in {
+        "AUROC of the ratio for wrong pixels is not defined (no pixel is wrong, or none is right)": (
+            "perfect",
+            "nothing",
+            "everything",
+            "all invented",
+        ),
+        "the rank of the truth is not defined (members and truth agree at every pixel)": (
+            "perfect",
+            "nothing",
+            "everything",
+        ),
+        "the calibration error near the edges is not defined (no pixel is near an edge)": (
+            "nothing",
+            "everything",
+            "nothing found",
+            "all invented",
+        ),
+    }.items():
+        assert (reason in text) == (world in worlds), reason
+    assert ("spread over error is not defined (members" in text) == (world in ("perfect", "nothing", "everything"))
+    assert "not defined: the ensemble is" not in text
+
+
+def test_terms_are_defined_before_they_are_used(text):
+    "Each once, and those that are abbreviations with what they stand for."
+    defined, rest = text.split("<dl>")[1].split("</dl>")
+    before = text.split("<body>")[1].split("<dl>")[0]
+    terms = re.findall("<dt>(.*?)</dt>", defined)
+    assert len(terms) == len(set(terms)) and "receiver operating" in defined and "ranked probability" in defined
+    for term in ("F1", "AUROC", "IoU", "CRPS", "Brier score", "member", "expected loss", "spread", "initial estimate"):
+        assert term in terms and term in rest and not re.search(rf"\b{term}\b", before)
+
+
+def test_differences_are_paired(verified, undrawn):
+    "Of means: those of the images' differences, resampled; of sums: what both methods' sums give, drawn together."
+    numbers, found = headline(verified, 50), differences(verified, 50)
+    assert found["method"].values.tolist() == ["second"] and set(found["quantity"].values) == (
+        set(numbers["quantity"].values) - {"ece_recalibrated"}
+    )
+    for name in found["quantity"].values:
+        both = numbers.sel(quantity=name).values[:, 0]
+        assert found.sel(quantity=name).values[0, 0] == pytest.approx(both[1] - both[0], abs=1e-12), name
+    gap = (verified["crps"][:, 1] - verified["crps"][:, 0]).values
+    np.testing.assert_allclose(found.sel(quantity="crps").values[0], bootstrap(gap, resamples=50).values)
+    same = differences(verified.isel(method=[0, 0]).assign_coords(method=["a", "b"]), 50)
+    assert (same.fillna(0) == 0).all()
+    page = Page(report_page(verified, resamples=50))
+    tables = [k for k, one in enumerate(page.rows) if one[-1] == "second minus first"]
+    assert len(tables) == 1
+    shown = next(one for one in page.rows[tables[0] :] if one[0] == WORDS["crps"][0])
+    assert shown[3] == interval(found.sel(quantity="crps").values[0], 2)
+    assert "Differences, paired" not in report_page(verified.isel(method=[0]), resamples=5)
+
+
+def test_the_report_has_its_date(verified, tmp_path, undrawn):
+    day = datetime.date(2031, 2, 3)
+    assert "<p>Report of 2031-02-03</p>" in report_page(verified, resamples=5, date=day)
+    write_dataset(verified, tmp_path / "n.nc")
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / "n.nc", tmp_path / name, resamples=5, progress=False, date=day)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    days = [str(datetime.date.today())]
+    text = report_page(verified, resamples=5)
+    assert any(f"Report of {one}<" in text for one in [*days, str(datetime.date.today())])
+
+
 def test_images_without_object(store):
     "An empty truth in one case: still a page."
     study = open_study(store).load()
@@ -387,7 +515,7 @@ def test_write_report(store, tmp_path, undrawn):
         re.findall("<table.*?</table>", (tmp_path / name).read_text(), re.S)
         for name in ("new/a.html", "b.html", "c.html")
     ]
-    assert tables[0] == tables[1] == tables[2] and len(tables[0]) == 5
+    assert tables[0] == tables[1] == tables[2] and len(tables[0]) == 6
     assert "made from the numbers alone" in (tmp_path / "c.html").read_text()
     assert read_verified(tmp_path / "n.nc").attrs["title"] == "sdfdiff verification"
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}

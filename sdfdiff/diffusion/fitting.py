@@ -41,6 +41,7 @@ class Setting:
     reach: float | None = None  # Members are averaged as distances cut at this many pixels; None: as in training
     boundary: str = "inner"  # Convention of the distance; "half_pixel" with a truncation of 0.5 px is the binary mask
     data: str | None = None  # Whose files are read; None: those of the setting's own name
+    layers: tuple[str, ...] = ()  # Of Aperio XML files, names or numbers; none: all but a frame
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-08
 _DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
@@ -106,10 +107,10 @@ def load_training_data(
     progress: bool = True,  # Show a progress bar
 ) -> tuple[TrainingData | TissueTrainingData, list[str]]:  # Training data and the names of the cases held out
     "Read and prepare all training images; those held out are not even opened."
-    if dataset == "tissue":
+    if dataset == "tissue" and not setting.layers:
         return TissueTrainingData(setting.crop, setting.boundary), []
     name = setting.data or dataset
-    fitted, held_out = hold_out(find_cases(name, root, "train"), name)
+    fitted, held_out = hold_out(find_cases(name, root, "train", layers=setting.layers), name)
     images, labels = [], []
     for paths in tqdm(fitted, desc="reading", unit="image", disable=not progress, leave=False):
         case = read_case(paths)

@@ -9,6 +9,7 @@ __all__ = ['LAYOUTS', 'find_files']
 import csv
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 from ..files import IMAGE_SUFFIXES
@@ -28,8 +29,18 @@ _MASK_WORDS = set(
 )
 _MASK_WORDS |= {"segmentation", "segmentations", "xml", "xmls"}
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "tissue"}
-_MASK_ENDING = re.compile(r"[-_. ]((bin|binary)[-_ ])?(masks?|labels?|anno|annotation|segmentation|seg|gt)$", re.I)
+_MASK_WORD = "((bin|binary|cp)[-_ ])?(masks?|labels?|anno|annotation|segmentation|seg|gt)"
+_MASK_MARKS = [re.compile(mark, re.I) for mark in (rf"[-_. ]{_MASK_WORD}$", rf"^{_MASK_WORD}([-_. ]|(?=\d)|$)")]
+_IMAGE_MARKS = [re.compile(mark, re.I) for mark in (r"[-_. ](image|img)s?$", r"^(image|img)s?([-_. ]|(?=\d)|$)")]
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+
+def _bare(
+    name: str,  # 000_img_cp_masks
+    marks: list[re.Pattern],  # Of masks, or of images; the first one that is there is taken away
+) -> str:  # 000_img
+    "A name without its mark."
+    return next((bare for mark in marks if (bare := mark.sub("", name)) != name), name)
 
 
 def _words(
@@ -47,7 +58,7 @@ def _place(
     def spare(word):
         return "" if word.group().lower() in _MASK_WORDS | _IMAGE_WORDS else word.group()
 
-    places = (_WORD.sub(spare, folder).strip(" -_.") for folder in folders)
+    places = (_WORD.sub(spare, unicodedata.normalize("NFC", folder)).strip(" -_.") for folder in folders)
     return tuple(place for place in places if place)
 
 # %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-12
@@ -84,24 +95,59 @@ def _files(
                 found.append((folders, path))
     return sorted(found)
 
+# %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-16-says
+def _says(
+    folders: tuple[str, ...],  # Folder names, outermost first
+    path: Path,  # A file in them
+) -> bool | None:  # Is it an annotation? None: neither suffix nor folders say
+    "What suffix and folders say: the innermost folder that has a word for masks or images."
+    words = [set(_words(folder)) for folder in reversed(folders)]
+    known = [bool(_MASK_WORDS & some) for some in words if (_MASK_WORDS | _IMAGE_WORDS) & some]
+    return True if path.suffix.lower() == ".xml" else next(iter(known), None)
+
 # %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-17
+def _pairs_in(
+    place: tuple[str, ...],  # Folders without words for images and masks
+    files: list[tuple[tuple[str, ...], Path]],  # All that lie there
+) -> list[tuple]:  # (place, name, image file or None, annotation file or None)
+    "The pairs of one place. Raises ValueError where two files fit one."
+    names = {path: unicodedata.normalize("NFC", path.stem) for _, path in files}
+    says = {path: _says(folders, path) for folders, path in files}
+    bare = {path: _bare(name, _MASK_MARKS) for path, name in names.items()}
+    owners = {bare[path] for path in names if bare[path] != names[path]} | {names[path] for path in names if says[path]}
+    shown = {_bare(name, _IMAGE_MARKS) for name in names.values()} | {*names.values()}
+    images, loose, annotations = {}, {}, {}
+    for path, name in names.items():
+        marked = bare[path] != name not in owners and (says[path] is None or bare[path] in shown)
+        if says[path] or marked:
+            annotations[path] = [name] * bool(says[path]) + [bare[path], _bare(bare[path], _IMAGE_MARKS)]
+        elif images.setdefault(name, path) != path:
+            raise ValueError(f"{images[name]} and {path} have the same name; keep one of them.")
+        else:
+            loose.setdefault(_bare(name, _IMAGE_MARKS), []).append(name)
+    found = {}
+    for path, tried in annotations.items():
+        fitting = next(
+            filter(None, ([name] * (name in images) or loose.get(name) for name in tried)), [tried[-1] or names[path]]
+        )
+        if len(fitting) > 1:
+            raise ValueError(f"{path} fits {' and '.join(str(images[name]) for name in fitting)}; keep one of them.")
+        earlier, polygons = found.setdefault(fitting[0], path), path.suffix.lower() == ".xml"
+        if polygons == (earlier.suffix.lower() == ".xml") and earlier != path:
+            raise ValueError(f"{earlier} and {path} both annotate {fitting[0]}; keep one of them.")
+        found[fitting[0]] = path if polygons else earlier  # polygons win over a mask
+    return [(place, name, images.get(name), found.get(name)) for name in images.keys() | found.keys()]
+
+# %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-17-places
 def _pair_files(
     root: Path,  # Folder to look through
 ) -> list[tuple]:  # (folders, name, image file or None, annotation file or None), in natural order
     "Pair every image below `root` with its annotation: the same name in the same place."
-    images, annotations = {}, {}
+    places = {}
     for folders, path in _files(root):
-        polygons = path.suffix.lower() == ".xml"
-        name = path.stem if polygons else _MASK_ENDING.sub("", path.stem)
-        is_mask = polygons or name != path.stem or any(_MASK_WORDS & set(_words(folder)) for folder in folders)
-        known, key = annotations if is_mask else images, (_place(folders), name)
-        earlier = known.get(key)
-        if earlier is None or (polygons and earlier.suffix.lower() != ".xml"):  # polygons win over a mask
-            known[key] = path
-        elif polygons or earlier.suffix.lower() != ".xml":
-            raise ValueError(f"{earlier} and {path} have the same name; keep one of them.")
-    keys = sorted(images.keys() | annotations.keys(), key=lambda key: (key[0], _natural(key[1])))
-    return [(*key, images.get(key), annotations.get(key)) for key in keys]
+        places.setdefault(_place(folders), []).append((folders, path))
+    pairs = [pair for place, files in places.items() for pair in _pairs_in(place, files)]
+    return sorted(pairs, key=lambda pair: (pair[0], _natural(pair[1])))
 
 # %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-19
 def _of_split(
@@ -179,13 +225,14 @@ def _rater_files(
     for path in sorted(root.iterdir()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name[0] == ".":
             continue
-        if match := _RATER.fullmatch(path.stem):
+        name = unicodedata.normalize("NFC", path.stem)
+        if match := _RATER.fullmatch(name):
             known, number = raters.setdefault(match[1], {}), int(match[2])
             if number in known:
                 raise ValueError(f"{root} has several files of rater {number} for {match[1]}; keep one of them.")
             known[number] = path
-        elif images.setdefault(path.stem, path) != path:
-            raise ValueError(f"{images[path.stem]} and {path} have the same name; keep one of them.")
+        elif images.setdefault(name, path) != path:
+            raise ValueError(f"{images[name]} and {path} have the same name; keep one of them.")
     names = sorted(images.keys() | raters.keys())
     lonely = [name for name in names if name not in images or len(raters.get(name, ())) < 2]
     if lonely:

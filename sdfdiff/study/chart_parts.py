@@ -6,6 +6,7 @@
 __all__ = ['Chart', 'interval', 'chart_panels', 'tidy', 'draw_dots', 'draw_curves', 'draw_pairs', 'draw_reliability']
 
 # %% ../../nbs/5_study/6_chart_parts.ipynb #chart-parts-05
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,15 +32,27 @@ class Chart:
     alternative: str  # The main numbers in words, for those who do not see the chart
 
 
+_UNDEFINED = {  # Where a number is not defined: beginnings of its name
+    "no pixel is uncertain": ("auroc_believed",),
+    "no pixel is wrong, or none is right": ("auroc", "information"),
+    "the other patients have no object near the edges, or nothing else": ("ece_recalibrated",),
+    "no pixel is near an edge": ("ece", "ace", "brier"),
+    "members and truth agree at every pixel": ("spread_skill", "crps", "ranks"),
+    "the expected loss, or the actual one, is the same in all images": ("loss_correlation",),
+}
+
+
 def interval(
     bounds: np.ndarray,  # Estimate, low, high
     digits: int = 2,  # After the point
     times: float = 1.0,  # For example 100 for per cent
+    quantity: str = "",  # Its name in `headline`, for the reason why it is not defined
 ) -> str:
     "A number with its interval, in words."
     value, low, high = np.asarray(bounds, float) * times
     if not np.isfinite(value):
-        return "not defined"
+        why = next((why for why, starts in _UNDEFINED.items() if quantity.startswith(starts)), "")
+        return f"not defined ({why})" if why else "not defined"
     known = np.isfinite([low, high]).all()
     return f"{value:.{digits}f} ({f'{low:.{digits}f} to {high:.{digits}f}' if known else 'no interval'})"
 
@@ -60,7 +73,7 @@ def chart_panels(
     for one in axes[len(titles) :]:
         one.axis("off")
     for one, title in zip(axes, titles):
-        one.set_title(title, fontsize=9)
+        one.set_title(title, fontsize=9, parse_math=False)
     return figure, axes[: len(titles)]
 
 
@@ -74,8 +87,11 @@ def tidy(
     axes.set_xlabel(across, fontsize=9)
     axes.set_ylabel(up, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    if legend:
-        axes.legend(fontsize=8, frameon=False)
+    if legend:  # with every name, also one that begins with _, which matplotlib keeps for its own
+        named = [one for one in (*axes.lines, *axes.patches) if not re.fullmatch(r"_child\d+", one.get_label())]
+        drawn = axes.legend(named, [one.get_label() for one in named], fontsize=8, frameon=False)
+        for text in drawn.get_texts():
+            text.set_parse_math(False)
 
 # %% ../../nbs/5_study/6_chart_parts.ipynb #chart-parts-13
 _MARKERS = "osD^vP"
@@ -95,7 +111,7 @@ def draw_dots(
         style = {"color": line_style(k)["color"]}
         axes.hlines(place, values[:, k, 1], values[:, k, 2], linewidth=2, **style)
         axes.plot(values[:, k, 0], place, _MARKERS[k % 6], label=name, markersize=5, **style)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

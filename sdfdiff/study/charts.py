@@ -71,13 +71,17 @@ def detection_chart(
     values = np.stack([numbers.sel(quantity=f"auroc_{name}").values for name in maps])
     gain, ratio, nearness = (_of(numbers, f"auroc_{name}") for name in ("gain", "ratio", "nearness"))
     verdict = "better than" if gain[1] > 0 else "worse than" if gain[2] < 0 else "not clearly different from"
+    finding = f"the ratio finds wrong pixels with an AUROC of {ratio[0]:.2f}, {verdict} the nearness to the edge "
+    finding += f"({nearness[0]:.2f})"
+    if np.isnan(ratio[0]):
+        finding = f"the AUROC of the ratio for wrong pixels is {interval(ratio, quantity='auroc')}"
+    said = [f"{name} {interval(one[0], quantity='auroc')}" for name, one in zip(words, values)]
     return Chart(
-        f"{first}: the ratio finds wrong pixels with an AUROC of {ratio[0]:.2f}, {verdict} the nearness to the edge "
-        f"({nearness[0]:.2f})",
+        f"{first}: {finding}",
         "Chance that a wrong pixel is more uncertain than a right one of the same image, mean over the images; right "
         "is better, 0.5 is a coin. Lines: 95 % intervals from resampling patients.",
         _dots(words, values, _names(numbers), "AUROC (1)", axes),
-        f"AUROC of {first}: {'; '.join(f'{name} {interval(one[0])}' for name, one in zip(words, values))}.",
+        f"AUROC of {first}: {'; '.join(said)}.",
     )
 
 # %% ../../nbs/5_study/7_charts.ipynb #charts-11
@@ -134,12 +138,15 @@ def reliability_chart(verified: xr.Dataset, numbers: xr.DataArray, axes: "Sequen
     later = "and no recalibration can be learned from the others"
     if np.isfinite(after[0]):
         later = f"and by {after[0]:.3f} after a recalibration learned on other patients"
+    finding = f"near the edges P is wrong by {before[0]:.3f} on average, {later}"
+    if np.isnan(before[0]):
+        finding = f"the calibration error near the edges is {interval(before, quantity='ece')}"
     return Chart(
-        f"{_names(verified)[0]}: near the edges P is wrong by {before[0]:.3f} on average, {later}",
+        f"{_names(verified)[0]}: {finding}",
         "Pixels near an edge, in ten bins of P; on the diagonal P means what it says. Lines: 95 % intervals from "
         "resampling patients.",
         figure,
-        f"Calibration error {interval(before, 3)}, recalibrated {interval(after, 3)}.",
+        f"Calibration error {interval(before, 3, 1, 'ece')}, recalibrated {interval(after, 3, 1, 'ece_recalibrated')}.",
     )
 
 # %% ../../nbs/5_study/7_charts.ipynb #charts-16
@@ -170,12 +177,14 @@ def spread_skill_chart(verified: xr.Dataset, numbers: xr.DataArray, axes: "Seque
     spread, error = (np.sqrt(verified[name] / pixels) for name in ("variance", "squared_error"))
     ratio = _of(numbers, "spread_skill")
     verdict = "too narrow" if ratio[2] < 1 else "too wide" if ratio[1] > 1 else "not clearly too narrow or too wide"
+    words = interval(ratio, quantity="spread_skill")
     return Chart(
-        f"{_names(verified)[0]}: spread over error is {interval(ratio)}: the ensemble is {verdict}",
+        f"{_names(verified)[0]}: spread over error is {words}"
+        + f": the ensemble is {verdict}" * bool(np.isfinite(ratio[0])),
         "A point per image: root mean squares over the pixels where members or truth differ. On the diagonal the "
         "spread is as large as the error.",
         _pairs(spread, error, ("spread of the distance (px)", "error of the mean distance (px)"), axes),
-        f"Spread over error {interval(ratio)}.",
+        f"Spread over error {words}.",
     )
 
 # %% ../../nbs/5_study/7_charts.ipynb #charts-17
@@ -190,10 +199,10 @@ def rank_chart(verified: xr.Dataset, numbers: xr.DataArray, axes: "Sequence[Axes
         one.stairs(share[k], np.linspace(0, 1, bins + 1), label=method, **line_style(k))
     one.set_ylim(0)
     tidy(one, "share of the members below the truth", "pixels (%)", legend=len(share) > 1)
-    finding = (
-        f"{_names(verified)[0]}: the truth is in the outermost ranks at {share[0, 0] + share[0, -1]:.0f} % of the "
-        f"disputed pixels (a perfect ensemble: {200 / bins:.0f} %)"
-    )
+    outermost = f"{share[0, 0] + share[0, -1]:.0f} % of the disputed pixels (a perfect ensemble: {200 / bins:.0f} %)"
+    finding = f"{_names(verified)[0]}: the truth is in the outermost ranks at {outermost}"
+    if np.isnan(share[0, 0]):
+        finding = f"{_names(verified)[0]}: the rank of the truth is {interval([np.nan] * 3, quantity='ranks')}"
     reading = (
         "Rank of the true distance among the members', at pixels where they differ; flat is right, hollow in the "
         "middle means too narrow, tilted means shifted."

@@ -73,11 +73,14 @@ class StudyPlan:
     quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)  # Of the members' distances
     images: bool = True  # Store the prepared images, too
     crop: int | None = None  # Only the middle of each prepared image, at most so many pixels a side; None: all of it
+    layers: tuple[str, ...] = ()  # Of Aperio XML files, names or numbers; none: all but a frame
 
     def __post_init__(self):
-        for name in ("methods", "cases", "quantiles"):  # lists are as good: a plan read from JSON is equal
+        for name in ("methods", "cases", "quantiles", "layers"):  # lists are as good: a plan read from JSON is equal
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not isinstance(self.layers, tuple) or not all(isinstance(one, str) for one in self.layers):
+            raise ValueError(f"The layers are {self.layers!r}: a list of names or numbers, as texts, is needed.")
         _check(self)
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-12
@@ -118,7 +121,7 @@ def from_json(
     if not isinstance(values, dict) or not isinstance(values.get("methods"), list):
         raise ValueError(f"{source} needs a list of methods, as `sdfdiff study --example` prints one.")
     methods = tuple(from_written(one, source) for one in values["methods"])
-    lists = {key: tuple(values[key]) for key in ("cases", "quantiles") if isinstance(values.get(key), list)}
+    lists = {key: tuple(values[key]) for key in ("cases", "quantiles", "layers") if isinstance(values.get(key), list)}
     return _built(StudyPlan, values | {"methods": methods} | lists, source)
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-14
@@ -139,7 +142,7 @@ def study_cases(
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
 ) -> list[CasePaths]:  # In the order of the study
     "Find the plan's cases; ValueError, naming it, for one that is not there."
-    return find_cases(plan.dataset, root, plan.split, plan.cases)
+    return find_cases(plan.dataset, root, plan.split, plan.cases, plan.layers)
 
 
 def cropped(

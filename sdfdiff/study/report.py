@@ -6,6 +6,7 @@
 __all__ = ['WORDS', 'report_page', 'write_report']
 
 # %% ../../nbs/5_study/9_report.ipynb #report-02
+import datetime
 import json
 import os
 from html import escape
@@ -18,10 +19,10 @@ from ..drawing import draw_error, draw_image, draw_probability, draw_spread, pan
 from ..files import check_writable, read_dataset, write_dataset, writing
 from .chart_parts import Chart, interval
 from .charts import CHARTS
-from .page import html_figure, html_page, html_table
+from .page import TERMS, html_figure, html_page, html_table
 from .schema import CONVENTIONS
 from .store import open_study
-from .verification import TITLE, headline, read_verified, verify
+from .verification import TITLE, differences, headline, read_verified, verify
 
 # %% ../../nbs/5_study/9_report.ipynb #report-07
 WORDS = {  # quantity: (words, unit, factor, digits, better)
@@ -41,13 +42,7 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "auroc_gain": ("AUROC of the ratio minus that of the nearness", "1", 1, 3, "above 0"),
     "auroc_believed": ("AUROC of |P - 1/2| if P were exact", "1", 1, 3, "near the AUROC"),
     "auroc_best": ("AUROC: the exact posterior, the best possible", "1", 1, 3, "a bound"),
-    "information_ratio": (
-        "mutual information of ratio and error, share of the possible",
-        "%",
-        100,
-        1,
-        "higher",
-    ),
+    "information_ratio": ("mutual information of ratio and error, share of the possible", "%", 100, 1, "higher"),
     "ece": ("calibration error of P near edges, ten bins", "1", 1, 3, "lower"),
     "ace": ("the same in bins of equal mass", "1", 1, 3, "lower"),
     "ece_recalibrated": ("the same, recalibrated on all other patients", "1", 1, 3, "lower"),
@@ -69,19 +64,33 @@ def _defined(verified: xr.Dataset, quantity: str) -> np.ndarray:
     return data.notnull().sum("case").values
 
 
-def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
-    "The table of headline numbers."
-    there, cases, rows = numbers["quantity"].values.astype(str).tolist(), verified.sizes["case"], []
+def _table(caption: str, heads: list[str], numbers: xr.DataArray, counts: dict[str, list[str]]) -> str:
+    "A row per quantity, in the order of WORDS; a column per method, with how many images count."
+    there, rows = numbers["quantity"].values.astype(str).tolist(), []
     for name in [*(one for one in WORDS if one in there), *(one for one in there if one not in WORDS)]:
         words, unit, times, digits, better = WORDS.get(name, (name, "1", 1, 3, ""))
-        cells = [interval(bounds, digits, times) for bounds in numbers.sel(quantity=name).values]
-        counts = [f" [{n} of {cases} images]" if n < cases else "" for n in _defined(verified, name)]
-        rows.append([words, unit, better, *(cell + count for cell, count in zip(cells, counts))])
-    return html_table(
-        "Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known).",
-        ["quantity", "unit", "better", *verified["method"].values.astype(str)],
-        rows,
+        cells = [interval(bounds, digits, times, name) for bounds in numbers.sel(quantity=name).values]
+        rows.append([words, unit, better, *map("".join, zip(cells, counts.get(name, [""] * len(cells))))])
+    return html_table(caption, ["quantity", "unit", "better", *heads], rows)
+
+# %% ../../nbs/5_study/9_report.ipynb #report-09-rows
+def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
+    "The table of headline numbers."
+    cases, names = verified.sizes["case"], numbers["quantity"].values.astype(str)
+    counts = {name: [f" [{n} of {cases} images]" * (n < cases) for n in _defined(verified, name)] for name in names}
+    caption = "Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known)."
+    return _table(caption, verified["method"].values.astype(str), numbers, counts)
+
+
+def _differences(verified: xr.Dataset, resamples: int) -> str:
+    "The table of paired differences; none for one method."
+    first, *others = verified["method"].values.astype(str)
+    caption = (
+        "Differences, paired: the same images, drawn again together; means are over those where both are defined. "
     )
+    caption += "Where 0 lies within an interval, this study does not tell the two methods apart."
+    heads = [f"{one} minus {first}" for one in others]
+    return _table(caption, heads, differences(verified, resamples), {}) if others else ""
 
 # %% ../../nbs/5_study/9_report.ipynb #report-11
 def _count(number: int, word: str) -> str:
@@ -189,7 +198,8 @@ def _maps(verified: xr.Dataset, study: xr.Dataset, heading: str, cases: list[int
             image = one["image"].transpose("row", "column", "channel").values
             draw_image(row[0], image if image.shape[-1] == 3 else image[..., 0], "image, true edge", truth)
         draw_probability(row[-3], one["probability"].values, f"{names[k]}")
-        draw_spread(row[-2], one["std"].values, f"expects to lose {float(numbers['expected_loss']):.2f}")
+        row[-3].title.set_parse_math(False)
+        draw_spread(row[-2], one["std"].values, f"expects to lose {_number(float(numbers['expected_loss']), '.2f')}")
         draw_error(row[-1], mask, truth, f"F1 {100 * float(numbers['f1'].sel(estimator='mmse')):.1f} %")
     reading = "P(object), spread of the distance, and where the mask of the mean is right and wrong."
     maps = f"Maps of {', '.join(str(names[k]) for k in cases)}."
@@ -251,7 +261,7 @@ def _undefined(verified: xr.Dataset, numbers: xr.DataArray) -> list[str]:
     holes = {name: _defined(verified, name) for name in map(str, numbers["quantity"].values)}
     return [
         f"{WORDS.get(name, (name,))[0]}: defined in {', '.join(map(str, n))} of {count} images ({methods}), "
-        "and averaged over these only."
+        f"and averaged over these only; elsewhere {interval([np.nan] * 3, quantity=name)}."
         for name, n in holes.items()
         if (n < count).any()
     ] or ["Every headline number is defined in every image: nothing was left out of a mean."]
@@ -311,7 +321,8 @@ def _results(verified: xr.Dataset, resamples: int) -> tuple[xr.DataArray | None,
             name = draw.__name__.replace("_", " ")
             charts.append(f"<p>The {escape(name)} cannot be drawn: {escape(str(error))}</p>\n")
     first = [f"<p>{escape('. '.join(found[:3]))}.</p>"] if found else []
-    return numbers, [*first, _numbers(verified, numbers), '<h2>In pictures</h2><div class="charts">', *charts, "</div>"]
+    tables = [_numbers(verified, numbers), _differences(verified, resamples)]
+    return numbers, [*first, *tables, '<h2>In pictures</h2><div class="charts">', *charts, "</div>"]
 
 # %% ../../nbs/5_study/9_report.ipynb #report-22
 def report_page(
@@ -319,11 +330,14 @@ def report_page(
     study: xr.Dataset | None = None,  # From `open_study`, for the maps; None: no maps
     title: str | None = None,  # Of the page, as text; None: made of data set and methods
     resamples: int = 1000,  # For the intervals
+    date: datetime.date | None = None,  # Of the report; None: today
 ) -> str:  # HTML
     "A study as one self-contained page. Of fewer than two patients there are no intervals, and the page says so."
     methods = verified["method"].values.astype(str)
     numbers, results = _results(verified, resamples)
     parts = [f"<p><strong>{escape(one)}</strong></p>" for one in _partial(verified, study)]
+    terms = (f"<dt>{escape(term)}</dt><dd>{escape(words)}</dd>" for term, words in TERMS.items())
+    parts += [f"<p>Report of {date or datetime.date.today()}</p>", "<h2>Terms</h2><dl>", *terms, "</dl>"]
     parts += ["<h2>What came out</h2>", *results]
     if study is not None:
         chosen = _chosen_cases(verified).items()
@@ -342,6 +356,7 @@ def write_report(
     partial: bool = False,  # Take the finished cases of a study that still runs
     resamples: int = 1000,  # For the intervals
     progress: bool = True,  # Show a progress bar
+    date: datetime.date | None = None,  # Of the report; None: today
 ) -> xr.Dataset:  # What was measured
     "Measure a study and write its report, each file whole or not at all. One sentence for anything that is no study."
     store, out = Path(store), Path(out)
@@ -356,7 +371,7 @@ def write_report(
     verified = read_verified(store) if alone else verify(study, progress=progress)
     if numbers:
         write_dataset(verified, numbers, force)
-    text = report_page(verified, study, resamples=resamples)
+    text = report_page(verified, study, resamples=resamples, date=date)
     with writing(out, force) as temporary:
         temporary.write_text(text, encoding="utf8")
     return verified

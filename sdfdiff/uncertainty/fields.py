@@ -7,6 +7,7 @@ __all__ = ['PLANE', 'named', 'as_field', 'labelled', 'as_mask', 'checked', 'meas
 
 # %% ../../nbs/4_uncertainty/2_fields.ipynb #fields-04
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -207,7 +208,9 @@ def _resampled(
 def _interval(values: xr.DataArray | xr.Dataset, level: float, skipna: bool) -> xr.DataArray | xr.Dataset:
     "Estimate (first resample), low and high (of the others)."
     ends = [(1 - level) / 2, (1 + level) / 2]
-    bounds = values.isel(resample=slice(1, None)).quantile(ends, "resample", skipna=skipna, keep_attrs=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # nothing is defined: NaN says it
+        bounds = values.isel(resample=slice(1, None)).quantile(ends, "resample", skipna=skipna, keep_attrs=True)
     parts = [values.isel(resample=0), *(bounds.isel(quantile=k, drop=True) for k in (0, 1))]
     found = xr.concat(parts, "bound", coords="minimal", compat="override")
     return found.assign_coords(bound=["estimate", "low", "high"])
