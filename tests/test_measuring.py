@@ -183,7 +183,8 @@ def test_layers_of_annotations_are_chosen(run, dataset, small):
     for path in Path("data/masks").iterdir():
         boxes = [(4, 4, 12, 12), (20, 20, 30, 40)]
         layers = (
-            f'<Annotation Name="{name}"><Region Type="1"><Vertex X="{left}" Y="{top}"/><Vertex X="{right}" Y="{bottom}"/>'
+            f'<Annotation Name="{name}"><Region Type="1"><Vertex X="{left}" Y="{top}"/>'
+            f'<Vertex X="{right}" Y="{bottom}"/>'
             "</Region></Annotation>"
             for name, (top, left, bottom, right) in zip(("small", "large"), boxes, strict=True)
         )
