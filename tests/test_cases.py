@@ -20,6 +20,7 @@ from small_studies import folder
 
 from sdfdiff.diffusion.fitting import SETTINGS, load_training_data
 from sdfdiff.images import cases as module
+from sdfdiff.images.annotations import polygon_labels
 from sdfdiff.images.cases import (
     DATASETS,
     Case,
@@ -284,7 +285,7 @@ def test_sizes_must_agree(tmp_path):
 
 def test_polygons_have_columns_first_and_include_their_outline(tmp_path):
     put(tmp_path / "a.xml", aperio([(2, 4), (2, 14), (7, 14), (7, 4)]))
-    labels = module._polygon_labels(tmp_path / "a.xml", (20, 30))
+    labels = polygon_labels(tmp_path / "a.xml", (20, 30))
     known = np.zeros((20, 30), np.int32)
     known[2:8, 4:15] = 1
     assert labels.dtype == np.int32 and (labels == known).all()
@@ -300,7 +301,7 @@ def test_polygons_hold_what_an_independent_test_finds_inside(tmp_path_factory, s
     corners = np.trunc(np.stack([20 + radius * np.sin(angle), 25 + radius * np.cos(angle)], axis=1))
     path = tmp_path_factory.mktemp("xml") / "a.xml"
     put(path, aperio(corners.tolist()))
-    drawn = module._polygon_labels(path, (40, 50)) > 0
+    drawn = polygon_labels(path, (40, 50)) > 0
     points = np.stack(np.indices((40, 50)), axis=-1).reshape(-1, 2)
     outline = Outline(np.concatenate([corners, corners[:1]]))
     inside = outline.contains_points(points).reshape(40, 50)
@@ -323,14 +324,14 @@ def test_later_regions_win_and_odd_ones_are_drawn_as_far_as_they_go(tmp_path):
             [(1e30, 0), (0, 0), (0, -1e30)],
         ),
     )
-    labels = module._polygon_labels(tmp_path / "a.xml", (40, 50))
+    labels = polygon_labels(tmp_path / "a.xml", (40, 50))
     assert labels[12, 12] == 2 and labels[7, 7] == 1 and labels[25, 25] == 3 and (labels[30, 30:35] == 4).all()
     assert (labels[0:4, 41:] == 6).all() and not (labels == 5).any()
 
 
 def test_no_region_is_a_slide_without_nuclei(tmp_path):
     put(tmp_path / "a.xml", aperio())
-    assert not module._polygon_labels(tmp_path / "a.xml", (8, 9)).any()
+    assert not polygon_labels(tmp_path / "a.xml", (8, 9)).any()
 
 
 LAUGHS = (
@@ -359,7 +360,7 @@ LAUGHS = (
 def test_strangers_files_give_one_sentence(tmp_path, content, words):
     put(tmp_path / "evil.xml", content)
     with pytest.raises(ValueError) as problem:
-        module._polygon_labels(tmp_path / "evil.xml", (8, 9))
+        polygon_labels(tmp_path / "evil.xml", (8, 9))
     assert "evil.xml" in str(problem.value) and words in str(problem.value) and "\n" not in str(problem.value)
 
 
@@ -382,7 +383,7 @@ def labels_of(path, *layers, shape=(40, 50), chosen=()):
     put(path, f"<Annotations>{''.join(layers)}</Annotations>")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        labels = module._polygon_labels(path, shape, chosen)
+        labels = polygon_labels(path, shape, chosen)
     return labels, " ".join(str(one.message) for one in caught)
 
 

@@ -9,22 +9,17 @@ __all__ = ['DATASETS', 'SPLITS', 'CasePaths', 'Case', 'Prepared', 'split_cases',
 # %% ../../nbs/1_images/3_cases.ipynb #cases-04
 import os
 import unicodedata
-import warnings
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, parse
-from PIL import Image, ImageDraw
 
 from ..files import read_image, read_labels
+from .annotations import polygon_labels
 from .layouts import LAYOUTS, find_files
 from .preparation import Preparation, prepare_image, prepare_labels
 from ..provenance import checksum, readable
@@ -68,134 +63,6 @@ class Prepared:
     posterior: np.ndarray | None = None  # Exact P(object), (row, column)
     name: str = ""  # Of the case
     group: str = ""  # Of the case
-
-# %% ../../nbs/1_images/3_cases.ipynb #cases-09
-_KINDS = {"0": "polygon", "1": "rectangle", "2": "ellipse", "3": "arrow", "4": "ruler"}  # By their Type
-_AREAS = ("polygon", "rectangle", "ellipse")
-
-
-class _Region(NamedTuple):
-    "What somebody drew."
-
-    corners: np.ndarray  # Shape (vertex, 2): column, row
-    kind: str  # A word of _KINDS, or "Type N"
-    hole: bool  # Taken away from the other regions of its layer
-
-
-def _layers(
-    path: Path,  # Aperio XML
-) -> dict[tuple[str, str], list[_Region]]:  # By number, from 1, and name of the layer
-    "Read the regions of an annotation file. Raises ValueError when it is damaged, unsafe or something else."
-    try:
-        root, found = parse(path).getroot(), {}
-        if root.tag not in ("Annotations", "Annotation"):
-            raise ParseError(f"it begins with <{root.tag[:40]}>")
-        for number, layer in enumerate(root.findall(".//Annotation") or [root], start=1):
-            names = (one.get(key) for key in ("Value", "Name") for one in layer.findall("Attributes/Attribute"))
-            name = next((one for one in (layer.get("Name"), *names) if one not in (None, "", "Description")), "")
-            regions = found.setdefault((str(number), name), [])
-            for one in layer.iter("Region"):
-                corners = np.array([[float(vertex.attrib[axis]) for axis in "XY"] for vertex in one.iter("Vertex")])
-                if not np.isfinite(corners).all():
-                    raise ParseError("a vertex is not finite")
-                kind, hole = one.get("Type") or "0", one.get("NegativeROA", "").lower() in ("1", "true")
-                regions.append(_Region(corners.reshape(-1, 2), _KINDS.get(kind, f"Type {kind}"), hole))
-    except DefusedXmlException as problem:
-        raise ValueError(f"{path} is refused as unsafe ({type(problem).__name__}); expected Aperio XML.") from None
-    except (ParseError, KeyError, ValueError, LookupError) as problem:
-        raise ValueError(f"{path} is not understood ({problem}); expected Aperio XML, X and Y per vertex.") from None
-    return found
-
-# %% ../../nbs/1_images/3_cases.ipynb #cases-09-areas
-def _boxes(regions: list[_Region]) -> np.ndarray:  # Shape (region, 2, 2): lowest and highest column and row
-    return np.array([[one.corners.min(0), one.corners.max(0)] for one in regions]).reshape(-1, 2, 2)
-
-
-def _held(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    "Is the inner box smaller, and its middle in the outer one? One of the two may be many."
-    middle, sizes = inner.mean(-2), [np.ptp(box, axis=-2).prod(-1) for box in (outer, inner)]
-    return ((outer[..., 0, :] <= middle) & (middle <= outer[..., 1, :])).all(-1) & (sizes[1] < sizes[0])
-
-
-def _frames(
-    found: dict[tuple[str, str], list[_Region]],  # Areas by layer
-) -> dict[tuple[str, str], list[_Region]]:  # Those of them that are rectangles around all others
-    "A layer of rectangles, or the regions of type rectangle in a layer of other things."
-    groups, frames = {}, {}
-    for key, regions in found.items():
-        for one in regions:
-            if len(one.corners) and not one.hole:
-                groups.setdefault((key, one.kind == "rectangle"), []).append(one)
-    for (key, typed), group in groups.items():
-        rest = [one for other in groups if other != (key, typed) and other[0] not in frames for one in groups[other]]
-        boxes = _boxes(group)
-        upright = all((one.corners[:, None] == box).any(1).all() for one, box in zip(group, boxes))
-        alone = typed or (key, True) not in groups
-        if rest and alone and upright and np.any([_held(box, _boxes(rest)) for box in boxes], axis=0).all():
-            frames[key] = group
-    return frames
-
-# %% ../../nbs/1_images/3_cases.ipynb #cases-09-chosen
-def _areas(
-    path: Path,  # Aperio XML
-    layers: Sequence[str] = (),  # Names or numbers; none: all but a frame
-) -> list[list[_Region]]:  # Per layer; regions without corners stay, so that the numbers do
-    "The regions that are drawn; a warning names all others. Raises ValueError for a layer that is not there."
-    found = _layers(path)
-    missing = [word for word in layers if not any(word in key for key in found)]
-    if missing:
-        there = ", ".join(" ".join(key).strip() for key in found)
-        raise ValueError(f"{path} has no layer {missing[0]!r}; there are {there}.")
-    found = {key: regions for key, regions in found.items() if not layers or {*key} & {*layers}}
-    others = Counter(one.kind for regions in found.values() for one in regions if one.kind not in _AREAS)
-    said = [f"what is no area ({', '.join(f'{kind}: {count}' for kind, count in others.items())})"] * bool(others)
-    found = {key: [one for one in regions if one.kind in _AREAS] for key, regions in found.items()}
-    frames = {} if layers else _frames(found)
-    said += [f"the frame in layer {' '.join(key).strip()}" for key in frames]
-    if said:
-        warnings.warn(f"{path}: left out {' and '.join(said)}.", stacklevel=2)
-    left_out = {id(one) for group in frames.values() for one in group}
-    return [[one for one in regions if id(one) not in left_out] for regions in found.values()]
-
-# %% ../../nbs/1_images/3_cases.ipynb #cases-10
-def _in_order(
-    regions: list[tuple[int, _Region]],  # Of one layer, with their numbers
-) -> list[tuple[int, _Region]]:
-    "As in the file; then holes, and what lies in a hole of something, from large to small."
-    boxes, holes = _boxes([one for _, one in regions]), np.array([one.hole for _, one in regions], dtype=bool)
-    late = holes.copy()
-    for hole in boxes[holes]:
-        if _held(boxes[~holes], hole).any():
-            late |= _held(hole, boxes)
-    last = np.flatnonzero(late)[np.argsort(-np.ptp(boxes[late], axis=1).prod(-1), kind="stable")]
-    return [regions[k] for k in [*np.flatnonzero(~late), *last]]
-
-
-def _polygon_labels(
-    path: str | Path,  # Aperio XML: vertices X = column and Y = row, in pixels of the image at full resolution
-    shape: tuple[int, int],  # Rows and columns of the image
-    layers: Sequence[str] = (),  # Names or numbers of layers; none: all but a frame
-) -> np.ndarray:  # int32 (row, column): k in region k and on its outline; where two overlap, the later one
-    "Draw the regions of an annotation file; holes cut into their own layer. ValueError when it cannot be read."
-    labels, number = np.zeros(shape, dtype=np.int32), 0
-    for layer in _areas(Path(path), layers):
-        canvas = Image.new("I", (shape[1], shape[0]), 0)
-        draw = ImageDraw.Draw(canvas)
-        numbered = [(number := number + (not one.hole), one) for one in layer]
-        for place, region in _in_order([pair for pair in numbered if len(pair[1].corners)]):
-            corners, ink = np.clip(region.corners, -1e5, 1e5), 0 if region.hole else place
-            box = [tuple(corners.min(0)), tuple(corners.max(0))]
-            if region.kind == "ellipse" and 1 < len(corners) < 5:
-                draw.ellipse(box, fill=ink, outline=ink)
-            elif region.kind == "rectangle" and len(corners) == 2:
-                draw.rectangle(box, fill=ink, outline=ink)
-            elif len(corners) > 1:
-                draw.polygon([tuple(corner) for corner in corners.tolist()], fill=ink, outline=ink)
-            else:
-                draw.point([tuple(corners[0])], fill=ink)
-        drawn = np.array(canvas, dtype=np.int32)
-        labels = np.where(drawn > 0, drawn, labels)
-    return labels
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-19
 _LARGEST = 2**31  # Bytes of one unpacked array: more is refused
@@ -360,7 +227,7 @@ def _scene(paths: CasePaths) -> Case:
 def _annotation(path: Path, image: np.ndarray, paths: CasePaths) -> np.ndarray:
     "Labels of one file, of the image's size."
     polygons = path.suffix.lower() == ".xml"
-    labels = _polygon_labels(path, image.shape[:2], paths.layers) if polygons else read_labels(path)
+    labels = polygon_labels(path, image.shape[:2], paths.layers) if polygons else read_labels(path)
     if labels.shape != image.shape[:2]:
         ours, theirs = (" x ".join(map(str, array.shape[:2])) for array in (labels, image))
         raise ValueError(f"{path} has {ours} pixels, but {paths.image.name} {theirs}; expected one size.")
