@@ -77,7 +77,7 @@ def _table(caption: str, heads: list[str], numbers: xr.DataArray, counts: dict[s
 def _numbers(verified: xr.Dataset, numbers: xr.DataArray) -> str:
     "The table of headline numbers."
     cases, names = verified.sizes["case"], numbers["quantity"].values.astype(str)
-    counts = {name: [f" [{n} of {cases} images]" * (n < cases) for n in _defined(verified, name)] for name in names}
+    counts = {name: [f" [{n} of {cases} images]" * int(n < cases) for n in _defined(verified, name)] for name in names}
     caption = "Estimate and, in brackets, 95 % interval from resampling patients (images where patients are not known)."
     return _table(caption, verified["method"].values.astype(str), numbers, counts)
 
