@@ -31,6 +31,8 @@ def checksum(
     "SHA-256 of a file's bytes, which says whether it changed. Raises OSError."
     found = []
     for path in paths:
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
         about = os.stat(path)
         found.append(_digest(os.fspath(path), (about.st_ino, about.st_size, about.st_mtime_ns)))
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest() if found else "none"

@@ -657,7 +657,7 @@ def test_ctrl_c_in_every_command(run, place, monkeypatch):
     for words in (
         "demo",
         "segment photo.png --out out" + weights,
-        "evaluate folder --root . --out a.zarr" + weights,
+        "evaluate tissue --out a.zarr" + weights,
         "train tissue --out a.safetensors",
     ):
         code, _, lines = run(*words.split())
@@ -682,7 +682,7 @@ def test_ctrl_c_says_how_to_go_on_where_something_is_there(run, place, small, mo
     monkeypatch.setattr("sdfdiff.studying._checked", pressed)
     for words in (
         "segment photo.png other.png --out . --resume --weights tiny.safetensors",
-        "evaluate folder --root . --out a.zarr --resume --weights tiny.safetensors",
+        "evaluate tissue --out a.zarr --resume --weights tiny.safetensors",
         "study plan.json --out a.zarr --resume",
         "train tissue --out a.safetensors --resume",
     ):
