@@ -29,7 +29,6 @@ from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.method import METHODS
 from sdfdiff.images.preparation import TISSUE
-from sdfdiff.study import plan
 
 ENDINGS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 
@@ -650,14 +649,14 @@ def test_ctrl_c_in_every_command(run, place, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(segmenting, "ensemble", pressed)
-    monkeypatch.setattr(plan, "find_cases", pressed)
+    monkeypatch.setattr("sdfdiff.study.evaluation.find_cases", pressed)
     monkeypatch.setattr(fitting, "load_training_data", pressed)
     before = files()
     weights = " --weights tiny.safetensors"
     for words in (
         "demo",
         "segment photo.png --out out" + weights,
-        "evaluate tissue --out a.zarr" + weights,
+        "evaluate folder --root . --out a.zarr" + weights,
         "train tissue --out a.safetensors",
     ):
         code, _, lines = run(*words.split())
@@ -677,12 +676,12 @@ def test_ctrl_c_says_how_to_go_on_where_something_is_there(run, place, small, mo
     for ending in ENDINGS:
         Path(f"photo{ending}").write_text("kept")
     monkeypatch.setattr("sdfdiff.command._asked", pressed)
-    monkeypatch.setattr(plan, "find_cases", pressed)
+    monkeypatch.setattr("sdfdiff.study.evaluation.find_cases", pressed)
     monkeypatch.setattr(fitting, "setting_of", pressed)
     monkeypatch.setattr("sdfdiff.studying._checked", pressed)
     for words in (
         "segment photo.png other.png --out . --resume --weights tiny.safetensors",
-        "evaluate tissue --out a.zarr --resume --weights tiny.safetensors",
+        "evaluate folder --root . --out a.zarr --resume --weights tiny.safetensors",
         "study plan.json --out a.zarr --resume",
         "train tissue --out a.safetensors --resume",
     ):
