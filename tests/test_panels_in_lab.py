@@ -154,7 +154,8 @@ def test_corruption(opened):
 
     def same(seed, schedule):
         time = opened.python("corruption.time.value")
-        assert f"t = {time:.3f}" in says(box.panel)
+        halves = (time, time + 1e-9)  # Python rounds 0.8125 down, the browser up
+        assert any(f"t = {one:.3f}" in says(box.panel) for one in halves)
         mask = tissue(seed, (128, 128)).rate(np.random.default_rng(0))
         for view, wanted in expected_corruption(mask, schedule, time).items():
             np.testing.assert_array_equal(pixels(box.panel, view), wanted, err_msg=f"{view} at t = {time}")
