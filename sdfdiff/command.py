@@ -55,6 +55,7 @@ def _add_segment(commands):
         action="store_true",
         help="where results are there, draw only the members that are missing to --members",
     )
+    one.add_argument("--anyway", action="store_true", help="go on with images that the weights cannot know")
     add_method_options(one, 16)
 
 
@@ -224,7 +225,8 @@ def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str,
         return "done before, skipped", False
     from sdfdiff.ensembles.segmentation import read_result, segment_file
 
-    how = {"scale": arguments.scale, "stain": arguments.stain, "workers": chosen_workers(arguments, model)}
+    how = {"scale": arguments.scale, "stain": arguments.stain, "anyway": arguments.anyway}
+    how["workers"] = chosen_workers(arguments, model)
     try:
         previous = read_result(outputs[-1]) if there and arguments.add else None
     except ValueError as error:
@@ -234,7 +236,9 @@ def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str,
         return f"{dataset.attrs['members']} members are there, left as they are", False
     inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
     members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
-    said = f"{members}{100 * inside:.1f} % object, mean std of the mask {float(dataset['mask_std'].mean()):.3f}"
+    spread = f"mean std of the mask {float(dataset['mask_std'].mean()):.3f}"
+    spread = "uncertainty needs two members" if dataset.attrs["members"] == 1 else spread
+    said = f"{members}{100 * inside:.1f} % object, {spread}, {dataset.attrs['sees']}"
     return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-09

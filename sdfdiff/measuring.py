@@ -36,6 +36,7 @@ def _add_evaluate(commands):
     one.add_argument("--out", type=Path, metavar="STORE.zarr", help="keep the study in this folder")
     one.add_argument("--resume", action="store_true", help="continue a store that is there")
     _add_layers(one)
+    one.add_argument("--anyway", action="store_true", help="go on with images that the weights cannot know")
     add_method_options(one, 16)
 
 
@@ -71,6 +72,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         force=arguments.force,
         workers=chosen_workers(arguments, model),
         layers=arguments.layers,
+        anyway=arguments.anyway,
     )
     print(summary(result))
     if arguments.out is not None:

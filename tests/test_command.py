@@ -148,7 +148,9 @@ def test_segment(run, place):
         and files() == sorted(["photo.png", "tiny.safetensors", *results("photo")])
     )
     assert re.fullmatch(
-        r"photo\.png: [\d.]+ % object, mean std of the mask [\d.]+, [\d.]+ s -> out/photo_mask\.png\n", out
+        r"photo\.png: [\d.]+ % object, mean std of the mask [\d.]+, 64x48 px at scale 0\.5 -> 32x24 px, "
+        r"[\d.]+ s -> out/photo_mask\.png\n",
+        out,
     )
     with Image.open("out/photo_mask.png") as mask:
         assert mask.size == (64, 48)
@@ -163,6 +165,30 @@ def test_the_same_words_give_the_same_masks(run, place):
     one, two = (xr.load_dataset(f"{out}/photo.nc", engine="h5netcdf") for out in ("a", "b"))
     xr.testing.assert_identical(one, two)
     assert Path("a/photo_mask.png").read_bytes() == Path("b/photo_mask.png").read_bytes() and one.attrs["seed"] == 7
+
+
+def test_one_member_has_no_uncertainty(run, place):
+    code, out, _ = segment(run, "photo.png", "--members", "1")
+    assert code == 0 and "uncertainty needs two members" in out and "0.000" not in out
+    assert len(np.unique(np.asarray(Image.open("out/photo_uncertainty.png")))) == 1  # grey: neither bright nor black
+    assert np.asarray(Image.open("out/photo_uncertainty.png")).min() > 100
+
+
+def test_an_image_that_the_weights_cannot_know(run, place):
+    Image.fromarray(picture() // 8).save("night.png")
+    assert refused(segment(run, "night.png"), "night.png", "dark", "--anyway") and files("out") == []
+    code, out, lines = segment(run, "night.png", "--anyway")
+    assert code == 0 and "% object" in out and len(lines) == 1 and "night.png: the ground is dark" in lines[0]
+
+
+def test_evaluate_looks_at_the_images_too(run, place):
+    for folder, array in (("images", picture() // 8), ("masks", 255 * (picture()[..., 0] > 128).astype(np.uint8))):
+        Path("data", folder).mkdir(parents=True)
+        Image.fromarray(array).save(f"data/{folder}/night.png")
+    words = ("evaluate", "folder", "--root", "data", "--weights", "tiny.safetensors", *QUICK)
+    assert refused(run(*words), "night", "dark", "--anyway")
+    code, out, lines = run(*words, "--anyway")
+    assert code == 0 and "F1" in out and any("night: the ground is dark" in line for line in lines)
 
 
 def test_a_folder_of_images(run, place):

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy.optimize import nnls
 from skimage.color import rgb2gray
 from skimage.data import immunohistochemistry
 from skimage.transform import resize
+from small_slides import SPOILS, glands, nuclei, spoilt
 
 from sdfdiff.images import preparation as module
 from sdfdiff.images.preparation import (
@@ -21,12 +23,14 @@ from sdfdiff.images.preparation import (
     TISSUE,
     Preparation,
     Stain,
+    check_image,
     fit_stain,
     haematoxylin,
     normalise_stain,
     prepare_image,
     prepare_labels,
     prepared_shape,
+    see_image,
 )
 
 RUIFROK = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
@@ -283,3 +287,134 @@ def test_a_large_image_is_quick():
     start = time.process_time()
     prepare_image(image, NUCLEI)
     assert time.process_time() - start < 3  # 0.2 s on a quiet core; the rest is patience with a busy one
+
+
+# ---- what is no tissue
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+@pytest.mark.parametrize("image", [nuclei, glands])
+def test_black_ink_and_dirt_do_not_decide_on_the_dyes(image, spoil):
+    clean, found = fit_stain(image()), fit_stain(spoilt(image(), *spoil)[0])
+    assert (angle(found.matrix, clean.matrix) < 3).all() and np.allclose(found.strength, clean.strength, rtol=0.1)
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_a_brown_slide_keeps_its_strength(spoil):
+    image = immunohistochemistry()[:256, :256].astype(np.float32) / 255
+    marked, where = spoilt(image, *spoil)
+    assert np.abs(haematoxylin(marked) - haematoxylin(image))[~where].mean() < 0.01
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 255, 255), (255, 255, 0), (255, 0, 255)])
+def test_saturated_colours_do_not_decide_on_the_dyes(colour):
+    image, clean = nuclei().copy(), fit_stain(nuclei())
+    image[100:130] = np.array(colour) / 255  # a tenth of all
+    found = fit_stain(image)
+    assert (angle(found.matrix, clean.matrix) < 3).all() and np.allclose(found.strength, clean.strength, rtol=0.1)
+
+
+def test_ordinary_images_are_prepared_as_before(monkeypatch):
+    "To the bit: nothing is left out, nothing filled in."
+    he = [
+        (image, how) for image in (nuclei(), glands(), slide(OTHER)[0], slide(RUIFROK)[0]) for how in (NUCLEI, GLANDS)
+    ]
+    pairs = [*he, (immunohistochemistry().astype(np.float32) / 255, Preparation("haematoxylin", "grey"))]
+    new = [see_image(*pair) for pair in pairs]
+    monkeypatch.setattr(module, "_foreign", lambda density, brown=False: np.zeros(density.shape[:2], bool))
+    for pair, (seen, unseen) in zip(pairs, new, strict=True):
+        assert not unseen.any() and (seen == prepare_image(*pair)).all()
+
+
+@pytest.mark.parametrize(("value", "what"), [(0.0, "black"), (1.0, "glass"), (0.95, "glass")])
+@pytest.mark.parametrize("preparation", [NUCLEI, GLANDS, Preparation("haematoxylin", "grey")])
+def test_nothing_is_seen_where_nothing_is(value, what, preparation):
+    for image in (np.full((80, 90), value), np.full((80, 90, 3), value), np.full((80, 90, 3), value) * [1, 0.96, 1]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            seen, unseen = see_image(image, preparation)
+        assert unseen.all() and unseen.shape == seen.shape[1:] and np.isfinite(seen).all()
+        with pytest.warns(UserWarning, match="blank|glass|hardly any tissue"):
+            check_image(image, preparation), see_image(image, preparation)
+
+
+def test_without_tissue_the_reference_is_taken_and_said():
+    blank = np.full((40, 40, 3), 0.95, np.float32)
+    for image in (blank, np.zeros_like(blank)):
+        assert fit_stain(image) is None
+        with pytest.warns(UserWarning, match="no dyes can be found"):
+            assert (normalise_stain(image) == image).all()
+
+
+def test_what_is_unseen_mirrors_the_tissue():
+    image = np.arange(48.0).reshape(4, 4, 3)
+    unseen = np.zeros((4, 4), bool)
+    unseen[:, 2:] = True  # columns 0 and 1 stay; 2 mirrors 0, and 3 is reached in the second round
+    found = module._mirrored(image, unseen)
+    assert (
+        (found[:, :2] == image[:, :2]).all()
+        and (found[:, 2] == image[:, 0]).all()
+        and (found[:, 3] == image[:, 1]).all()
+    )
+    assert (module._mirrored(image, np.ones((4, 4), bool)) == image).all()
+
+
+@pytest.mark.parametrize("preparation", [NUCLEI, Preparation("vahadane", "rgb", 1.0)])
+def test_much_glass_is_unseen_and_holes_are_seen(preparation):
+    image = np.concatenate([glands(), np.full((128, 300, 3), 0.95, np.float32)], axis=1)
+    with pytest.warns(UserWarning, match="% is glass: no object"):
+        _, unseen = see_image(image, preparation)
+    edge = round(128 * preparation.scale)
+    assert unseen[:, edge + 3 :].all() and not unseen[:, : edge - 3].any()
+
+
+H_E, BROWN, RGB = NUCLEI, Preparation("haematoxylin", "grey"), Preparation("vahadane", "rgb")
+
+
+@pytest.mark.parametrize(
+    ("make", "preparation", "said"),
+    [
+        (lambda: nuclei(), H_E, ""),
+        (lambda: glands(), RGB, ""),
+        (lambda: slide(RUIFROK)[0], H_E, ""),
+        (lambda: immunohistochemistry() / 255, BROWN, ""),
+        (lambda: immunohistochemistry() / 255, H_E, "brown slide.*haematoxylin"),
+        (lambda: nuclei(), BROWN, "H&E.*vahadane"),
+        (lambda: rgb2gray(glands()), RGB, "the image is grey"),
+        (lambda: rgb2gray(nuclei()), H_E, ""),
+        (lambda: nuclei()[:100], H_E, r"288x100 px at scale 0.5 -> 144x50 px"),
+        (lambda: nuclei(), Preparation("vahadane", "grey", 4.0), "enlarged"),
+        (lambda: np.ones((200, 200, 3)), H_E, "blank"),
+        (lambda: np.zeros((200, 200)), TISSUE, "blank"),
+        (lambda: 0.05 + 0.6 * (rgb2gray(nuclei()) < 0.4), H_E, "!dark"),
+        (lambda: np.eye(3)[2] * (rgb2gray(nuclei()) < 0.4)[..., None], H_E, "!dark"),
+        (lambda: 1 - nuclei(), H_E, "!negative|dark"),
+        (lambda: spoilt(nuclei(), "corners", 0.5)[0], H_E, ""),
+        (lambda: np.where(np.indices((288, 288))[0][..., None] < 200, 0, nuclei()), H_E, ""),
+        (lambda: 1 - nuclei(), TISSUE, ""),
+    ],
+)
+def test_an_image_of_the_wrong_kind_is_named(make, preparation, said):
+    image = make()
+    if said.startswith("!"):
+        with pytest.raises(ValueError, match=f"^photo.png: .*({said[1:]}).*pass anyway=True to go on"):
+            check_image(image, preparation, name="photo.png")
+        with pytest.warns(UserWarning, match=said[1:]):
+            assert check_image(image, preparation, anyway=True)
+    elif said:
+        with pytest.warns(UserWarning, match=said):
+            check_image(image, preparation)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            rows, columns = prepared_shape(image.shape, preparation)
+            sees = f"{image.shape[1]}x{image.shape[0]} px at scale {preparation.scale:g} -> {columns}x{rows} px"
+            assert check_image(image, preparation) == sees
+
+
+def test_a_red_mark_does_not_dye_a_grey_image():
+    grey = np.repeat(rgb2gray(nuclei())[..., None], 3, axis=2).astype(np.float32)
+    marked = grey.copy()
+    marked[100:104] = [0.8, 0.1, 0.15]
+    seen, unseen = see_image(marked, NUCLEI)
+    assert not unseen.any() and np.array_equal(seen[:, :48], see_image(grey, NUCLEI)[0][:, :48])

@@ -1,18 +1,20 @@
 "Image files in, four files out: formats, sizes, resolutions, and nothing half-written."
 
 import errno
+import warnings
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_slides
 import tifffile
 import xarray as xr
 from PIL import Image
 from scipy import ndimage
 from small_networks import random_network
 
-from sdfdiff.diffusion.model import Model
+from sdfdiff.diffusion.model import Model, load_model
 from sdfdiff.ensembles import segmentation as segmenting
 from sdfdiff.ensembles.collection import source_pixels
 from sdfdiff.ensembles.method import untuned
@@ -33,6 +35,7 @@ from sdfdiff.shapes import disc
 
 QUICK = {"members": 2, "method": untuned("dpm_sde", 2), "progress": False}
 PICTURE = tissue(3, (48, 64)).image  # float32 RGB
+PICTURE_8 = np.round(PICTURE * 255).astype(np.float32) / 255
 PLAIN = Preparation("none", "rgb", 1.0)
 
 
@@ -252,7 +255,7 @@ def test_a_scale_without_sense_is_refused_before_any_work(monkeypatch):
     def no_work(*arguments, **options):
         raise AssertionError("work began")
 
-    monkeypatch.setattr(segmenting, "prepare_image", no_work)
+    monkeypatch.setattr(segmenting, "see_image", no_work)
     large = np.zeros((4096, 4096), np.uint8)
     for image, scale in ((large, 16.0), (PICTURE, 1e-4), (PICTURE, 0.0), (PICTURE, float("nan"))):
         with pytest.raises(ValueError, match="scale"):
@@ -400,3 +403,82 @@ def test_reading_what_is_no_result(photo):
     assert read_dataset(path)["mean"].values.tolist() == [1.0]
     with pytest.raises(ValueError, match="a.nc is not what is needed here"):
         read_result(path)
+
+
+# ---- what the network sees
+
+
+@cache
+def shipped(weights):
+    "A model that comes with the package, a slide for it, how to segment it, and its mask."
+    how = {"members": 2, "method": "draft", "progress": False} | ({} if weights == "nuclei" else {"scale": 1.0})
+    model, image = load_model(weights), getattr(small_slides, weights)()
+    dataset = segment(image, model, **how)
+    assert dataset.attrs["unseen_share"] == 0 and 0.1 < source_mask(dataset).mean() < 0.6
+    return model, image, how, source_mask(dataset)
+
+
+def agreement(first, second):
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+@pytest.mark.parametrize("spoil", small_slides.SPOILS)
+@pytest.mark.parametrize("weights", ["nuclei", "glands"])
+def test_the_rest_is_segmented_as_without_the_intruder(weights, spoil):
+    model, image, how, clean = shipped(weights)
+    marked, where = small_slides.spoilt(image, *spoil)
+    with warnings.catch_warnings(record=True) as said:
+        dataset = segment(marked, model, **how)
+    assert agreement(source_mask(dataset) & ~where, clean & ~where) >= 0.95
+    if spoil[0] != "specks":  # soft ones of a few pixels may be too little to be left out
+        assert "% is black, ink or dirt: no object is marked there" in str(said[-1].message)
+        assert dataset.attrs["unseen_share"] > 0.8 * spoil[1]
+        assert not source_mask(dataset)[ndimage.binary_erosion(where, iterations=4, border_value=1)].any()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+@pytest.mark.parametrize("weights", ["nuclei", "glands"])
+def test_glass_beside_tissue_does_not_change_the_tissue(weights, share):
+    model, image, how, clean = shipped(weights)
+    width = round(len(image) * share) if weights == "nuclei" else 48 + round(100 * share)
+    beside = np.full((len(image), round(width / share), 3), 0.95, np.float32)
+    beside[:, :width] = image[:, :width]
+    with pytest.warns(UserWarning, match="% is glass"):
+        found = source_mask(segment(beside, model, **how))
+    assert not found[:, width + 4 :].any() and agreement(found[:, :width], clean[:, :width]) > 0.8
+
+
+def test_what_the_network_sees_is_kept():
+    with pytest.warns(UserWarning, match=r"sees little \(64x48 px at scale 0.5 -> 32x24 px\)"):
+        assert segment(PICTURE, tiny(), **QUICK).attrs["sees"] == "64x48 px at scale 0.5 -> 32x24 px"
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_blank_image_has_no_object(value):
+    with pytest.warns(UserWarning, match="blank"):
+        dataset = segment(np.full((64, 64, 3), value, np.float32), tiny(), **QUICK)
+    assert not source_mask(dataset).any() and dataset["mask_std"].max() == 0 and dataset["area"].max() == 0
+
+
+def test_a_file_is_taken_by_its_name_and_so_are_weights(photo):
+    expected = segment(PICTURE_8, "nuclei", **QUICK)
+    for given in (photo, str(photo)):
+        xr.testing.assert_identical(segment(given, "nuclei", **QUICK), expected)
+    with pytest.raises(FileNotFoundError, match="nucleus.*nuclei, glands, tissue"):
+        segment(PICTURE, "nucleus", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: segment(PICTURE, tiny(), member=1), "'member'.*members"),
+        (lambda: segment(PICTURE, tiny(), metod="draft"), "'metod'"),
+        (lambda: segment(tiny(), PICTURE), "array or an image file, then a model.*nuclei, glands, tissue"),
+        (lambda: segment(PICTURE, None), "NoneType"),
+        (lambda: segment(None, "nuclei"), "NoneType"),
+    ],
+)
+def test_a_call_that_is_not_understood_names_the_choices(call, words):
+    with pytest.raises(TypeError, match=words) as problem:
+        call()
+    assert "\n" not in str(problem.value)

@@ -51,10 +51,13 @@ def source_pixels(
 class Collected:
     "What is kept of the members: exact sums, all areas, and the first `keep` members whole."
 
-    def __init__(self, shape: tuple[int, int], threshold: float, reach: float, keep: int):
+    def __init__(self, shape: tuple[int, int], threshold: float, reach: float, keep: int, unseen=None):
         self.running, self.kept, self.areas = Running(shape, threshold, reach), np.empty((keep, *shape), np.float32), []
+        self.unseen, self.background = unseen, np.float32(reach)
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, shape (member, row, column)
+        if self.unseen is not None:
+            distances = np.where(self.unseen, self.background, distances)
         fits = distances[: max(0, len(self.kept) - self.running.count)]
         self.kept[self.running.count : self.running.count + len(fits)] = fits
         self.areas += (distances <= self.running.threshold).sum(axis=(1, 2)).tolist()
@@ -102,12 +105,13 @@ def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray
     running.total, running.squares = previous["distance_sum"].values.copy(), previous["distance_squares"].values.copy()
 
 # %% ../../nbs/3_ensembles/4_collection.ipynb #collection-11
-def _check(keep, workers, truth, shape):
+def _check(keep, workers, truth, unseen, shape):
     "ValueError for a number or a truth that is not possible."
     if (workers is not None and workers < 1) or (keep is not None and keep < 0):
         raise ValueError(f"keep={keep}, workers={workers}: no negative number to keep, and at least one worker.")
-    if truth is not None and np.shape(truth) != shape[1:]:
-        raise ValueError(f"The truth has shape {np.shape(truth)}, the image {shape[1:]}: they must agree.")
+    for what, field in (("truth", truth), ("unseen part", unseen)):
+        if field is not None and np.shape(field) != shape[1:]:
+            raise ValueError(f"The {what} has shape {np.shape(field)}, the image {shape[1:]}: they must agree.")
 
 
 def _provenance(model: Model, denoiser: Denoiser, method: Method) -> dict:
@@ -139,6 +143,7 @@ def ensemble(
     *,
     keep: int | None = None,  # Members to store whole; None: all, up to 256 MB
     truth: np.ndarray | None = None,  # True mask, shape (row, column), stored beside the rest
+    unseen: np.ndarray | None = None,  # Where no object shall be, Boolean (row, column); see `see_image`
     source_shape: tuple[int, int] | None = None,  # Rows and columns before the image was resized; None: as the image
     previous: xr.Dataset | None = None,  # An ensemble of this image with fewer members: they are not drawn again
     batch: int | None = None,  # Members per batch; None: chosen. The result depends on it for sampler "authors" only
@@ -150,19 +155,18 @@ def ensemble(
 ) -> xr.Dataset:  # Labelled fields; see UNITS
     "Draw many plausible masks of one image; mean, spread and P(object) of each pixel (paper, sections 3.4 and 3.6)."
     method, image, shape = method_of(method, **changes), np.asarray(image, np.float32), np.shape(image)[1:]
-    _check(keep, workers, truth, np.shape(image))
+    _check(keep, workers, truth, unseen, np.shape(image))
     model = model if method.reach is None else replace(model, reach=method.reach)
     keep = min(method.members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
     denoiser = Denoiser(model, image, tile, overlap)
-    collected = Collected(shape, model.threshold(method.rule), model.reach, keep)
+    collected = Collected(shape, model.threshold(method.rule), model.reach, keep, unseen)
     about = described(model) | _provenance(model, denoiser, method)
     _resume(collected, previous, image, about | {"members": method.members})
     draw = partial(sample_batches, denoiser, model, method, batch=batch, workers=workers, progress=progress)
     _fill(collected, draw, method.members, method.tolerance)
-    fields = {
-        "image": (("channel", "row", "column"), image),
-        "initial_estimate": in_pixels(model, denoiser.initial_estimate, shape)[0],
-    } | collected.fields()
+    first = in_pixels(model, denoiser.initial_estimate, shape)[0]
+    first = first if unseen is None else np.where(unseen, np.float32(model.reach), first)
+    fields = {"image": (("channel", "row", "column"), image), "initial_estimate": first} | collected.fields()
     fields |= {} if truth is None else {"truth": np.asarray(truth) > 0}
     return label(fields, about | {"members": collected.running.count}, source_shape or shape)
 

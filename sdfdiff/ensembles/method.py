@@ -141,6 +141,8 @@ def method_of(
         if method not in METHODS:
             raise ValueError(f"No method {method!r}: choose one of {', '.join(METHODS)}, or give a Method.")
         method = METHODS[method]
+    if unknown := [key for key in changes if key not in METHOD_FIELDS]:
+        raise TypeError(f"There is no setting {unknown[0]!r}; a method has {', '.join(METHOD_FIELDS)}.")
     return replace(method, **changes)
 
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-19

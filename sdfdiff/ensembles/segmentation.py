@@ -18,25 +18,32 @@ from skimage.transform import resize
 from .. import drawing
 from .collection import ensemble
 from .method import METHOD_FIELDS, Method, method_of
-from ..files import check_writable, read_dataset, read_image, write_dataset, write_png, writing
-from ..images.preparation import prepare_image, prepared_shape
+from ..files import Refused, check_writable, read_dataset, read_image, write_dataset, write_png, writing
+from ..images.preparation import check_image, naming, prepared_shape, see_image
 from ..diffusion.model import Model, load_model
-from ..provenance import checksum, output_paths, readable
+from ..provenance import SHIPPED, checksum, output_paths, readable
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07
 _SMALLEST, _LARGEST = 32, 4096  # Pixels per side
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-08
 def segment(
-    image: np.ndarray,  # In [0, 1], grey (row, column) or RGB (row, column, 3)
+    image: np.ndarray | str | os.PathLike,  # In [0, 1], grey (row, column) or RGB (row, column, 3); or an image file
     model: Model | str,  # Trained for this kind of image; or the name or file of its weights
     method: str | Method = "default",  # How to draw: a name of METHODS, or a Method
     *,
     scale: float | None = None,  # Network pixels per image pixel; None: as the model was trained
     stain: str | None = None,  # "vahadane", "haematoxylin" (H-DAB slides) or "none"; None: the model's
+    anyway: bool = False,  # Go on with an image that the model cannot know: dark ground, negative
+    name: str = "",  # Of the image, for what is said about it; a file has its own
     **options,  # Settings of the method that differ (members, seed, ...), keep, previous, workers: see `ensemble`
 ) -> xr.Dataset:  # See sdfdiff.ensembles.collection.ensemble
-    "Bring an image to the network's resolution and draw an ensemble of masks."
+    "Bring an image to the network's resolution and draw an ensemble of masks. ValueError, TypeError: a sentence."
+    if isinstance(image, str | os.PathLike):
+        image, name = read_image(image), name or str(image)
+    if getattr(image, "ndim", 0) < 2 or not isinstance(model, Model | str | os.PathLike):
+        kinds = f"{type(image).__name__} and {type(model).__name__}"
+        raise TypeError(f"An array or an image file, then a model or its name ({', '.join(SHIPPED)}); not {kinds}.")
     shape = image.shape[:2]
     if min(shape) < _SMALLEST or max(shape) > _LARGEST:
         raise ValueError(
@@ -52,9 +59,12 @@ def segment(
             f"At scale {preparation.scale} the network would see {seen[0]} x {seen[1]} pixels: "
             f"each side must have {_SMALLEST // 4} to {2 * _LARGEST}."
         )
-    prepared = prepare_image(image, preparation)
-    dataset = ensemble(model, prepared, method, source_shape=shape, **options)
-    return dataset.assign_attrs(scale=preparation.scale, stain=preparation.stain)
+    with naming(name):
+        sees = check_image(image, preparation, name=name, anyway=anyway)
+        prepared, unseen = see_image(image, preparation)
+    dataset = ensemble(model, prepared, method, source_shape=shape, unseen=unseen if unseen.any() else None, **options)
+    about = {"scale": preparation.scale, "stain": preparation.stain, "sees": sees}
+    return dataset.assign_attrs(about, unseen_share=float(unseen.mean()))
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-10
 def at_source(
@@ -113,23 +123,23 @@ def segment_file(
         wanted = {key: options.pop(key) for key in list(options) if key in METHOD_FIELDS}
         method = method_of(method, **wanted)
         method = replace(method, members=max(method.members, before))
-        dataset = segment(image, model, method, previous=previous, **options)
+        dataset = segment(image, model, method, previous=previous, name=str(path), **options)
         dataset = dataset.assign_attrs(source=readable(Path(path).name), image_checksum=drawn_from)
     except ValueError as error:
+        if isinstance(error, Refused) and error.problem.startswith(str(path)):
+            raise  # it names the file
         raise ValueError(f"{path}{f' and {outputs[-1]}' * bool(before)}: {error}") from None
     if dataset.attrs["members"] == before:
         return previous
     mask = source_mask(dataset)
-    uncertainty = at_source(dataset, dataset["mask_std"].values)
+    uncertainty = drawing.colour_map(drawing.SPREAD)(2 * at_source(dataset, dataset["mask_std"].values))[..., :3]
+    if dataset.attrs["members"] == 1:  # nobody to differ from: neither certain nor uncertain
+        uncertainty = np.full_like(uncertainty, 0.5)
     with ExitStack() as stack:  # all four or none; renamed in the order of OUTPUTS
         last, *others = [stack.enter_context(writing(output, force or bool(before))) for output in reversed(outputs)]
         for temporary, picture in zip(
             reversed(others),
-            (
-                mask,
-                overlay(image, mask),
-                drawing.colour_map(drawing.SPREAD)(2 * uncertainty)[..., :3].astype(np.float32),
-            ),
+            (mask, overlay(image, mask), uncertainty.astype(np.float32)),
         ):
             write_png(temporary, picture)
         write_dataset(dataset, last)

@@ -21,7 +21,7 @@ import numpy as np
 from ..files import read_image, read_labels
 from .annotations import polygon_labels
 from .layouts import LAYOUTS, find_files
-from .preparation import Preparation, prepare_image, prepare_labels
+from .preparation import Preparation, prepare_labels, see_image
 from ..provenance import checksum, readable
 from .synthetic import tissue
 
@@ -63,6 +63,7 @@ class Prepared:
     posterior: np.ndarray | None = None  # Exact P(object), (row, column)
     name: str = ""  # Of the case
     group: str = ""  # Of the case
+    unseen: np.ndarray | None = None  # Boolean, (row, column): black, ink, dirt, much glass; None: nothing
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-19
 _LARGEST = 2**31  # Bytes of one unpacked array: more is refused
@@ -265,5 +266,6 @@ def prepare_case(
     if posterior is not None:
         places = np.arange(posterior.size).reshape(posterior.shape)
         posterior = posterior.ravel()[prepare_labels(places, preparation)]
-    image, truth = prepare_image(case.image, preparation), prepare_labels(case.labels, preparation) > 0
-    return Prepared(image, truth, case.labels.shape, raters, posterior, case.name, case.group)
+    (image, unseen), truth = see_image(case.image, preparation), prepare_labels(case.labels, preparation) > 0
+    unseen = unseen if unseen.any() else None
+    return Prepared(image, truth, case.labels.shape, raters, posterior, case.name, case.group, unseen)

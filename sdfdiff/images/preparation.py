@@ -4,15 +4,21 @@
 
 # %% auto #0
 __all__ = ['REFERENCE_STAIN', 'NUCLEI', 'GLANDS', 'TISSUE', 'Stain', 'fit_stain', 'normalise_stain', 'haematoxylin',
-           'Preparation', 'prepared_shape', 'prepare_image', 'prepare_labels']
+           'Preparation', 'prepared_shape', 'check_image', 'naming', 'prepare_labels', 'see_image', 'prepare_image']
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-04
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+from scipy.ndimage import binary_dilation, binary_opening, distance_transform_edt, uniform_filter
 from skimage.color import rgb2gray, separate_stains
 from skimage.color.colorconv import hed_from_rgb
 from skimage.transform import resize
+
+from ..files import Refused
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-07
 def _optical_density(
@@ -45,6 +51,49 @@ def _amounts(
     inside = (both > 0).all(axis=1, keepdims=True) & (determinant > 1e-6)  # two stains of one colour count as one
     return np.where(inside, both, single)
 
+# %% ../../nbs/1_images/2_preparation.ipynb #foreign-02
+def _features(density: np.ndarray) -> np.ndarray:  # (..., 3) -> (pixel, 3)
+    "Shares of red and blue, and the logarithm of the density: numbers in which tissue is one cloud of points."
+    total = np.maximum(density.sum(axis=-1), 0.1)
+    return np.stack([density[..., 0] / total, density[..., 2] / total, np.log(total)], axis=-1).reshape(-1, 3)
+
+
+def _unusual(density: np.ndarray, sample: np.ndarray) -> np.ndarray:  # Both (..., 3); result (pixel,)
+    "Squared Mahalanobis distance of each pixel from the half of the sample that lies closest together."
+    points, least = _features(sample), np.diag([3e-5, 3e-5, 3e-3])  # least: an image without noise has no spread
+    centre, covariance = np.median(points, axis=0), np.cov(points.T) + least
+    for _ in range(15):
+        found = np.einsum("ij,jk,ik->i", points - centre, np.linalg.inv(covariance), points - centre)
+        near = points[found <= np.median(found)]
+        centre, covariance = near.mean(axis=0), np.cov(near.T) + least
+    inverse = np.linalg.inv(covariance * np.median(found) / 2.37)  # 2.37: median of three squared normal numbers
+    return np.einsum("ij,jk,ik->i", _features(density) - centre, inverse, _features(density) - centre)
+
+# %% ../../nbs/1_images/2_preparation.ipynb #foreign-03
+def _foreign(density: np.ndarray, brown: bool = False) -> np.ndarray:  # (row, column, 3) -> bool (row, column)
+    "Black, ink and dirt with their blurred edges: no glass, no mixture of the two dyes. Nowhere if hardly anything."
+    total, black = density.sum(axis=2), density.min(axis=2) > (1.6 if brown else 2.3)
+    red, green, blue = np.moveaxis(density / np.maximum(total, 1e-6)[..., None], 2, 0)
+    if brown:
+        odd = (total > 2) & ((red > 0.46) | (green < 0.24) | (green > 0.45) | (blue < 0.12) | (blue > 0.6))
+    else:
+        odd = (total > 3) & ((green < 0.375) | (green < 0.39) & (red > 0.42)) | (total > 0.9) & (
+            (red > 0.55) | (green < 0.2) | (blue > 0.55)
+        )
+        odd |= (total > 2) & ((green < 0.36) | (red > 0.44) | (blue > 0.42) | (blue < 0.04))
+        dense = (total > 0.9) & ~odd & ~black
+        likely = (green > 0.38) & (red > 0.04) & (red < 0.42) & (blue > 0.08) & (blue < 0.33)
+        unusual = dense & ~(likely & ((red > 0.18) | (total < 3.5)))
+        if dense.sum() > 100:
+            sample = density[dense]
+            unusual[unusual] = _unusual(density[unusual], sample[:: len(sample) // 20000 + 1]) > 40
+            odd |= binary_opening(unusual | odd, np.ones((3, 3)))
+    tissue = (_is_tissue(density) & ~black).sum()
+    odd = black | odd & (2 * (odd & ~black).sum() < tissue)  # most of the tissue cannot be an intruder
+    if black.sum() <= 1e-3 * tissue and odd.sum() <= 5e-3 * tissue:
+        return np.zeros_like(odd)
+    return binary_dilation(odd, np.ones((5, 5)))
+
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-19
 @dataclass(frozen=True)
 class Stain:
@@ -75,11 +124,11 @@ def fit_stain(
     iterations: int = 50,  # Rounds of amounts, then colours
     pixels: int = 20000,  # Size of the sample of tissue pixels
     seed: int = 0,  # Of that sample: the same image always gives the same stain
-) -> Stain | None:  # None for an image with less than 0.1 % of tissue
+) -> Stain | None:  # None where less than 0.1 % is tissue; black, ink and dirt do not count
     "Sparse non-negative factorisation of the optical density (Vahadane et al. 2015; paper, reference 27)."
-    density = _optical_density(image).reshape(-1, 3)
-    tissue = density[_is_tissue(density)]
-    if len(tissue) < max(1e-3 * len(density), 10):
+    density = _optical_density(image)
+    tissue = density[_is_tissue(density) & ~_foreign(density)]
+    if len(tissue) < max(1e-3 * density[..., 0].size, 10):
         return None
     if len(tissue) > pixels:
         tissue = tissue[np.random.default_rng(seed).choice(len(tissue), pixels, replace=False)]
@@ -104,8 +153,9 @@ def normalise_stain(
 ) -> np.ndarray:  # float32 in [0, 1], same shape; an image without tissue comes back unchanged
     "Keep how much of each stain is where, exchange the stains' colours and strengths (Vahadane et al. 2015)."
     image = np.asarray(image, dtype=np.float32)
-    stain = fit_stain(image) if stain is None else stain
+    stain = stain or fit_stain(image)
     if stain is None:
+        warnings.warn("no dyes can be found: there is hardly any tissue; the reference's are assumed", stacklevel=2)
         return image
     found = _amounts(_optical_density(image).reshape(-1, 3), stain.matrix)
     own, wanted = np.array(stain.strength), np.array(reference.strength)
@@ -121,7 +171,7 @@ def haematoxylin(
     "Separate the haematoxylin of an immunohistochemistry slide and show it in the reference's colour."
     density = _optical_density(image)
     found = separate_stains(np.exp(-density), hed_from_rgb)[..., 0] * -np.log(1e-6)  # scikit-image counts in that unit
-    tissue = found[_is_tissue(density)]
+    tissue = found[_is_tissue(density) & ~_foreign(density, brown=True)]
     strength = np.percentile(tissue, 99) if len(tissue) else 0.0
     scale = reference.strength[0] / strength if strength > 0.05 else 1.0
     return np.exp(-scale * found[..., None] * np.array(reference.matrix[0])).astype(np.float32)
@@ -173,7 +223,7 @@ NUCLEI = Preparation("vahadane", "grey", 0.5)  # MoNuSeg in the paper: 1000 x 10
 GLANDS = Preparation("vahadane", "rgb", 0.2, (128, 128))  # GlaS in the paper; 0.2 for images of other sizes
 TISSUE = Preparation("none", "rgb")  # The synthetic tissue of notebook 1.1
 
-# %% ../../nbs/1_images/2_preparation.ipynb #preparation-40
+
 def prepared_shape(
     shape: tuple[int, int],  # Rows and columns of the original
     preparation: Preparation,  # Its size, else its scale, decides
@@ -184,30 +234,116 @@ def prepared_shape(
         return _checked_size(size)
     return preparation.size or tuple(max(1, round(number * preparation.scale)) for number in shape[:2])
 
-# %% ../../nbs/1_images/2_preparation.ipynb #preparation-42
-def prepare_image(
-    image: np.ndarray,  # Intensities in [0, 1], shape (row, column) or (row, column, 3)
-    preparation: Preparation,  # Stain, colour and size
-    size: tuple[int, int] | None = None,  # Rows and columns; overrides the preparation's size and scale
-) -> np.ndarray:  # float32 in [0, 1], shape (channel, row, column)
-    "Stain at full resolution, then colour, then size; a grey image has no stain and keeps its greys."
+# %% ../../nbs/1_images/2_preparation.ipynb #unseen-02
+def _unseen(image: np.ndarray, brown: bool, scale: float) -> np.ndarray:  # bool (row, column)
+    "Black, ink, dirt, and glass where it fills a third of a tile; glass in holes of the tissue is seen."
+    density = _optical_density(image)
+    foreign, glass = _foreign(density, brown), ~_is_tissue(density)
+    reach, said = max(2, round(20 / scale)), []  # 20 network pixels: wider than nearly all holes
+    core = distance_transform_edt(np.pad(glass | foreign, reach + 1, mode="edge")) > reach
+    core = core[reach + 1 : -reach - 1, reach + 1 : -reach - 1] | glass.all()
+    wide = glass & (distance_transform_edt(~core) <= reach + 1) if core.any() else core
+    tile = [min(n, round(288 / scale)) for n in wide.shape]
+    inner = tuple(slice(t // 2, n - (t - 1) // 2) for n, t in zip(wide.shape, tile))
+    wide = wide & (uniform_filter((wide | foreign).astype(np.float32), tile)[inner].max() > 1 / 3)
+    for what, where in (("black, ink or dirt", foreign), ("glass", wide)):
+        said += [f"{100 * where.mean():.1f} % is {what}"] * bool(where.any())
+    if said:
+        warnings.warn(f"{' and '.join(said)}: no object is marked there", stacklevel=3)
+    return foreign | (binary_dilation(wide, np.ones((5, 5))) if wide.any() else wide)
+
+
+def _mirrored(image: np.ndarray, unseen: np.ndarray) -> np.ndarray:  # (row, column, 3), bool (row, column)
+    "Tissue mirrored into what is unseen, from its edge outwards, as often as needed."
+    image, rest = image.copy(), unseen.copy()
+    shape = np.array(rest.shape)[:, None]
+    while rest.any() and not rest.all():
+        here = np.array(np.nonzero(rest))
+        nearest = distance_transform_edt(rest, return_distances=False, return_indices=True)[:, rest]
+        there = np.clip(2 * nearest - here, 0, shape - 1)
+        good = ~rest[tuple(there)] & (there == 2 * nearest - here).all(axis=0)
+        there, good = (there, good) if good.any() else (nearest, good | True)
+        image[tuple(here[:, good])] = image[tuple(there[:, good])]
+        rest[tuple(here[:, good])] = False
+    return image
+
+# %% ../../nbs/1_images/2_preparation.ipynb #check-02
+def _checked_image(image: np.ndarray) -> np.ndarray:  # The same, as an array
+    "ValueError unless it is an image: finite floats in [0, 1], grey or RGB."
     image = np.asarray(image)
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or image.size == 0:
         raise ValueError(f"image has the shape {image.shape}; expected (row, column) or (row, column, 3).")
     if image.dtype.kind != "f" or not (image.min() >= 0 and image.max() <= 1):  # NaN fails both
         raise ValueError(f"image has {image.dtype} numbers {image.min()} to {image.max()}; expected floats in [0, 1].")
-    image = image.astype(np.float32)
-    coloured = image.ndim == 3 and np.ptp(image, axis=2).max() > 0.01
-    if coloured and preparation.stain != "none":
-        image = normalise_stain(image) if preparation.stain == "vahadane" else haematoxylin(image)
-    if preparation.colour == "grey":
-        image = (image if image.ndim == 2 else rgb2gray(image))[..., None]
-    elif image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    wanted = prepared_shape(image.shape, preparation, size)
-    if wanted != image.shape[:2]:
-        image = resize(image, wanted, order=1, mode="reflect", anti_aliasing=True)
-    return np.ascontiguousarray(np.clip(image, 0, 1).transpose(2, 0, 1), dtype=np.float32)
+    return image
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    "No colour, or colour in less than a tenth of what is not glass: a mark on a grey image does not dye it."
+    chroma = np.zeros((1, 1)) if image.ndim == 2 else np.ptp(image, axis=2)
+    dark = chroma[image.mean(axis=2) < 0.86] if image.ndim == 3 else chroma
+    return bool(chroma.max() <= 0.01 or dark.size and (dark > 0.03).mean() < 0.1)
+
+
+def _wrong_kind(image: np.ndarray, preparation: Preparation) -> tuple[str, list[str]]:
+    "What makes a stained slide's network useless, or nothing; and what it should not be silent about."
+    density, grey, brown = _optical_density(image), _is_grey(image), preparation.stain == "haematoxylin"
+    dark = np.median(image) < 0.25
+    if grey:
+        known = "these weights know colour, the image is grey"
+        return _DARK * int(dark), [known] * (preparation.colour == "rgb" or brown)
+    lit = density.min(axis=2) < 2.3  # a black frame is no dark ground
+    dense = density[(density.sum(axis=2) > 1) & lit]
+    most, least = ((one == 1).mean() if len(dense) else 0.5 for one in (dense.argmax(axis=1), dense.argmin(axis=1)))
+    if least > 0.5 or dark and (most < 0.5 or np.median(image[lit]) < 0.25):
+        return (_DARK if dark else _NEGATIVE), []
+    if len(dense) and not brown and most < 0.3 and (dense[:, 2] > dense[:, 1]).mean() > 0.5:
+        return "", ['it looks like a brown slide (immunohistochemistry): its stain is "haematoxylin"']
+    return "", ['it looks like H&E, pink and blue: its stain is "vahadane"'] * bool(brown and most > 0.8)
+
+
+_DARK = "the ground is dark, as in fluorescence; these weights know dyed tissue on a light ground"
+_NEGATIVE = "the colours are those of a negative; these weights know dyed tissue on a light ground"
+
+# %% ../../nbs/1_images/2_preparation.ipynb #check-03
+def check_image(
+    image: np.ndarray,  # Intensities in [0, 1], shape (row, column) or (row, column, 3)
+    preparation: Preparation,  # The weights'
+    size: tuple[int, int] | None = None,  # Rows and columns; overrides the preparation's size and scale
+    name: str = "",  # Begins the refusal
+    anyway: bool = False,  # Warn instead of refusing
+) -> str:  # What the network sees: "388x261 px at scale 0.2 -> 78x52 px"
+    "Warn of an image that is not what the weights know; ValueError for one with which they cannot do anything."
+    image, said, wrong = _checked_image(image), [], ""
+    (rows, columns), seen = image.shape[:2], prepared_shape(image.shape, preparation, size)
+    scale = f" at scale {preparation.scale:g}" * (size is None and preparation.size is None)
+    sees = f"{columns}x{rows} px{scale} -> {seen[1]}x{seen[0]} px"
+    if min(seen) < 64:
+        said += [f"the network sees little ({sees}); is the scale right?"]
+    if max(seen[0] / rows, seen[1] / columns) > 2:
+        said += [f"the image is enlarged more than twice ({sees}); is the scale right?"]
+    if image.std() < 0.01:
+        said += ["the image is blank: nothing can be found in it"]
+    elif preparation.stain != "none":
+        wrong, others = _wrong_kind(image, preparation)
+        said += others
+    if wrong and not anyway:
+        raise Refused(f"{name}{': ' * bool(name)}{wrong}", anyway="to go on all the same")
+    for sentence in [wrong] * bool(wrong) + said:
+        warnings.warn(sentence, stacklevel=2)
+    return sees
+
+
+@contextmanager
+def naming(
+    name: str,  # Of an image, or nothing
+) -> Iterator[None]:
+    "Warnings inside get a name before them, and point to the caller of the function that uses this."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for one in said:
+        warnings.warn(f"{name}{': ' * bool(name)}{one.message}", one.category, stacklevel=4)
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-43
 def prepare_labels(
@@ -220,3 +356,38 @@ def prepare_labels(
     row = ((np.arange(rows) + 0.5) * labels.shape[0] / rows).astype(int)
     column = ((np.arange(columns) + 0.5) * labels.shape[1] / columns).astype(int)
     return labels[row[:, None], column].astype(np.int32)
+
+# %% ../../nbs/1_images/2_preparation.ipynb #preparation-42
+def see_image(
+    image: np.ndarray,  # Intensities in [0, 1], shape (row, column) or (row, column, 3)
+    preparation: Preparation,  # Stain, colour and size
+    size: tuple[int, int] | None = None,  # Rows and columns; overrides the preparation's size and scale
+    fill: bool = True,  # Mirror tissue into what is none
+) -> tuple[np.ndarray, np.ndarray]:  # float32 in [0, 1], (channel, row, column); bool (row, column): where not seen
+    "An image as a network sees it: stain at full resolution, then colour, then size. Warns of what is not seen."
+    image = _checked_image(image).astype(np.float32)
+    wanted, unseen = prepared_shape(image.shape, preparation, size), np.zeros(image.shape[:2], bool)
+    if preparation.stain != "none" and not _is_grey(image):
+        if fill and not _wrong_kind(image, preparation)[0]:
+            unseen = _unseen(image, preparation.stain == "haematoxylin", wanted[0] / image.shape[0])
+        image = normalise_stain(image) if preparation.stain == "vahadane" else haematoxylin(image)
+        image = _mirrored(image, unseen)
+    elif preparation.stain != "none" and fill and image.std() < 0.01:
+        unseen[:] = True
+    if preparation.colour == "grey":
+        image = (image if image.ndim == 2 else rgb2gray(image))[..., None]
+    elif image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if wanted != image.shape[:2]:
+        image = resize(image, wanted, order=1, mode="reflect", anti_aliasing=True)
+    image = np.ascontiguousarray(np.clip(image, 0, 1).transpose(2, 0, 1), dtype=np.float32)
+    return image, prepare_labels(unseen, preparation, size) > 0
+
+
+def prepare_image(
+    image: np.ndarray,  # Intensities in [0, 1], shape (row, column) or (row, column, 3)
+    preparation: Preparation,  # Stain, colour and size
+    size: tuple[int, int] | None = None,  # Rows and columns; overrides the preparation's size and scale
+) -> np.ndarray:  # float32 in [0, 1], shape (channel, row, column)
+    "What `see_image` shows, with nothing filled in: for training. A grey image has no stain and keeps its greys."
+    return see_image(image, preparation, size, fill=False)[0]

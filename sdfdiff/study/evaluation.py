@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..diffusion.model import Model
+from ..diffusion.model import Model, load_model
 from ..ensembles.method import Method
-from ..images.cases import find_cases, hold_out
+from ..images.cases import find_cases, hold_out, read_case
+from ..images.preparation import check_image, naming
 from .plan import StudyPlan, study_cases
 from .schema import MASKS, THRESHOLDS
 from .store import finish, open_study, run_study
@@ -37,12 +38,17 @@ def evaluate(
     workers: int | None = 1,  # Batches of members at the same time
     progress: bool = True,  # Show a progress bar
     layers: Sequence[str] = (),  # Of Aperio XML files, names or numbers; none: all but a frame
+    anyway: bool = False,  # Go on with images that the weights cannot know
 ) -> xr.Dataset:  # A study without maps: counts, scores and labels, in memory
     "Measure one method on a data set under every convention (paper, section 3.4 and table 1)."
     plan = StudyPlan(dataset, (method,), split, quantiles=(), images=False, layers=tuple(layers))
     if isinstance(cases, int) and dataset != "tissue":
         cases = min(cases, len(study_cases(plan, root)))
     plan = replace(plan, cases=cases if isinstance(cases, int | None) else tuple(cases))
+    preparation = load_model(method.weights).preparation
+    for path in study_cases(plan, root) if preparation.stain != "none" else ():
+        with naming(path.name):
+            check_image(read_case(path).image, preparation, name=path.name, anyway=anyway)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "evaluation.zarr") if out is None else out
         finish(run_study(plan, store, root, resume, force, workers=workers), progress)

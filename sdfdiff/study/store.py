@@ -108,7 +108,7 @@ def _work(plan: StudyPlan, store: Path, path, k: int, j: int, batch: int | None 
     # a changed mask is seen by its checksum, but for stores of earlier versions
     mask = f"the mask of {path.name}"
     check_same({mask: True}, {mask: np.array_equal(truth, case.truth)}, store, *_OTHER)
-    how = {"keep": method.members, "batch": batch, "workers": workers, "progress": False}
+    how = {"keep": method.members, "batch": batch, "workers": workers, "progress": False, "unseen": case.unseen}
     drawn = ensemble(model, case.image, method, **how)
     values = {name: drawn[name].values for name in ("mean", "std", "probability", "initial_estimate")} | scored(
         drawn, case.truth, case.raters
