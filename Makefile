@@ -41,7 +41,7 @@ test: $(BIN)/ready-test merging browser  ## Check everything: as `check`, then e
 	@echo "== are the notebooks clean?" && python tests/in_sync.py clean
 	@echo "== is sdfdiff/ what they export?" && python tests/in_sync.py export
 	@echo "== ruff" && ruff check && ruff format --check
-	@echo "== pytest" && python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	@echo "== pytest" && python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 latency: $(BIN)/ready-test browser  ## Measure from slider to picture in JupyterLab, the panels against others; numbers go to data/latency.json
 	@$(BIN)/python tests/benchmark_panels.py data/latency.json

@@ -1041,6 +1041,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
             'sdfdiff.study.store': { 'sdfdiff.study.store.Progress': ('5_study/store.html#progress', 'sdfdiff/study/store.py'),
                                      'sdfdiff.study.store._begin': ('5_study/store.html#_begin', 'sdfdiff/study/store.py'),
                                      'sdfdiff.study.store._begun_with': ('5_study/store.html#_begun_with', 'sdfdiff/study/store.py'),
+                                     'sdfdiff.study.store._checked': ('5_study/store.html#_checked', 'sdfdiff/study/store.py'),
                                      'sdfdiff.study.store._exported': ('5_study/store.html#_exported', 'sdfdiff/study/store.py'),
                                      'sdfdiff.study.store._here': ('5_study/store.html#_here', 'sdfdiff/study/store.py'),
                                      'sdfdiff.study.store._loaded': ('5_study/store.html#_loaded', 'sdfdiff/study/store.py'),

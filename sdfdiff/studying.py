@@ -68,6 +68,7 @@ def _add_study(commands):
         help="N processes of one thread each, or the dask scheduler at tcp://...; its workers must see the same disk",
     )
     one.add_argument("--netcdf", type=Path, metavar="FILE.nc", help="when all is done, write it as one file, too")
+    one.add_argument("--anyway", action="store_true", help="begin with images that the weights cannot know, too")
     one.add_argument("--members-too", action="store_true", help="with the members that the plan keeps, in --netcdf")
     add_workers(one)
 
@@ -188,9 +189,8 @@ def _study(arguments: argparse.Namespace) -> None:
     here = arguments.cluster is None
     workers = chosen_workers(arguments, load_model(plan.methods[0].weights)) if here else arguments.workers or 1
     with cluster_client(arguments.cluster) as client:
-        last = finish(
-            run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, client, workers=workers)
-        )
+        how = {"workers": workers, "anyway": arguments.anyway}
+        last = finish(run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, client, **how))
     print(
         f"{arguments.out}: {_images(last.done // len(plan.methods))}, {len(plan.methods)} "
         f"way{'s' * (len(plan.methods) != 1)} to draw; read it with: sdfdiff report {arguments.out} --out report.html"

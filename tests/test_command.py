@@ -27,8 +27,9 @@ from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.model import save_weights
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles import segmentation as segmenting
-from sdfdiff.ensembles.method import METHODS
+from sdfdiff.ensembles.method import METHODS, untuned
 from sdfdiff.images.preparation import TISSUE
+from sdfdiff.study.plan import StudyPlan, to_json
 
 ENDINGS = ("_mask.png", "_overlay.png", "_uncertainty.png", ".nc")
 
@@ -181,14 +182,28 @@ def test_an_image_that_the_weights_cannot_know(run, place):
     assert code == 0 and "% object" in out and len(lines) == 1 and "night.png: the ground is dark" in lines[0]
 
 
-def test_evaluate_looks_at_the_images_too(run, place):
+def dark_case():
     for folder, array in (("images", picture() // 8), ("masks", 255 * (picture()[..., 0] > 128).astype(np.uint8))):
         Path("data", folder).mkdir(parents=True)
         Image.fromarray(array).save(f"data/{folder}/night.png")
+
+
+def test_evaluate_looks_at_the_images_too(run, place):
+    dark_case()
     words = ("evaluate", "folder", "--root", "data", "--weights", "tiny.safetensors", *QUICK)
     assert refused(run(*words), "night", "dark", "--anyway")
     code, out, lines = run(*words, "--anyway")
     assert code == 0 and "F1" in out and any("night: the ground is dark" in line for line in lines)
+
+
+def test_a_study_looks_at_the_images_too(run, place):
+    dark_case()
+    method = untuned("dpm_sde", 2, name="quick", weights="tiny.safetensors", members=2)
+    Path("plan.json").write_text(to_json(StudyPlan("folder", (method,), "all")))
+    words = ("study", "plan.json", "--root", "data", "--out", "study.zarr")
+    assert refused(run(*words), "night", "dark", "--anyway") and not Path("study.zarr").exists()
+    code, _, lines = run(*words, "--anyway")
+    assert code == 0 and any("night: the ground is dark" in line for line in lines)
 
 
 def test_a_folder_of_images(run, place):

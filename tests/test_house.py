@@ -172,7 +172,7 @@ def test_every_notebook_is_run():
         found = [path for path in nbglob(ROOT / folder, as_path=True) if _keep_file(path, ".notest")]
         assert sorted(path.absolute() for path in found) == sorted(paths)
     recipe = re.search(r"^test:(?:.*\n\t)+.*\n", (ROOT / "Makefile").read_text(), re.M)[0]
-    assert re.findall(r"python -m pytest(.*)", recipe) == [" -n 2 --dist loadscope --no-loadscope-reorder"]
+    assert re.findall(r"python -m pytest(.*)", recipe) == [" -n 3 --dist loadscope --no-loadscope-reorder"]
 
 
 def test_cells_are_skipped_as_nbdev_skips_them():

@@ -10,6 +10,7 @@ from shutil import copy2
 
 import numpy as np
 import pytest
+import torch
 
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.ensembles.collection import ensemble
@@ -33,7 +34,8 @@ def test_weights_say_what_they_said():
 
 def test_a_result_is_opened_shown_and_enlarged():
     "What the encoder guessed has today's name, and the members are those that today's functions draw."
-    old, model = read_result(OLD / "ensemble_old.nc"), load_model(OLD / "weights_old.safetensors")
+    old = read_result(OLD / "ensemble_old.nc")
+    model = load_model(OLD / "weights_old.safetensors", dtype=getattr(torch, old.attrs["number_format"]))
     image = old["image"].values
     new = ensemble(model, image, METHOD, members=4, progress=False)
     for name in ("distance", "initial_estimate"):

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..diffusion.model import Model, load_model
+from ..diffusion.model import Model
 from ..ensembles.method import Method
-from ..images.cases import find_cases, hold_out, read_case
-from ..images.preparation import check_image, naming
+from ..images.cases import find_cases, hold_out
 from .plan import StudyPlan, study_cases
 from .schema import MASKS, THRESHOLDS
 from .store import finish, open_study, run_study
@@ -45,13 +44,9 @@ def evaluate(
     if isinstance(cases, int) and dataset != "tissue":
         cases = min(cases, len(study_cases(plan, root)))
     plan = replace(plan, cases=cases if isinstance(cases, int | None) else tuple(cases))
-    preparation = load_model(method.weights).preparation
-    for path in study_cases(plan, root) if preparation.stain != "none" else ():
-        with naming(path.name):
-            check_image(read_case(path).image, preparation, name=path.name, anyway=anyway)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "evaluation.zarr") if out is None else out
-        finish(run_study(plan, store, root, resume, force, workers=workers), progress)
+        finish(run_study(plan, store, root, resume, force, workers=workers, anyway=anyway), progress)
         return open_study(store).drop_dims(["row", "column"]).load()
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-10-unseen

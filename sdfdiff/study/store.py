@@ -26,7 +26,8 @@ from ..ensembles.method import Method
 from ..ensembles.collection import ensemble
 from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
 from ..diffusion.model import Model, load_model
-from ..images.cases import checksums, prepare_case
+from ..images.cases import Prepared, checksums, prepare_case, read_case
+from ..images.preparation import Preparation, check_image, naming
 from ..provenance import check_same, weights_header, weights_path
 from .plan import StudyPlan, cropped, from_json, study_cases
 from .schema import known, placed, scored, template
@@ -35,7 +36,16 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 # %% ../../nbs/5_study/3_store.ipynb #store-07
-def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None:
+def _checked(path, preparation: Preparation, anyway: bool) -> Prepared:
+    "A case as a network sees it; ValueError for an image with which it cannot do anything."
+    case = read_case(path)
+    with naming(path.name):
+        if preparation.stain != "none":
+            check_image(case.image, preparation, name=path.name, anyway=anyway)
+        return prepare_case(case, preparation)
+
+
+def _begin(plan: StudyPlan, store: Path, paths: list, force: bool, anyway: bool) -> None:
     "Make the store, whole but without results."
     models = [_model(one) for one in plan.methods]
     other = [one.name for one, model in zip(plan.methods, models) if model.preparation != models[0].preparation]
@@ -44,8 +54,8 @@ def _begin(plan: StudyPlan, store: Path, paths: list, root, force: bool) -> None
             f"The methods {plan.methods[0].name!r} and {other[0]!r} prepare images in different ways: their results "
             "have no common pixels; make two studies."
         )
-    with tqdm(paths, desc="reading", unit="case", leave=False) as bar:
-        cases = [cropped(prepare_case(path, models[0].preparation), plan.crop) for path in bar]
+    with naming(""), tqdm(paths, desc="reading", unit="case", leave=False) as bar:  # warnings come after the bar
+        cases = [cropped(_checked(path, models[0].preparation, anyway), plan.crop) for path in bar]
     whole = template(plan, paths, cases, models)
     fill = {name: {"fill_value": False if one.dtype == bool else np.nan} for name, one in whole.data_vars.items()}
     with writing(store, force=force, resume="to continue it") as temporary:
@@ -158,6 +168,7 @@ def run_study(
     client: "Client | None" = None,  # Of dask, its workers see the same disk; None: this process does the work
     batch: int | None = None,  # Members per batch; None: chosen. The result depends on it for sampler "authors" only
     workers: int | None = 1,  # Batches at the same time; the result is the same
+    anyway: bool = False,  # Begin with images that the weights cannot know, too
 ) -> Iterator[Progress]:  # The state at the start, then one item per finished piece
     "Draw every case with every method, write each piece down at once. Finished pieces are not done again."
     store, paths = Path(store).absolute(), study_cases(plan, root)
@@ -169,7 +180,7 @@ def run_study(
         if store.exists() and not force:
             _resumed(plan, store, paths)
         else:
-            _begin(plan, store, paths, root, force)
+            _begin(plan, store, paths, force, anyway)
         yield from _pieces(plan, store, paths, client, batch, workers or 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
