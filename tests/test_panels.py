@@ -76,6 +76,23 @@ WAYS = [method_with(*one) for one in (("dpm_sde", 5), ("ancestral", 7), ("heun",
 WAYS += [METHODS["default"], METHODS["draft"], untuned("paper", 3, "geometric", corrections=1, final=False)]
 
 
+@pytest.mark.parametrize("threshold", [-2.0, 0.0, 2.0])
+def test_the_threshold_moves_the_edge_of_a_painted_mask(threshold):
+    mask = np.zeros((20, 24), bool)
+    mask[5:15, 6:18] = True
+    panel = PaintPanel(mask)
+    panel.threshold.value = threshold
+    grown = int(threshold)
+    expected = np.zeros((20, 24), bool)
+    expected[5 - grown : 15 + grown, 6 - grown : 18 + grown] = True
+    found = panel.thresholded
+    assert not (found & ~expected).any()  # corners are rounded
+    middle = np.s_[8:12, 9:15]
+    np.testing.assert_array_equal(found[:, 11], expected[:, 11])
+    np.testing.assert_array_equal(found[10], expected[10])
+    assert found[middle].all()
+
+
 @pytest.mark.parametrize("method", WAYS, ids=lambda one: f"{one.name}-{one.calls}")
 def test_a_run_ends_where_the_ensemble_does(material, method):
     model, image = material[:2]

@@ -418,3 +418,14 @@ def test_a_red_mark_does_not_dye_a_grey_image():
     marked[100:104] = [0.8, 0.1, 0.15]
     seen, unseen = see_image(marked, NUCLEI)
     assert not unseen.any() and np.array_equal(seen[:, :48], see_image(grey, NUCLEI)[0][:, :48])
+
+
+def test_glass_beside_tissue_is_measured():
+    "The table's maker: without glass on the right nothing differs; each F1 is one of the remaining tissue."
+    from benchmarks.glass import beside_glass
+    from sdfdiff.diffusion.model import load_model
+
+    image = np.asarray(immunohistochemistry()[:128, :128], np.float32) / 255
+    found = beside_glass(load_model("glands"), [image], (1.0, 0.5), steps=2)
+    assert found.shape == (1, 2, 2) and (found >= 0).all() and (found <= 1).all()
+    assert found[0, 0].tolist() == [1.0, 1.0]
