@@ -81,7 +81,7 @@ def add_method_options(
         type=positive_number,
         metavar="PX",
         help="draw fewer than --members once the standard error "
-        "of the mean distance is below this many pixels everywhere",
+        "of the mean distance is below this many pixels everywhere: less than a quarter of the reach",
     )
     add("--seed", type=seed_number, default=0, help="the same seed gives the same masks (default 0)")
     add_workers(parser)

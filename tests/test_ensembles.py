@@ -111,7 +111,8 @@ def drawn(model, image=IMAGE, members=4, sampling=QUICK, **options):
 @given(st.sampled_from([1, 4, 8, 16]), st.integers(1, 300), st.integers(3, 40), st.data())
 def test_tiles_cover_overlap_and_sum_to_one(multiple, blocks, tile_blocks, data):
     length, tile = blocks * multiple, tile_blocks * multiple
-    overlap = multiple * data.draw(st.integers(1, tile_blocks - 1), "overlap")
+    overlap = data.draw(st.integers(1, (tile_blocks - 1) * multiple), "overlap")
+    tile += data.draw(st.integers(0, multiple - 1), "more")
     windows, weights = tile_windows(length, tile, overlap, multiple)
     assert weights.shape == (len(windows), length)
     assert np.allclose(weights.sum(axis=0), 1, atol=1e-12) and (weights >= 0).all()
@@ -121,6 +122,17 @@ def test_tiles_cover_overlap_and_sum_to_one(multiple, blocks, tile_blocks, data)
     assert all(a.stop - b.start >= overlap for a, b in zip(windows, windows[1:]))
     for window, weight in zip(windows, weights):
         assert (weight[window] > 0).all() and weight.sum() == pytest.approx(weight[window].sum())
+
+
+@pytest.mark.parametrize(("length", "tile", "overlap", "multiple"), [(544, 288, 40, 16), (1216, 32, 15, 16)])
+def test_the_smallest_overlap_is_a_promise(length, tile, overlap, multiple):
+    windows, _ = tile_windows(length, tile, overlap, multiple)
+    assert min(a.stop - b.start for a, b in zip(windows, windows[1:])) >= overlap
+
+
+def test_tiles_too_small_for_their_overlap_are_refused():
+    with pytest.raises(ValueError, match="Tiles of 31 px cannot overlap by 3 px, in steps of 16: the overlap must be"):
+        tile_windows(64, 31, 3, 16)
 
 
 @settings(max_examples=50)
@@ -998,6 +1010,7 @@ def test_mean_and_majority_are_different_questions():
         (lambda: drawn(known(), workers=0), "worker"),
         (lambda: drawn(known(), tolerance=0.0), "tolerance"),
         (lambda: drawn(known(), tolerance=math.nan), "tolerance"),
+        (lambda: drawn(replace(known(), reach=1.0), tolerance=0.5), "cut at 1 px, is at most 0.258 px"),
         (lambda: drawn(known(), sampling="best"), "draft, default, reference"),
         (lambda: drawn(known(), sampling="paper"), "draft, default, reference"),
         (lambda: drawn(known(), sampling=None), "draft, default, reference"),

@@ -16,6 +16,7 @@ from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.study.evaluation import evaluate, scores_by_convention, summary, unseen
 from sdfdiff.study.schema import COUNTS, MASKS, THRESHOLDS
+from sdfdiff.study.plan import case_seed
 from sdfdiff.study.store import open_study
 
 TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]
@@ -70,7 +71,8 @@ def test_counts_by_other_means(root, tmp_path, preparation):
     truth = case.labels > 0
     if preparation.scale == 0.5:
         truth = truth[1::2, 1::2]  # the pixel at, or right below, the centre of each new one
-    fields = ensemble(model, prepare_image(case.image, model.preparation), method, progress=False)
+    seed = case_seed(method.seed, case.name)
+    fields = ensemble(model, prepare_image(case.image, model.preparation), method, seed=seed, progress=False)
     members, mean, initial = (fields[name].values.tolist() for name in ("distance", "mean", "initial_estimate"))
     for threshold, limit in (("paper", 0.15), ("half_pixel", 0.5)):
         found = np.zeros((len(MASKS), 3), int)

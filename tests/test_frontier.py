@@ -30,7 +30,7 @@ from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.images.cases import Prepared, prepare_case
-from sdfdiff.study.plan import from_json, study_cases, to_json
+from sdfdiff.study.plan import case_seed, from_json, study_cases, to_json
 from sdfdiff.study.store import finish, open_study, run_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -277,7 +277,7 @@ def test_the_judge_of_a_study_is_the_judge_of_its_cases(study, result, weights):
     for path in study_cases(small(frontier_plan("tissue", cases=2), weights)):
         case = prepare_case(path, model.preparation)
         drawn = {
-            one.name: ensemble(model, case.image, one, progress=False)
+            one.name: ensemble(model, case.image, one, seed=case_seed(one.seed, path.name), progress=False)
             for one in small(frontier_plan("tissue"), weights).methods
         }
         expected = judge_case(side_by_side(drawn, case))

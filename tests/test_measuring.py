@@ -75,11 +75,12 @@ def test_evaluate_says_how_masks_are_drawn(run, dataset):
         "a.zarr",
     )
     assert refused(run(*words, "--steps", "3"), "--sampler") and not Path("a.zarr").exists()
-    code, out, lines = run(*words, "--quality", "draft", "--members", "48", "--tolerance", "100", "--workers", "2")
+    assert refused(run(*words, "--tolerance", "100"), "100 px", "at most 2.58 px") and not Path("a.zarr").exists()
+    code, out, lines = run(*words, "--quality", "draft", "--members", "48", "--tolerance", "2.5", "--workers", "2")
     study = open_study("a.zarr")
     assert (code, lines) == (0, []) and "method draft, 16 members" in out and study["drawn"].values.tolist() == [[16]]
     (method,) = from_json(study.attrs["plan"]).methods
-    assert method == method_of("draft", members=48, tolerance=100, weights="colour.safetensors")
+    assert method == method_of("draft", members=48, tolerance=2.5, weights="colour.safetensors")
     assert refused(run(*words, "--quality", "draft", "--members", "48", "--resume"), "a.zarr", "methods")
 
 

@@ -19,7 +19,8 @@ from sdfdiff.study import charts, report
 from sdfdiff.study.chart_parts import interval
 from sdfdiff.study.charts import CHARTS, sparsification_chart
 from sdfdiff.study.plan import StudyPlan
-from sdfdiff.study.report import WORDS, report_page, write_report
+from sdfdiff.study.page import WORDS
+from sdfdiff.study.report import report_page, write_report
 from sdfdiff.study.store import export_study, finish, open_study, run_study
 from sdfdiff.study.verification import differences, headline, read_verified, verify
 from sdfdiff.uncertainty.fields import bootstrap

@@ -44,7 +44,7 @@ def test_by_hand():
         [(2 / 3 + 1 / 3) / 2, 2 / 3, 2 / 3, 2 / 3]
     )  # mean: (-.5 - .5)/2, so the tie is object
     assert found["f1"].tolist() == pytest.approx([(4 / 5 + 2 / 4) / 2, 4 / 5, 4 / 5, 4 / 5])
-    assert found["expected_loss"] == pytest.approx(1 - (1 + 2 / 3) / 2) and found["fragments"] == 1
+    assert found["expected_loss"] == pytest.approx(1 - 2 / 3) and found["fragments"] == 1
     first, second, true = (
         np.array(line) for line in ([-1.5, -0.5, 0.5, 1.5], [-0.5, 0.5, 1.5, 2.5], [-2.5, -1.5, -0.5, 0.5])
     )
@@ -78,7 +78,10 @@ def test_by_direct_definitions(seed):
         np.testing.assert_allclose(
             found[name], [np.mean([function(one, truth) for one in masks]), *(function(one, truth) for one in singles)]
         )
-    assert found["expected_loss"] == pytest.approx(np.mean([1 - f1(one, singles[0]) for one in masks]))
+    cut = drawn["distance"].values.clip(-drawn.attrs["reach_px"], drawn.attrs["reach_px"])
+    others = [np.delete(cut, k, axis=0).mean(axis=0) <= 0 for k in range(len(masks))]
+    losses = [1 - f1(one, other) for one, other in zip(masks, others, strict=True)]
+    assert found["expected_loss"] == pytest.approx(np.mean(losses))
     assert found["fragments"] == np.mean([ndimage.label(one)[1] for one in masks])
     between = np.mean([1 - iou(one, other) for one in masks for other in raters])
     for name, pairs in (("ged_v", itertools.product), ("ged_u", lambda one, other: itertools.permutations(one, 2))):

@@ -25,7 +25,7 @@ from sdfdiff.files import DiskFull
 from sdfdiff.images.cases import prepare_case
 from sdfdiff.images.preparation import NUCLEI
 from sdfdiff.study import store as study
-from sdfdiff.study.plan import StudyPlan, from_json, study_cases
+from sdfdiff.study.plan import StudyPlan, case_seed, from_json, study_cases
 from sdfdiff.study.schema import NUMBERS, scored
 from sdfdiff.study.store import Progress, export_study, finish, open_study, run_study
 from sdfdiff.study.verification import verify
@@ -92,7 +92,8 @@ def test_the_numbers_are_those_of_the_ensembles(whole):
     for k, j in ((0, 0), (1, 1)):
         model, method, here = load_model("tissue"), SCENES.methods[j], found.isel(case=k, method=j)
         case = prepare_case(paths[k], model.preparation)
-        drawn = ensemble(model, case.image, method, progress=False)
+        seed = case_seed(method.seed, paths[k].name)
+        drawn = ensemble(model, case.image, method, seed=seed, progress=False)
         np.testing.assert_array_equal(here["truth"], case.truth)
         np.testing.assert_array_equal(here["raters"], case.raters)
         np.testing.assert_array_equal(here["probability"], drawn["probability"])
@@ -110,6 +111,43 @@ def test_the_numbers_are_those_of_the_ensembles(whole):
         np.testing.assert_allclose(here["quantiles"], quantiles, atol=1 / 512)
         for name, value in scored(drawn, case.truth, case.raters).items():
             np.testing.assert_array_equal(here[name], value, err_msg=name)
+
+
+def test_each_case_has_noise_of_its_own(tmp_path):
+    "The same picture under two names: other members; alone or beside others: the same."
+    weights = tiny_weights(tmp_path / "tiny.safetensors")
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for kind, values in (("images", picture), ("masks", 255 * (picture[..., 0] > 128).astype(np.uint8))):
+        (tmp_path / kind).mkdir()
+        for name in "ab":
+            Image.fromarray(values).save(tmp_path / kind / f"{name}.png")
+    found = {}
+    for names in (("a", "b"), ("b",)):
+        plan = StudyPlan("folder", (quick("one", weights, 4),), "all", cases=names, keep=4)
+        finish(run_study(plan, tmp_path / f"{''.join(names)}.zarr", tmp_path), progress=False)
+        study = open_study(tmp_path / f"{''.join(names)}.zarr").load()
+        found |= {(names, name): study["distance"].sel(case=name).values.squeeze() for name in names}
+    a, b = (found[("a", "b"), name] for name in "ab")
+    np.testing.assert_array_equal(found[("b",), "b"], b)
+    assert abs(np.corrcoef((a - a.mean(0)).ravel(), (b - b.mean(0)).ravel())[0, 1]) < 0.1
+    assert case_seed(0, "a") != case_seed(1, "a") and 0 <= case_seed(-1, "ä") < 2**32
+
+
+def test_another_version_is_not_mixed_in(whole, tmp_path, monkeypatch):
+    store = unfinished(copied(whole, tmp_path), (1, 0))
+    monkeypatch.setattr(study, "__version__", "99.0")
+    with pytest.raises(ValueError, match=r"copy.zarr was begun with something else \(sdfdiff .*, now 99.0\)"):
+        finish(run_study(SCENES, store, resume=True), progress=False)
+
+
+def test_a_study_whose_cases_share_noise_is_read_and_not_continued(whole, tmp_path):
+    store = unfinished(copied(whole, tmp_path), (1, 0))
+    described = json.loads((store / "zarr.json").read_text())
+    del described["attributes"]["noise"]
+    (store / "zarr.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="was begun by an earlier version of sdfdiff; it can be read"):
+        finish(run_study(SCENES, store, resume=True), progress=False)
+    assert open_study(store, partial=True).sizes["case"] == 1
 
 
 def test_a_store_describes_itself(whole):
@@ -490,7 +528,7 @@ def test_weights_that_changed(ragged, tmp_path):
     os.utime(weights, ns=(time.time_ns() + 10**9,) * 2)
     with pytest.raises(
         ValueError,
-        match=r"a.zarr was begun with other files \(the weights of tiny\): put them back, or start a new study",
+        match=r"a.zarr was begun with something else \(the weights of tiny\): put it back, or start a new study",
     ) as problem:
         finish(run_study(plan, tmp_path / "a.zarr", root, resume=True), progress=False)
     sentence(problem, tmp_path / "a.zarr")
@@ -541,7 +579,7 @@ def test_a_mask_that_changed(ragged, tmp_path, change):
         Image.fromarray(np.zeros((rows, mask.shape[1], 3), np.uint8)).save(data / "images" / "2.png")
     with pytest.raises(
         ValueError,
-        match=r"copy.zarr was begun with other files \((the image of 2, )?the mask of 2\): put them back, or start",
+        match=r"copy.zarr was begun with something else \((the image of 2, )?the mask of 2\): put it back, or start",
     ):
         finish(run_study(plan, store, data, resume=True), progress=False)
 
@@ -766,7 +804,7 @@ def test_a_file_that_changed_is_seen(ragged, tmp_path, part, finished):
     store = store if finished else unfinished(store, (0, 0))
     before = content(store)
     repainted(data / part / "2.png")
-    said = rf"copy.zarr was begun with other files \(the {part[:-1]} of 2\): put them back, or start a new study"
+    said = rf"copy.zarr was begun with something else \(the {part[:-1]} of 2\): put it back, or start a new study"
     with pytest.raises(ValueError, match=said) as problem:
         finish(run_study(plan, store, data, resume=True), progress=False)
     sentence(problem)
@@ -781,7 +819,7 @@ def test_an_image_that_changes_in_mid_study(ragged, tmp_path):
     running = run_study(plan, tmp_path / "a.zarr", data)
     assert [next(running).done, next(running).done] == [0, 1]
     repainted(data / "images" / "1.png")
-    with pytest.raises(ValueError, match=r"a.zarr was begun with other files \(the image of 1\)"):
+    with pytest.raises(ValueError, match=r"a.zarr was begun with something else \(the image of 1\)"):
         next(running)
     assert done_pieces(tmp_path / "a.zarr") == 1
 
@@ -791,7 +829,7 @@ def test_weights_that_changed_after_the_end(tmp_path):
     plan = StudyPlan("tissue", (quick("tiny", tiny_weights(weights)),), cases=1)
     finish(run_study(plan, tmp_path / "a.zarr"), progress=False)
     tiny_weights(weights, seed=1)
-    with pytest.raises(ValueError, match=r"begun with other files \(the weights of tiny\)"):
+    with pytest.raises(ValueError, match=r"begun with something else \(the weights of tiny\)"):
         finish(run_study(plan, tmp_path / "a.zarr", resume=True), progress=False)
 
 
@@ -806,7 +844,7 @@ def test_a_store_without_checksums_is_continued_with_a_warning(ragged, tmp_path)
     assert len(said) == 1
     unfinished(store, (2, 0))
     repainted(data / "masks" / "2.png")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"other files \(the mask of 2\)"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"something else \(the mask of 2\)"):
         finish(run_study(plan, store, data, resume=True), progress=False)
 
 
@@ -841,7 +879,7 @@ def test_a_store_that_another_process_takes_away(tmp_path, how):
     else:
         next(run_study(StudyPlan("tissue", (quick("a", "tissue", 2, seed=1),), cases=2), place, force=True))
     with pytest.raises(
-        (ValueError, OSError), match="a.zarr (does not exist|was begun with other .*the plan)"
+        (ValueError, OSError), match="a.zarr (does not exist|was begun with something else .*the plan)"
     ) as problem:
         next(running)
     sentence(problem)

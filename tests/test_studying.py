@@ -15,7 +15,7 @@ from sdfdiff.ensembles.method import method_of
 from sdfdiff.files import Refused
 from sdfdiff.study import store as studies
 from sdfdiff.study.plan import StudyPlan, from_json, to_json
-from sdfdiff.study.report import WORDS
+from sdfdiff.study.page import WORDS
 from sdfdiff.study.store import open_study
 from sdfdiff.study.verification import headline, read_verified
 from sdfdiff.studying import _EXAMPLES, example_plan

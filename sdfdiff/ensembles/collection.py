@@ -19,7 +19,7 @@ from .. import __version__
 from .members import Denoiser, in_pixels, sample_batches
 from .method import Method, method_of, settings_of
 from ..diffusion.model import Model
-from .streaming import ROUND, Running, certain
+from .streaming import ROUND, Running, certain, check_tolerance
 from ..provenance import check_same
 
 # %% ../../nbs/3_ensembles/4_collection.ipynb #collection-07
@@ -155,8 +155,9 @@ def ensemble(
 ) -> xr.Dataset:  # Labelled fields; see UNITS
     "Draw many plausible masks of one image; mean, spread and P(object) of each pixel (paper, sections 3.4 and 3.6)."
     method, image, shape = method_of(method, **changes), np.asarray(image, np.float32), np.shape(image)[1:]
-    _check(keep, workers, truth, unseen, np.shape(image))
     model = model if method.reach is None else replace(model, reach=method.reach)
+    _check(keep, workers, truth, unseen, np.shape(image))
+    check_tolerance(method.tolerance, model.reach)
     keep = min(method.members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
     denoiser = Denoiser(model, image, tile, overlap)
     collected = Collected(shape, model.threshold(method.rule), model.reach, keep, unseen)

@@ -31,20 +31,21 @@ def tile_windows(
     multiple: int,  # Tiles start and end at multiples of this
 ) -> tuple[list[slice], np.ndarray]:  # Windows, and their blending weights, shape (window, length)
     "Equal tiles along one axis, with weights that fade at inner edges and sum to one everywhere."
-    if not 0 < overlap < tile:
+    most, least = tile // multiple * multiple, math.ceil(overlap / multiple) * multiple
+    if not 0 < overlap < tile or (length > tile and least >= most):
         raise ValueError(
-            f"Tiles of {tile} px cannot overlap by {overlap} px: the overlap must be smaller than the tile, and "
-            "positive."
+            f"Tiles of {tile} px cannot overlap by {overlap} px, in steps of {multiple}: the overlap must be smaller "
+            "than the tile, and positive."
         )
-    number = 1 if length <= tile else math.ceil((length - overlap) / (tile - overlap))
-    size = math.ceil((length + (number - 1) * overlap) / number / multiple) * multiple
+    number = 1 if length <= tile else math.ceil((length - least) / (most - least))
+    size = math.ceil((length + (number - 1) * least) / number / multiple) * multiple
     starts = [round(k * (length - size) / max(number - 1, 1) / multiple) * multiple for k in range(number)]
     weights = np.zeros((number, length))
     for weight, start in zip(weights, starts):
         place = np.arange(size) + 0.5
         before = place if start > 0 else np.full(size, np.inf)
         after = size - place if start + size < length else np.full(size, np.inf)
-        weight[start : start + size] = np.minimum(np.minimum(before, after), overlap)
+        weight[start : start + size] = np.minimum(np.minimum(before, after), least)
     return [slice(s, s + size) for s in starts], weights / weights.sum(axis=0)
 
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-11

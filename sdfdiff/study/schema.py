@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'MASKS', 'THRESHOLDS', 'COUNTS', 'RANK_BINS', 'NUMBERS', 'SCORE_LABELS', 'CONVENTIONS',
-           'estimated_masks', 'scored', 'template', 'known', 'placed']
+           'estimated_masks', 'scored', 'number_format', 'template', 'known', 'placed']
 
 # %% ../../nbs/5_study/2_schema.ipynb #schema-05
 import json
@@ -20,7 +20,7 @@ from ..diffusion.model import Model
 from ..distance import threshold
 from ..ensembles.collection import UNITS, described
 from ..images.cases import CasePaths, Prepared, checksums
-from .plan import StudyPlan, to_json
+from .plan import OWN_NOISE, StudyPlan, to_json
 from ..uncertainty.fields import mask_distance
 from ..uncertainty.forecasts import crps, energy_distance, expected_loss, hungarian_iou, rank_histogram, untied
 from ..uncertainty.metrics import counts, scores_from_counts
@@ -43,7 +43,7 @@ NUMBERS = {  # variable: (dimensions besides case and method, unit, meaning)
     "expected_loss": (
         (),
         "1",
-        "1 - F1 of a member and the mask of the mean, mean over the members: the loss that the ensemble expects",
+        "1 - F1 of a member and the mask of the others' mean, mean over the members: the loss that is expected",
     ),
     "crps": ((), "px", "fair CRPS of the distance at pixels where members or truth differ"),
     "ranks": (("rank",), "px^2", "pixels whose true distance has this rank among the members, in bins of equal width"),
@@ -77,6 +77,13 @@ def _hungarian(members: xr.DataArray, raters: xr.DataArray) -> float:
         hungarian_iou(members[: max(1, min(1024, members.sizes["member"]) // len(raters)) * len(raters)], raters)
     )
 
+# %% ../../nbs/5_study/2_schema.ipynb #schema-11-expected
+def _expected_loss(members: xr.DataArray, level: float) -> float:
+    "1 - F1 of each member and the mask of the mean of the others, mean: no member judges a mask that holds it."
+    others = (members.sum("member") - members) / max(members.sizes["member"] - 1, 1) <= level
+    each = (members <= level).rename(member="left_out").expand_dims("member")
+    return float(expected_loss(each, others.rename(member="left_out")).mean())
+
 # %% ../../nbs/5_study/2_schema.ipynb #schema-12
 def scored(
     drawn: xr.Dataset,  # An ensemble with all members kept
@@ -101,7 +108,7 @@ def scored(
         "counts": np.stack(
             [counts(estimated_masks(drawn, threshold(rule, *units)), truth) for rule in THRESHOLDS], axis=1
         ),
-        "expected_loss": float(expected_loss(inside, mmse)),
+        "expected_loss": _expected_loss(cut, level),
         "crps": float(crps(cut, distance, where=where)),
         "ranks": _binned(rank_histogram(cut, distance, where=where).values),
         "fragments": np.mean([ndimage.label(one)[1] for one in inside.values]),
@@ -258,6 +265,14 @@ def _coordinates(
     return found
 
 # %% ../../nbs/5_study/2_schema.ipynb #schema-21
+def number_format(
+    models: list[Model],  # Of the methods
+) -> str:  # "float32", "bfloat16", or both
+    "In which numbers the networks compute: it depends on the processor, and results differ a little."
+    formats = {str(model.network.read.weight.dtype).removeprefix("torch.") for model in models}
+    return ", ".join(sorted(formats))
+
+
 def template(
     plan: StudyPlan,  # The plan
     paths: list[CasePaths],  # Its cases
@@ -273,7 +288,12 @@ def template(
         values = dask.array.full([sizes[dim] for dim in dims], blank, dtype=kind, chunks=chunks)
         empty[name] = (dims, values, {"units": unit, "long_name": meaning})
     about = {"title": "sdfdiff study", "conventions": CONVENTIONS, "plan": to_json(plan), "dataset": plan.dataset}
-    about |= {"split": plan.split, "sdfdiff_version": __version__}
+    about |= {
+        "split": plan.split,
+        "noise": OWN_NOISE,
+        "sdfdiff_version": __version__,
+        "number_format": number_format(models),
+    }
     about |= {"torch_version": str(torch.__version__), "numpy_version": np.__version__}
     return xr.Dataset(empty, _coordinates(plan, paths, cases, models, sizes), about)
 

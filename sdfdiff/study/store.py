@@ -24,13 +24,15 @@ from zarr.storage import LocalStore
 
 from ..ensembles.method import Method
 from ..ensembles.collection import ensemble
+from ..ensembles.streaming import check_tolerance
+from .. import __version__
 from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
 from ..diffusion.model import Model, load_model
 from ..images.cases import Prepared, checksums, prepare_case, read_case
 from ..images.preparation import Preparation, check_image, naming
 from ..provenance import check_same, weights_header, weights_path
-from .plan import StudyPlan, cropped, from_json, study_cases
-from .schema import known, placed, scored, template
+from .plan import OWN_NOISE, StudyPlan, case_seed, cropped, from_json, study_cases
+from .schema import known, number_format, placed, scored, template
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -54,6 +56,8 @@ def _begin(plan: StudyPlan, store: Path, paths: list, force: bool, anyway: bool)
             f"The methods {plan.methods[0].name!r} and {other[0]!r} prepare images in different ways: their results "
             "have no common pixels; make two studies."
         )
+    for one, model in zip(plan.methods, models):
+        check_tolerance(one.tolerance, model.reach)
     with naming(""), tqdm(paths, desc="reading", unit="case", leave=False) as bar:  # warnings come after the bar
         cases = [cropped(_checked(path, models[0].preparation, anyway), plan.crop) for path in bar]
     whole = template(plan, paths, cases, models)
@@ -87,15 +91,16 @@ _prepared = lru_cache(maxsize=1)(
 
 # %% ../../nbs/5_study/3_store.ipynb #store-10
 def _made_of(paths: list, methods: tuple[Method, ...]) -> dict[str, str]:
-    "The checksums of everything that a study is made of, as the files are now."
-    return {f"the weights of {one.name}": weights_header(one.weights)["checksum"] for one in methods} | checksums(
-        *paths
-    )
+    "What a study is made of, as things are now: checksums, version, and the numbers in which networks compute."
+    found = {f"the weights of {one.name}": weights_header(one.weights)["checksum"] for one in methods}
+    found |= {"sdfdiff": __version__, "number format": number_format([_model(one) for one in methods])}
+    return found | checksums(*paths)
 
 
 def _begun_with(there: xr.Dataset) -> dict[str, str]:
     "The same, as the store has kept them; those of earlier versions have them of the weights only."
-    found = {}
+    about = {"sdfdiff": "sdfdiff_version", "number format": "number_format"}
+    found = {name: there.attrs[key] for name, key in about.items() if key in there.attrs}
     for what, dim in (("weights", "method"), ("image", "case"), ("mask", "case")):
         if f"{what}_checksum" in there.coords:
             names, kept = there[dim].values.tolist(), there[f"{what}_checksum"].values.tolist()
@@ -103,7 +108,7 @@ def _begun_with(there: xr.Dataset) -> dict[str, str]:
     return found
 
 
-_OTHER = "was begun with other files", ": put them back, or start a new study"
+_OTHER = "was begun with something else", ": put it back, or start a new study"
 
 # %% ../../nbs/5_study/3_store.ipynb #store-10a
 def _work(plan: StudyPlan, store: Path, path, k: int, j: int, batch: int | None = None, workers=1) -> float:
@@ -119,7 +124,7 @@ def _work(plan: StudyPlan, store: Path, path, k: int, j: int, batch: int | None 
     mask = f"the mask of {path.name}"
     check_same({mask: True}, {mask: np.array_equal(truth, case.truth)}, store, *_OTHER)
     how = {"keep": method.members, "batch": batch, "workers": workers, "progress": False, "unseen": case.unseen}
-    drawn = ensemble(model, case.image, method, **how)
+    drawn = ensemble(model, case.image, method, seed=case_seed(method.seed, path.name), **how)
     values = {name: drawn[name].values for name in ("mean", "std", "probability", "initial_estimate")} | scored(
         drawn, case.truth, case.raters
     )
@@ -147,7 +152,7 @@ class Progress:
 def _resumed(plan: StudyPlan, store: Path, paths: list) -> None:
     "ValueError unless the store is one of this plan, these cases and these weights, all files unchanged."
     with _opened(store) as there:
-        if "prior" in there:
+        if "prior" in there or there.attrs.get("noise") != OWN_NOISE:
             raise Refused(f"{store} was begun by an earlier version of sdfdiff; it can be read", force="to start anew")
         then, advice = from_json(there.attrs["plan"], str(store)), ": use that plan, or another store"
         check_same(vars(then), vars(plan), store, "is the store of another plan", advice)

@@ -214,7 +214,7 @@ def verify(
             raise ValueError(f"case {study['case'].values[k]}: {error}") from None
     found = xr.concat(rows, study["case"], coords="minimal", compat="override", join="outer")
     labels = {name: one.compute() for name, one in study.coords.items() if one.dims in (("case",), ("method",))}
-    about = ("plan", "dataset", "split", "conventions", "sdfdiff_version", "torch_version")
+    about = ("plan", "dataset", "split", "noise", "conventions", "sdfdiff_version", "torch_version")
     about = {name: study.attrs[name] for name in (*about, "cases_planned", "cases_finished") if name in study.attrs}
     return found.assign_coords(labels).assign_attrs(title=TITLE, permutations=permutations, **about)
 
@@ -235,7 +235,7 @@ def _correlation(sums: xr.Dataset) -> xr.DataArray:
 def _honest_error(near: xr.Dataset, members: int, **how) -> xr.DataArray:
     "Calibration error, recalibrated on the other groups; NaN if these hold no object, or nothing else, in the band."
     try:
-        return bootstrap(cross_fitted(near, members, how["groups"])[0], calibration_error, **how)
+        return bootstrap(cross_fitted(near, members, how["groups"])[0], calibration_error, limits=(0, 1), **how)
     except ValueError:
         return bootstrap(near, calibration_error, **how) * np.nan
 
@@ -262,18 +262,36 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
     }
     return means, sums | ({"loss_correlation": (_moments(v), _correlation)} if v.sizes["case"] > 3 else {})
 
+# %% ../../nbs/5_study/5_verification.ipynb #verification-23-bounds
+_ANY = (-np.inf, np.inf)
+_LIMITS = {  # quantity: where it can lie; the others are shares, from 0 to 1
+    "crps": (0, np.inf),
+    "spread_skill": (0, np.inf),
+    "ged_u": _ANY,
+    "loss_correlation": (-1, 1),
+    "auroc_gain": (-1, 1),
+    "information_ratio": (-1, 1),
+}
 
-def _bounds(means: dict, sums: dict, **how) -> dict[str, xr.DataArray]:
+
+def _bounds(means: dict, sums: dict, limits: Callable = lambda name: _ANY, **how) -> dict[str, xr.DataArray]:
     "Estimate, low and high of each number."
-    found = {name: bootstrap(one, skipna=not name.startswith("f1_"), **how) for name, one in means.items()}
-    return found | {name: bootstrap(one, statistic, **how) for name, (one, statistic) in sums.items()}
+    found = {
+        name: bootstrap(one, skipna=not name.startswith("f1_"), limits=limits(name), **how)
+        for name, one in means.items()
+    }
+    return found | {
+        name: bootstrap(one, statistic, limits=limits(name), **how) for name, (one, statistic) in sums.items()
+    }
 
 
 def _one_method(v: xr.Dataset, **how) -> xr.DataArray:
     "Estimate, low and high of each number, for one method; dims (quantity, bound)."
     means, sums = _measures(v)
     members = int(v["drawn"].min() if "drawn" in v else v["members"])
-    found = _bounds(means, sums, **how) | {"ece_recalibrated": _honest_error(sums["ece"][0], members, **how)}
+    found = _bounds(means, sums, lambda name: _LIMITS.get(name, (0, 1)), **how) | {
+        "ece_recalibrated": _honest_error(sums["ece"][0], members, **how)
+    }
     return xr.Dataset({name: one.reset_coords(drop=True) for name, one in found.items()}).to_dataarray("quantity")
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-24

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import xarray as xr
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from ..distance import checked_mask, signed_distance
 
@@ -205,13 +205,19 @@ def _resampled(
     return total / each(lambda one: xr.dot(weights, one.notnull().astype(int), dim=dim))
 
 
-def _interval(values: xr.DataArray | xr.Dataset, level: float, skipna: bool) -> xr.DataArray | xr.Dataset:
-    "Estimate (first resample), low and high (of the others)."
+def _interval(
+    values: xr.DataArray | xr.Dataset, count: int, level: float, skipna: bool, limits: tuple[float, float]
+) -> xr.DataArray | xr.Dataset:
+    "Estimate (first resample), low and high (of the others): percentiles, further out for few cases (Hesterberg 2015)."
     ends = [(1 - level) / 2, (1 + level) / 2]
+    further = stats.t.ppf(ends[1], count - 1) / stats.norm.ppf(ends[1]) * np.sqrt(count / (count - 1))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # nothing is defined: NaN says it
         bounds = values.isel(resample=slice(1, None)).quantile(ends, "resample", skipna=skipna, keep_attrs=True)
-    parts = [values.isel(resample=0), *(bounds.isel(quantile=k, drop=True) for k in (0, 1))]
+    middle = values.isel(resample=0)
+    with xr.set_options(keep_attrs=True):
+        bounds = bounds + (further - 1) * (bounds - middle)
+    parts = [middle, *(bounds.isel(quantile=k, drop=True).clip(*limits) for k in (0, 1))]
     found = xr.concat(parts, "bound", coords="minimal", compat="override")
     return found.assign_coords(bound=["estimate", "low", "high"])
 
@@ -222,12 +228,17 @@ def bootstrap(
     dim: str = "case",  # What is resampled whole
     resamples: int = 2000,  # How often
     seed: int = 0,  # Of the resampling
-    level: float = 0.95,  # Share of the resamples within the interval
+    level: float = 0.95,  # How often the interval shall hold the true value
     groups: np.ndarray | xr.DataArray | None = None,  # A label per case, its patient say: whole groups are resampled
     additive: bool = True,  # False: `statistic` is given the resampled cases themselves (slower)
     skipna: bool = False,  # True: the mean leaves out cases that are NaN
+    limits: tuple[float, float] = (-np.inf, np.inf),  # Beyond which the number cannot be
 ) -> xr.DataArray | xr.Dataset:  # With a dimension `bound`: estimate, low, high
-    "Percentile interval from resampling whole cases (Efron 1979), since pixels are not independent. ValueError."
+    """Interval from resampling whole cases (Efron 1979), since pixels are not independent. ValueError.
+
+    Percentiles, moved outwards for few cases (Student's t; Hesterberg 2015). Cases that share noise share an error that
+    no resampling of cases shows.
+    """
     if not isinstance(data, xr.DataArray | xr.Dataset):
         data = xr.DataArray(np.asarray(data), dims=dim)
     data = data.compute()
@@ -246,4 +257,5 @@ def bootstrap(
         )
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
     weights = xr.DataArray(np.vstack([np.ones_like(labels), drawn[:, labels]]), dims=("resample", dim))
-    return _interval(_resampled(data, statistic, dim, weights, additive or statistic is None), level, skipna)
+    values = _resampled(data, statistic, dim, weights, additive or statistic is None)
+    return _interval(values, count, level, skipna, limits)
