@@ -1241,6 +1241,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'sdfdiff/uncertainty/margins.py'),
                                              'sdfdiff.uncertainty.margins.margin_curve': ( '4_uncertainty/margins.html#margin_curve',
                                                                                            'sdfdiff/uncertainty/margins.py'),
+                                             'sdfdiff.uncertainty.margins.margin_price': ( '4_uncertainty/margins.html#margin_price',
+                                                                                           'sdfdiff/uncertainty/margins.py'),
                                              'sdfdiff.uncertainty.margins.margin_trade_off': ( '4_uncertainty/margins.html#margin_trade_off',
                                                                                                'sdfdiff/uncertainty/margins.py'),
                                              'sdfdiff.uncertainty.margins.needed_margin': ( '4_uncertainty/margins.html#needed_margin',

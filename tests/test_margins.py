@@ -17,6 +17,7 @@ from sdfdiff.uncertainty.margins import (
     growing_fields,
     grown,
     margin_curve,
+    margin_price,
     margin_trade_off,
     needed_margin,
     risk_controlled_margin,
@@ -62,6 +63,27 @@ def test_growing_fields():
     assert (found.isnull() == ~inside).to_array().all() and all(one.attrs["units"] == "px" for one in found.values())
     threshold = xr.DataArray([0.0, 0.5], dims="method")
     assert growing_fields(mean, std, threshold)["edge"].sizes["method"] == 2
+
+
+def test_where_all_members_are_cut_no_margin_reaches():
+    "Cut at 3 px, a mean of 3 px says that the edge is 3 px away or more; a needed margin is then infinite."
+    mean = named(np.array([[-1.0, 0.5, 2.9, 3.0, 3.0 - 1 / 512]]))
+    found = growing_fields(mean, named(np.zeros((1, 5))), 0.5, reach=3.0)
+    assert found["mean"].values[0].tolist() == pytest.approx([-1.5, 0.0, 2.4, np.inf, np.inf])
+    assert np.isinf(found["uncertainty"].values[0, 3:]).all() and np.isfinite(found["edge"]).all()
+    truth = np.ones((1, 5), bool)
+    assert float(needed_margin(found["mean"], truth, 0.4)) == pytest.approx(2.4)
+    assert float(needed_margin(found["mean"], truth, 0.2)) == np.inf
+    assert float(margin_curve(found["mean"], truth & False | (mean < 0), [2.5])["outside"][0]) == 2  # not the image
+
+
+def test_the_price_of_a_margin_lies_between_its_neighbours():
+    outside = xr.DataArray([[0.0, 1.0, 3.0], [0.0, 0.5, 1.5]], dims=("case", "margin")).assign_coords(margin=[0, 1, 3])
+    assert margin_price(outside, 2.41).values.tolist() == pytest.approx([1 + 1.41, 0.5 + 0.705])
+    assert margin_price(outside, 1.0).values.tolist() == [1.0, 0.5]
+    for margin in (3.1, -0.1, np.inf):
+        with pytest.raises(ValueError, match="has no price: the list goes from 0 to 3 px"):
+            margin_price(outside, margin)
 
 
 # ---- what one image needs

@@ -113,7 +113,7 @@ def test_every_number_is_that_of_its_notebook():
         sums = spread_skill(one["mean"], one["std"], distance, int(one["members"]), where=differ)
         for number, theirs in (("disputed", "pixels"), ("variance", "variance"), ("squared_error", "squared_error")):
             assert float(ours[number]) == pytest.approx(float(sums[theirs]), rel=1e-12)
-        fields = growing_fields(one["mean"], one["std"], float(one["threshold_px"]))
+        fields = growing_fields(one["mean"], one["std"], float(one["threshold_px"]), reach=float(one["reach_px"]))
         for field in fields:
             for missed in verification._MISSED:
                 assert float(ours["needed_margin"].sel(field=field, may_miss=missed)) == pytest.approx(

@@ -33,7 +33,7 @@ from ..uncertainty.objects import object_scores, object_table
 TITLE = "sdfdiff verification"  # Of what `verify` finds, and of the file that holds it
 _BINS = 64  # Of P(object): exact for 2, 4, 8, 16, 32 and 64 members
 _MISSED = (0.02, 0.05, 0.1)  # Shares of the object that a margin may miss
-_MARGINS = np.arange(0, 20.5, 0.5)  # px
+_MARGINS = np.concatenate([np.arange(30) / 10, np.arange(3, 20.5, 0.5)])  # px
 _REMOVED = np.linspace(0, 1, 51)  # Shares of pixels taken away
 
 
@@ -63,7 +63,8 @@ def _distances(one: xr.Dataset) -> xr.Dataset:
         truth = mask_distance(each["truth"], float(each["reach_px"]), inside, str(each["boundary"].values))
         disputed = inside & ((each["std"] > 0) | (abs(each["mean"] - truth) > 1e-6))
         sums.append(spread_skill(each["mean"], each["std"], truth, int(each["members"]), where=disputed))
-    fields = growing_fields(one["mean"], one["std"], one["threshold_px"], inside=inside).to_dataarray("field")
+    fields = growing_fields(one["mean"], one["std"], one["threshold_px"], inside=inside, reach=one["reach_px"])
+    fields = fields.to_dataarray("field")
     needed = [needed_margin(fields, one["truth"], missed, where=inside) for missed in _MISSED]
     found = (
         xr.concat(sums, "method", coords="different", compat="equals")

@@ -37,6 +37,7 @@ from .margins import (
     growing_fields as growing_fields,
     grown as grown,
     margin_curve as margin_curve,
+    margin_price as margin_price,
     margin_trade_off as margin_trade_off,
     needed_margin as needed_margin,
     risk_controlled_margin as risk_controlled_margin,

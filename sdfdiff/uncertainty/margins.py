@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['grown', 'margin_trade_off', 'growing_fields', 'needed_margin', 'conformal_margin', 'coverage_interval',
-           'margin_curve', 'risk_controlled_margin']
+           'margin_curve', 'margin_price', 'risk_controlled_margin']
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-04
 import math
@@ -38,18 +38,23 @@ def margin_trade_off(
     return float(weight[larger].sum() / area), float((1 - weight)[larger].sum() / area)
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-10
+_STEP = 1 / 256  # px: a store keeps distances in steps of half of it
+
+
 def growing_fields(
     mean: np.ndarray | xr.DataArray,  # Mean distance, px, dims (..., row, column)
     std: np.ndarray | xr.DataArray,  # Its spread, px
     threshold: float | xr.DataArray = 0.0,  # px: at most this is object
     weight: float = 1.0,  # Standard deviations subtracted in "uncertainty"; to be chosen before calibration
     inside: np.ndarray | xr.DataArray | None = None,  # True on the image, False on padding; None: no padding
-) -> xr.Dataset:  # edge, mean, uncertainty: px, NaN on padding
+    reach: float | xr.DataArray = np.inf,  # Members were cut at so many px: beyond it a mean says nothing
+) -> xr.Dataset:  # edge, mean, uncertainty: px, NaN on padding, inf where no margin reaches
     "Three fields that grow a mask: take pixels up to a margin. At 0, `edge` and `mean` are the predicted mask itself."
     mean, std = as_field(mean, "mean"), as_field(std, "std")
     inside = None if inside is None else as_mask(inside, "inside")
     edge = mask_distance(mean <= threshold, inside=inside)
-    own = mean - threshold if inside is None else (mean - threshold).where(inside)
+    own = (mean - threshold).where(mean < reach - _STEP, np.inf)  # where all members are cut, the edge may be anywhere
+    own = own if inside is None else own.where(inside)
     fields = {
         "edge": (edge, "distance to the predicted mask"),
         "mean": (own, "mean distance above the threshold"),
@@ -170,6 +175,20 @@ def margin_curve(
     about = {"missed": "share of the object missed", "outside": "area outside the object over the object's area"}
     found = xr.Dataset({name: labelled(one, "1", about[name]) for name, one in found.items()})
     return found.assign_coords(margin=("margin", margins, {"units": "px", "long_name": "margin"}))
+
+# %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-26-price
+def margin_price(
+    outside: np.ndarray | xr.DataArray,  # From `margin_curve`, dims (..., margin)
+    margin: float,  # px
+) -> xr.DataArray:  # dims (...): area outside the object, over the object's area
+    "The price of a margin, in proportion between two listed ones. ValueError for a margin beyond the list."
+    margins = outside["margin"].values
+    if not margins[0] <= margin <= margins[-1]:
+        raise ValueError(
+            f"A margin of {margin:.3g} px has no price: the list goes from {margins[0]:g} to {margins[-1]:g} px."
+        )
+    found = outside.interp(margin=float(margin)).drop_vars("margin")
+    return labelled(found, "1", f"area outside the object at a margin of {margin:.3g} px, over the object's area")
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-30
 def risk_controlled_margin(
