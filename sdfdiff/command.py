@@ -234,11 +234,14 @@ def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str,
     dataset = segment_file(path, arguments.out, model, method, force=arguments.force, previous=previous, **how)
     if dataset is previous:
         return f"{dataset.attrs['members']} members are there, left as they are", False
-    inside = float((dataset["mean"] <= dataset.attrs["threshold_px"]).mean())
+    area = 100 * dataset["area"].values / dataset["mean"].size  # of each member
+    inside = f"{area.mean():.1f} % object" + f" ({area.min():.1f} to {area.max():.1f} in single members)" * (
+        len(area) > 1
+    )
     members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
     spread = f"mean std of the mask {float(dataset['mask_std'].mean()):.3f}"
     spread = "uncertainty needs two members" if dataset.attrs["members"] == 1 else spread
-    said = f"{members}{100 * inside:.1f} % object, {spread}, {dataset.attrs['sees']}"
+    said = f"{members}{inside}, {spread}, {dataset.attrs['sees']}"
     return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-09

@@ -149,7 +149,8 @@ def test_segment(run, place):
         and files() == sorted(["photo.png", "tiny.safetensors", *results("photo")])
     )
     assert re.fullmatch(
-        r"photo\.png: [\d.]+ % object, mean std of the mask [\d.]+, 64x48 px at scale 0\.5 -> 32x24 px, "
+        r"photo\.png: [\d.]+ % object \([\d.]+ to [\d.]+ in single members\), mean std of the mask [\d.]+, "
+        r"64x48 px at scale 0\.5 -> 32x24 px, "
         r"[\d.]+ s -> out/photo_mask\.png\n",
         out,
     )
@@ -297,12 +298,12 @@ def test_as_many_workers_as_cores(run, place, monkeypatch):
 
 def test_tolerance_stops_early(run, place):
     "Twice the members that are looked at first: a generous tolerance needs half of them, a strict one all."
-    for pixels, members in (("100", 16), ("0.0001", 32)):
+    for pixels, members in (("2.5", 16), ("0.0001", 32)):
         code, out, lines = segment(run, "photo.png", "--tolerance", pixels, quick=(*DRAFT, "32"), out=pixels)
         assert (code, lines) == (0, []) and out.startswith(f"photo.png: {members} members, ")
         assert stored(f"{pixels}/photo.nc").sizes["every_member"] == members
     assert segment(run, "photo.png", quick=(*DRAFT, "16"), out="16")[0] == 0
-    one, other = stored("16/photo.nc"), stored("100/photo.nc")
+    one, other = stored("16/photo.nc"), stored("2.5/photo.nc")
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
@@ -332,7 +333,7 @@ def test_add_leaves_alone_what_has_enough(run, place, members):
 
 def test_add_leaves_alone_what_is_certain(run, place):
     "Sixteen members were enough for the tolerance; they still are, and for a stricter one they are not."
-    for pixels, members in (("100", 16), ("100", 16), ("0.0001", 32)):
+    for pixels, members in (("2.5", 16), ("2.5", 16), ("0.0001", 32)):
         assert segment(run, "photo.png", "--tolerance", pixels, "--add", quick=(*DRAFT, "32"))[0] == 0
         assert stored().attrs["members"] == members
 

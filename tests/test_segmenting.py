@@ -209,9 +209,24 @@ def test_a_mask_is_enlarged_as_a_distance(factor):
     exact = disc(shape, (19.3 * factor, 24.1 * factor), 11.2 * factor) <= 0
     middle = [(c + 0.5) / factor - 0.5 for c in (19.3 * factor, 24.1 * factor)]
     small = disc((40, 50), middle, 11.2)
-    dataset = field_dataset(shape).assign(mean=(("row", "column"), small.astype(np.float32)))
+    fields = {"mean": small.astype(np.float32), "probability": (small <= 0).astype(float)}
+    dataset = field_dataset(shape).assign({name: (("row", "column"), one) for name, one in fields.items()})
     found, blocks = source_mask(dataset), np.kron(small <= 0, np.ones((factor, factor), bool))
     assert found.dtype == bool and (found != exact).mean() < 0.4 * (blocks != exact).mean()
+
+
+def test_the_mask_is_the_majority(photo):
+    "At the network's pixels, whatever the mean distance says there."
+    generator = np.random.default_rng(0)
+    members = ndimage.gaussian_filter(generator.normal(size=(5, 24, 32)), (0, 3, 3)) * 30
+    members[:, :4] = np.array([-1, -1, -1, 9, 9])[:, None, None]  # 3 of 5 say object, the mean does not
+    fields = {"mean": members.mean(0), "probability": (members <= 0).mean(0)}
+    for factor in (1, 3):
+        shape = (24 * factor, 32 * factor)
+        dataset = field_dataset(shape).assign({name: (("row", "column"), one) for name, one in fields.items()})
+        found = source_mask(dataset)[factor // 2 :: factor, factor // 2 :: factor]
+        np.testing.assert_array_equal(found, (members <= 0).sum(0) >= 3)
+    assert ((members.mean(0) <= 0) != found).mean() > 0.1
 
 
 def test_coordinates_are_centres_in_the_source(photo):

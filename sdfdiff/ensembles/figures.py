@@ -46,13 +46,13 @@ def summary_figure(
     image = np.moveaxis(dataset["image"].values, 0, -1)
     image = image[..., 0] if image.shape[-1] == 1 else image
     mask, shift, window = (
-        masks(dataset)["mmse"],
+        masks(dataset)["majority"],
         dataset.attrs["threshold_px"],
         busiest(dataset["mask_std"].values, detail),
     )
     figure, (first, second) = drawing.panels(4, 2, size=3.0, title=title)
     drawing.draw_image(first[0], image, "image")
-    drawing.draw_image(first[1], image, "mask of the mean distance", outline=mask, width=0.9)
+    drawing.draw_image(first[1], image, "mask: at least half of the members", outline=mask, width=0.9)
     drawing.draw_probability(
         first[2], dataset["probability"].values, f"P(object): share of {dataset.attrs['members']} members"
     )

@@ -16,7 +16,7 @@ import xarray as xr
 from skimage.transform import resize
 
 from .. import drawing
-from .collection import ensemble
+from .collection import ensemble, masks
 from .method import METHOD_FIELDS, Method, method_of
 from ..files import Refused, check_writable, read_dataset, read_image, write_dataset, write_png, writing
 from ..images.preparation import check_image, naming, prepared_shape, see_image
@@ -81,8 +81,10 @@ def at_source(
 
 
 def source_mask(dataset: xr.Dataset) -> np.ndarray:  # Boolean, shape of the source image
-    "The mask of the mean distance (the paper's MMSE), at the source image's resolution."
-    return at_source(dataset, dataset["mean"].values) <= dataset.attrs["threshold_px"]
+    "The pixels that at least half of the members hold; between these pixels the mean distance draws the outline."
+    majority, above = masks(dataset)["majority"], dataset["mean"].values - dataset.attrs["threshold_px"]
+    nearly = np.where(majority, -1 / 16, 1 / 16)  # px, where the mean distance says something else
+    return at_source(dataset, np.where((above <= 0) == majority, above, nearly)) <= 0
 
 
 def overlay(
