@@ -253,13 +253,27 @@ def test_nothing_happens_to_an_image_that_is_ready():
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [((30, 45), (10, 15)), ((10, 15), (30, 45)), ((50, 70), (10, 14)), ((21, 35), (3, 5))]
+    ("old", "new"),
+    [((30, 45), (10, 15)), ((10, 15), (30, 45)), ((50, 70), (10, 14)), ((21, 35), (3, 5)), ((9, 8), (7, 3))],
 )
-def test_labels_resize_as_scikit_image_s_nearest_neighbour(old, new):
-    labels = np.random.default_rng(4).integers(0, 7, old)
+def test_each_new_pixel_takes_the_label_that_covers_most_of_it(old, new):
+    "Against areas by brute force: each old pixel cut into as many parts as there are new ones."
+    labels = np.random.default_rng(4).integers(0, 3, old)
     ours = prepare_labels(labels, TISSUE, size=new)
-    known = resize(labels, new, order=0, preserve_range=True, anti_aliasing=False)
-    assert ours.dtype == np.int32 and (ours == known).all()
+    fine = labels.repeat(new[0], axis=0).repeat(new[1], axis=1).reshape(new[0], old[0], new[1], old[1])
+    areas = np.stack([(fine == label).sum(axis=(1, 3)) for label in range(3)])
+    assert ours.dtype == np.int32 and (np.take_along_axis(areas, ours[None], 0)[0] == areas.max(axis=0)).all()
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.4, 0.25, 2.0])
+@pytest.mark.parametrize("centre", [200.30, 199.5, 201.77])
+def test_a_disc_stays_where_it_is(scale, centre):
+    rows, columns = np.indices((400, 400))
+    labels = 7 * (np.hypot(rows - centre, columns - 190.0) <= 60.2).astype(int)
+    small = prepare_labels(labels, Preparation("none", "grey", scale))
+    expected = (np.array(center_of_mass(labels)) + 0.5) * scale - 0.5
+    assert np.allclose(center_of_mass(small), expected, atol=0.1)  # the label at the centre: 0.25 px away
+    assert (small > 0).sum() / scale**2 == pytest.approx((labels > 0).sum(), rel=0.01)
 
 
 @settings(max_examples=40, deadline=None)
@@ -278,7 +292,7 @@ def test_image_and_labels_stay_in_register():
         image = prepare_image(labels.astype(float), Preparation("none", "grey"), size)[0]
         small = prepare_labels(labels, TISSUE, size)
         assert ((image > 0.5) != (small > 0)).mean() < 0.01
-        assert np.allclose(center_of_mass(image), center_of_mass(small), atol=0.26)  # nearest: a quarter pixel
+        assert np.allclose(center_of_mass(image), center_of_mass(small), atol=0.05)
 
 
 def test_a_large_image_is_quick():

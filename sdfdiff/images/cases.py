@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from skimage.transform import resize_local_mean
 
 from ..files import read_image, read_labels
 from .annotations import polygon_labels
 from .layouts import LAYOUTS, find_files
-from .preparation import Preparation, prepare_labels, see_image
+from .preparation import Preparation, prepare_labels, prepared_shape, see_image
 from ..provenance import checksum, readable
 from .synthetic import tissue
 
@@ -264,8 +265,7 @@ def prepare_case(
     if raters is not None:
         raters = np.stack([prepare_labels(one, preparation) > 0 for one in raters])
     if posterior is not None:
-        places = np.arange(posterior.size).reshape(posterior.shape)
-        posterior = posterior.ravel()[prepare_labels(places, preparation)]
+        posterior = resize_local_mean(posterior, prepared_shape(posterior.shape, preparation), channel_axis=None)
     (image, unseen), truth = see_image(case.image, preparation), prepare_labels(case.labels, preparation) > 0
     unseen = unseen if unseen.any() else None
     return Prepared(image, truth, case.labels.shape, raters, posterior, case.name, case.group, unseen)

@@ -19,6 +19,7 @@ from skimage.color.colorconv import hed_from_rgb
 from skimage.transform import resize
 
 from ..files import Refused
+from ..pixels import resized_labels
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-07
 def _optical_density(
@@ -347,15 +348,12 @@ def naming(
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-43
 def prepare_labels(
-    labels: np.ndarray,  # Integers, shape (row, column)
+    labels: np.ndarray,  # Integers from 0, shape (row, column)
     preparation: Preparation,  # The one of the image
     size: tuple[int, int] | None = None,  # Overrides the preparation's size and scale
 ) -> np.ndarray:  # int32, shape (row, column) of the prepared image
-    "Resize labels to the geometry of prepare_image: each new pixel takes the label at its centre."
-    rows, columns = prepared_shape(labels.shape, preparation, size)
-    row = ((np.arange(rows) + 0.5) * labels.shape[0] / rows).astype(int)
-    column = ((np.arange(columns) + 0.5) * labels.shape[1] / columns).astype(int)
-    return labels[row[:, None], column].astype(np.int32)
+    "Resize labels to the geometry of prepare_image: each new pixel takes the label that covers most of it."
+    return resized_labels(labels, prepared_shape(labels.shape, preparation, size))
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-42
 def see_image(
