@@ -65,6 +65,7 @@ class Prepared:
     name: str = ""  # Of the case
     group: str = ""  # Of the case
     unseen: np.ndarray | None = None  # Boolean, (row, column): black, ink, dirt, much glass; None: nothing
+    instances: np.ndarray | None = None  # int32, (row, column): the objects of the truth, if they are known one by one
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-19
 _LARGEST = 2**31  # Bytes of one unpacked array: more is refused
@@ -266,6 +267,7 @@ def prepare_case(
         raters = np.stack([prepare_labels(one, preparation) > 0 for one in raters])
     if posterior is not None:
         posterior = resize_local_mean(posterior, prepared_shape(posterior.shape, preparation), channel_axis=None)
-    (image, unseen), truth = see_image(case.image, preparation), prepare_labels(case.labels, preparation) > 0
-    unseen = unseen if unseen.any() else None
-    return Prepared(image, truth, case.labels.shape, raters, posterior, case.name, case.group, unseen)
+    (image, unseen), labels = see_image(case.image, preparation), prepare_labels(case.labels, preparation)
+    unseen, instances = unseen if unseen.any() else None, labels if case.labels.max(initial=0) > 1 else None
+    about = (case.labels.shape, raters, posterior, case.name, case.group)
+    return Prepared(image, labels > 0, *about, unseen, instances)

@@ -154,7 +154,7 @@ def cropped(
     if side is None or max(case.truth.shape) <= side:
         return case
     window = tuple(slice(max(0, n - side) // 2, max(0, n - side) // 2 + side) for n in case.truth.shape)
-    parts = {name: getattr(case, name) for name in ("image", "truth", "raters", "posterior", "unseen")}
+    parts = {name: getattr(case, name) for name in ("image", "truth", "raters", "posterior", "unseen", "instances")}
     parts = {name: None if part is None else part[..., *window] for name, part in parts.items()}
     sizes = zip(case.source_shape, parts["truth"].shape, case.truth.shape)
     source = tuple(max(1, round(there * now / before)) for there, now, before in sizes)

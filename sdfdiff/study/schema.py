@@ -146,7 +146,7 @@ def _sizes(plan: StudyPlan, cases: list[Prepared]) -> dict[str, int]:
     } | {name: len(labels) for name, labels in SCORE_LABELS.items()}
 
 # %% ../../nbs/5_study/2_schema.ipynb #schema-15
-def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str, tuple]:
+def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool, counted: bool) -> dict[str, tuple]:
     "Dimensions, kind, unit and meaning of everything in the store."
     pixels, unit = ("row", "column"), ("case", "method")
     found = {
@@ -156,6 +156,8 @@ def _variables(plan: StudyPlan, sizes: dict[str, int], exact: bool) -> dict[str,
     found |= {"image": (("case", "channel", *pixels), np.float32, *UNITS["image"])} if plan.images else {}
     found |= {"raters": (("case", "rater", *pixels), np.float32, "1", "mask of each rater")} if sizes["rater"] else {}
     found |= {"posterior": (("case", *pixels), np.float32, "1", "exact P(object)")} if exact else {}
+    which = "number of the true object, 0 for none; all 0 where objects are not known one by one"
+    found |= {"instances": (("case", *pixels), np.int32, "1", which)} if counted else {}
     found |= {
         name: ((*unit, *pixels), np.float32, *UNITS[name])
         for name in ("mean", "std", "probability", "initial_estimate")
@@ -282,9 +284,10 @@ def template(
     "A study without results."
     sizes = _sizes(plan, cases)
     empty = {}
-    for name, (dims, kind, unit, meaning) in _variables(plan, sizes, cases[0].posterior is not None).items():
+    special = cases[0].posterior is not None, any(case.instances is not None for case in cases)
+    for name, (dims, kind, unit, meaning) in _variables(plan, sizes, *special).items():
         chunks = [1 if dim in ("case", "method") else sizes[dim] for dim in dims]
-        blank = False if kind is bool else np.nan
+        blank = np.nan if kind in (np.float32, np.float64) else kind(0)
         values = dask.array.full([sizes[dim] for dim in dims], blank, dtype=kind, chunks=chunks)
         empty[name] = (dims, values, {"units": unit, "long_name": meaning})
     about = {"title": "sdfdiff study", "conventions": CONVENTIONS, "plan": to_json(plan), "dataset": plan.dataset}
@@ -303,14 +306,15 @@ def known(
 ) -> dict[str, np.ndarray]:  # By variable
     "What of a case does not depend on a method."
     found = {"truth": case.truth, "inside": np.ones(case.truth.shape, bool), "image": case.image}
+    found |= {} if case.instances is None else {"instances": case.instances}
     found |= {} if case.raters is None else {"raters": case.raters.astype(np.float32)}
     return found | ({} if case.posterior is None else {"posterior": case.posterior.astype(np.float32)})
 
 # %% ../../nbs/5_study/2_schema.ipynb #schema-24
 def _padded(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    "With NaN, or False, below and to the right."
+    "With NaN, or False or 0, below and to the right."
     more = [(0, 0)] * (values.ndim - 2) + [(0, shape[0] - values.shape[-2]), (0, shape[1] - values.shape[-1])]
-    return np.pad(values, more, constant_values=False if values.dtype == bool else np.nan)
+    return np.pad(values, more, constant_values=np.nan if values.dtype.kind == "f" else 0)
 
 # %% ../../nbs/5_study/2_schema.ipynb #schema-25
 def placed(

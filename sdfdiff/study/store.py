@@ -61,7 +61,10 @@ def _begin(plan: StudyPlan, store: Path, paths: list, force: bool, anyway: bool)
     with naming(""), tqdm(paths, desc="reading", unit="case", leave=False) as bar:  # warnings come after the bar
         cases = [cropped(_checked(path, models[0].preparation, anyway), plan.crop) for path in bar]
     whole = template(plan, paths, cases, models)
-    fill = {name: {"fill_value": False if one.dtype == bool else np.nan} for name, one in whole.data_vars.items()}
+    fill = {
+        name: {"fill_value": np.nan if one.dtype.kind == "f" else one.dtype.type(0)}
+        for name, one in whole.data_vars.items()
+    }
     with writing(store, force=force, resume="to continue it") as temporary:
         whole.to_zarr(LocalStore(temporary), compute=False, consolidated=False, encoding=fill, zarr_format=3)
         for k, case in enumerate(cases):

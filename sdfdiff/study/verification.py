@@ -194,7 +194,8 @@ def _verified_case(
     found = xr.merge(parts, compat="no_conflicts", join="exact")
     found["wrong"] = (wrong & inside).sum(("row", "column")) / pixels
     found["uncertainty"] = maps["mask_std"].where(inside).sum(("row", "column")) / pixels
-    fields = (field.reset_coords(drop=True) for field in (one["probability"], mask, one["truth"], inside))
+    true = one["instances"] if "instances" in one and one["instances"].any() else one["truth"]
+    fields = (field.reset_coords(drop=True) for field in (one["probability"], mask, true, inside))
     found = found.assign({f"objects_{name}": value for name, value in object_scores(object_table(*fields)).items()})
     for name in set(_ABOUT) & set(found.variables):
         found[name].attrs = {"units": _ABOUT[name][0], "long_name": _ABOUT[name][1]}
