@@ -263,9 +263,11 @@ def differences(
             continue
         same = {dim: one[dim].values for dim in one.dims if dim in ("case", "method", "way")}
         one, other = (each.transpose(*other.dims).values.astype(float) for each in (one, other.sel(same)))
-        unlike = one.shape != other.shape or not np.array_equal(np.isnan(one), np.isnan(other))
+        if one.shape != other.shape or not np.array_equal(np.isnan(one), np.isnan(other)):
+            found[name] = np.inf
+            continue
         gap, scale = (0 if each.size == 0 else np.nanmax(abs(each), initial=0) for each in (one - other, other))
-        found[name] = np.inf if unlike else float(gap / scale) if scale else float(gap)
+        found[name] = float(gap / scale) if scale else float(gap)
     return found
 
 

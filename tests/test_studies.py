@@ -127,6 +127,13 @@ def test_a_part_of_a_study(project, tmp_path, run):
     assert code == 1 and "--cases" in lines[0]
 
 
+def test_numbers_of_another_length_differ():
+    "A list of margins that has grown is not subtracted from the old one."
+    old = xr.Dataset({"missed": ("margin", np.zeros(41)), "f1": ("case", [0.5])})
+    new = xr.Dataset({"missed": ("margin", np.zeros(65)), "f1": ("case", [0.5])})
+    assert studies.differences(new, old) == {"missed": np.inf, "f1": 0.0}
+
+
 def test_cost_and_list(project, tmp_path, run):
     "Cases x members x calls; nothing is drawn."
     one = stored("study_small")
