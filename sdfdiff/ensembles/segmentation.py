@@ -83,7 +83,7 @@ def at_source(
 def source_mask(dataset: xr.Dataset) -> np.ndarray:  # Boolean, shape of the source image
     "The pixels that at least half of the members hold; between these pixels the mean distance draws the outline."
     majority, above = masks(dataset)["majority"], dataset["mean"].values - dataset.attrs["threshold_px"]
-    nearly = np.where(majority, -1 / 16, 1 / 16)  # px, where the mean distance says something else
+    nearly = np.where(majority, -0.5, 0.5)  # px, where the mean distance says something else: halfway to the next pixel
     return at_source(dataset, np.where((above <= 0) == majority, above, nearly)) <= 0
 
 
