@@ -91,6 +91,21 @@ def _add_train(commands):
     one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
     one.add_argument("--start", help="weights to start from: nuclei, glands, tissue, or a .safetensors file")
+    _add_target(one)
+    one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")
+    one.add_argument("--steps", type=whole_number, metavar="N", help="training steps (default: as the shipped weights)")
+    one.add_argument("--seed", type=seed_number, default=0, help="of everything random (default 0)")
+    _add_layers(one)
+    one.add_argument(
+        "--best", action="store_true", help="the weights with the lowest CRPS on the way, not the last ones"
+    )
+    one.add_argument(
+        "--no-validation", action="store_true", help="set no images aside to judge the training on its way"
+    )
+    one.add_argument("--resume", action="store_true", help="continue a training that was stopped")
+
+# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-09a
+def _add_target(one):
     one.add_argument(
         "--truncation",
         type=positive_number,
@@ -109,24 +124,14 @@ def _add_train(commands):
         default="preconditioned",
         help="raw-score: the paper's equation 4; helped: the encoder learns an initial estimate, too",
     )
-    one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")
-    one.add_argument("--steps", type=whole_number, metavar="N", help="training steps (default: as the shipped weights)")
-    one.add_argument("--seed", type=seed_number, default=0, help="of everything random (default 0)")
-    _add_layers(one)
-    one.add_argument("--resume", action="store_true", help="continue a training that was stopped")
 
-# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-10
-def _train(arguments: argparse.Namespace) -> None:
-    "Train weights on a data set's training images but for the patients held out; a checkpoint survives interruption."
+# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-09b
+def _setting(arguments: argparse.Namespace):
+    "The setting of a data set with what else is to be learned."
     from dataclasses import replace
 
-    from sdfdiff.diffusion.fitting import binary, fit, raw_score, setting_of
+    from sdfdiff.diffusion.fitting import binary, raw_score, setting_of
 
-    if arguments.dataset != "tissue" and arguments.root is None:
-        raise ValueError(f"train {arguments.dataset} needs --root, the folder of the data set.")
-    if arguments.out.suffix != ".safetensors":
-        raise ValueError(f"{arguments.out} must end in .safetensors.")
-    prepare_process()
     setting = replace(setting_of(arguments.dataset), layers=tuple(arguments.layers))
     if arguments.form != "preconditioned":
         setting = raw_score(setting, helped=arguments.form == "raw-score-helped")
@@ -139,6 +144,20 @@ def _train(arguments: argparse.Namespace) -> None:
         setting = binary(setting)
     if arguments.truncation is not None:
         setting = replace(setting, recipe=replace(setting.recipe, truncation=arguments.truncation))
+    return setting
+
+# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-10
+def _train(arguments: argparse.Namespace) -> None:
+    "Train weights on a data set's training images but for the patients held out; a checkpoint survives interruption."
+    from sdfdiff.diffusion.fitting import fit
+
+    if arguments.dataset != "tissue" and arguments.root is None:
+        raise ValueError(f"train {arguments.dataset} needs --root, the folder of the data set.")
+    if arguments.out.suffix != ".safetensors":
+        raise ValueError(f"{arguments.out} must end in .safetensors.")
+    if arguments.best and arguments.no_validation:
+        raise ValueError("--best needs the images that --no-validation leaves out: give one of them.")
+    prepare_process()
     model = fit(
         arguments.dataset,
         arguments.root,
@@ -148,10 +167,15 @@ def _train(arguments: argparse.Namespace) -> None:
         arguments.seed,
         arguments.resume,
         arguments.force,
-        setting,
+        _setting(arguments),
         arguments.start,
+        validate=not arguments.no_validation,
+        best=arguments.best,
     )
-    print(f"{arguments.out}: {model.about['recipe']['steps']} steps in {model.about['training_seconds']} s")
+    about, log = model.about, arguments.out.with_suffix(".csv")
+    print(f"{arguments.out}: {about['recipe']['steps']} steps in {about['training_seconds']} s; how it went: {log}")
+    if arguments.best:
+        print(f"the weights are those of step {about['step']}")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-11
 def add_measuring(

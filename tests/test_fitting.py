@@ -1,17 +1,19 @@
 "From a folder to weights: who is held out, what is decided where, and what happens when it is interrupted."
 
+import json
 import os
-from dataclasses import asdict, replace
-
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from skimage.color import rgb2gray
 
-from sdfdiff.diffusion import fitting
+from sdfdiff.diffusion import fitting, training
 from sdfdiff.diffusion.fitting import (
     SETTINGS,
     Setting,
@@ -21,10 +23,10 @@ from sdfdiff.diffusion.fitting import (
 )
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
-from sdfdiff.diffusion.training import Recipe, Step, stored_recipe, train
+from sdfdiff.diffusion.training import COLUMNS, Recipe, Step, stored_recipe, train
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
-from sdfdiff.images.cases import DATASETS, find_cases, hold_out
+from sdfdiff.images.cases import DATASETS, CasePaths, find_cases, hold_out
 from sdfdiff.images.preparation import TISSUE, Preparation, prepare_image, prepare_labels
 from sdfdiff.images.training_data import Augmentation, TissueTrainingData, TrainingData, moments
 
@@ -264,6 +266,211 @@ def test_fit_starts_from_weights(folder, tmp_path, uninterrupted):
     assert first.about["start"] == "random"
 
 
+# Judged on the way ---------------------------------------------------------------------------------------------------
+
+
+def rows(out):
+    "The table beside the weights, without the seconds: those are never the same."
+    lines = [line.split(",") for line in out.with_suffix(".csv").read_text().splitlines()]
+    assert lines[0] == [*COLUMNS] == "step seconds loss estimate_loss validation_loss f1 crps".split()
+    return [[line[0], *line[2:]] for line in lines[1:]]
+
+
+@pytest.fixture
+def often(monkeypatch):
+    "A reading after every step of six."
+    monkeypatch.setattr(training, "_APART", 1)
+
+
+@pytest.mark.parametrize("sizes, aside", [([1] * 40, 4), ([2] * 20, 4), ([3] * 10, 3), ([7, 6, 8], 6), ([1] * 3, 1)])
+def test_whole_patients_are_set_aside_at_most_a_tenth_and_at_least_one(sizes, aside):
+    cases = [CasePaths(f"{k} {one}", group=f"patient {k}") for k, size in enumerate(sizes) for one in range(size)]
+    fitted, choosing = fitting._set_aside(cases)
+    assert len(choosing) == aside and sorted(one.name for one in fitted + choosing) == sorted(one.name for one in cases)
+    assert {one.group for one in fitted}.isdisjoint(one.group for one in choosing)
+    assert fitting._set_aside(cases[::-1]) == (fitted[::-1], choosing[::-1])  # whatever their order
+
+
+def test_those_who_choose_are_neither_fitted_nor_held_out(uninterrupted, folder):
+    about = uninterrupted[0].about
+    fitted, choosing, held_out = fitting._parts("folder", folder, SETTING, True)
+    names = [{one.name for one in part} for part in (fitted, choosing, held_out)]
+    assert [len(one) for one in names] == [4, 1, 1] and len(set.union(*names)) == 6
+    assert about["chosen_on"] == [*names[1]] and about["held_out"] == [*names[2]] and about["step"] == 6
+    data, _ = load_training_data("folder", folder, SETTING, progress=False, validate=True)
+    assert len(data.images) == 4
+    (own,) = rows(uninterrupted[1])
+    assert own[0] == "6" and all(own)
+
+
+def test_the_images_that_judge_are_those_set_aside(folder):
+    "Every view is a piece of one of them, as it is; and nobody else's."
+    fitted, choosing, _ = fitting._parts("folder", folder, SETTING, True)
+    found = fitting._validation(choosing, SETTING, SETTING.recipe)
+    whole = prepare_image(fitting.read_case(choosing[0]).image, TISSUE)
+    pieces = np.lib.stride_tricks.sliding_window_view(whole, (3, 16, 16))[0]
+    for view in found.images.numpy():
+        assert any(
+            np.allclose(view, np.flip(pieces[r, c], turned), atol=1e-4)
+            for r in range(pieces.shape[0])
+            for c in range(pieces.shape[1])
+            for turned in [(), (1,), (2,), (1, 2)]
+        )
+    again = fitting._validation(choosing, SETTING, SETTING.recipe)
+    assert torch.equal(again.images, found.images) and torch.equal(again.distances, found.distances)
+
+
+def test_scenes_that_judge_are_used_by_nobody_else():
+    fitted, choosing, held_out = fitting._parts("tissue", None, SETTING, True)
+    assert [one.seed for one in choosing] == list(range(500, 508)) and not fitted and not held_out
+    found = fitting._validation(choosing, replace(SETTING, crop=32), SETTING.recipe)
+    image, distance = TissueTrainingData(32).example(503)
+    assert torch.equal(found.images[3], image) and torch.equal(found.distances[3, 0], distance)
+
+
+def test_without_validation_all_others_are_trained_on(folder, tmp_path, data):
+    recipe = replace(SETTING.recipe, seed=3)
+    model = quiet(tmp_path / "a.safetensors", folder, seed=3, validate=False)
+    *_, last = train(fitting._new_network(TINY, data, recipe), data, recipe)
+    assert len(data.images) == 5 and torch.equal(numbers(last.average), numbers(model.network))
+    (own,) = rows(tmp_path / "a.safetensors")
+    assert model.about["chosen_on"] == [] and own[0] == "6" and all(own[1:3]) and own[3:] == ["", "", ""]
+
+
+def test_two_patients_are_too_few_and_a_sentence_says_so(folder, tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number in range(3):  # one of them is held out
+            shutil.copy(folder / kind / f"case{number}.png", tmp_path / "data" / kind)
+    with pytest.warns(UserWarning, match="fewer than three patients"):
+        model = quiet(tmp_path / "a.safetensors", tmp_path / "data", steps=1)
+    assert model.about["chosen_on"] == [] and len(model.about["held_out"]) == 1
+    with pytest.raises(ValueError, match="best=True") as caught:
+        quiet(tmp_path / "b.safetensors", tmp_path / "data", steps=1, best=True)
+    assert "\n" not in str(caught.value) and not (tmp_path / "b.csv").exists()
+
+
+def judged_as(monkeypatch, scores):
+    "CRPS values in the order of the readings."
+    given = iter(scores)
+
+    def judge(network):
+        return {"validation_loss": 1.0, "f1": 0.5, "crps": next(given)}
+
+    monkeypatch.setattr(fitting, "_validation", lambda *rest: judge)
+
+
+@pytest.mark.parametrize("scores, step", [([5, 3, 2, 4, 6, 7], 3), ([5, 3, 3, 4, 3, 7], 5), ([6, 5, 4, 3, 2, 1], 6)])
+def test_the_best_weights_are_kept_also_when_stopped(folder, tmp_path, monkeypatch, often, scores, step):
+    "In one go, and stopped after the best one: its weights are in the checkpoint."
+    setting = replace(SETTING, recipe=replace(SETTING.recipe, average=0.5))
+    data, _ = load_training_data("folder", folder, setting, progress=False, validate=True)
+    network = fitting._new_network(TINY, data, setting.recipe)
+    for one in train(network, data, setting.recipe):
+        if one.number == step:
+            expected = numbers(one.average).clone()
+    judged_as(monkeypatch, scores)
+    whole = quiet(tmp_path / "a.safetensors", folder, setting=setting, best=True)
+    judged_as(monkeypatch, scores)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(fitting, "watch", stopped_after(5))
+        quiet(tmp_path / "b.safetensors", folder, setting=setting)
+    judged_as(monkeypatch, scores[5:])
+    part = quiet(tmp_path / "b.safetensors", folder, setting=setting, resume=True, best=True)
+    for model in (whole, part):
+        assert torch.equal(numbers(model.network), expected)
+        assert model.about["step"] == step and model.about["recipe"]["steps"] == 6
+    judged_as(monkeypatch, scores)
+    last = quiet(tmp_path / "c.safetensors", folder, setting=setting)
+    assert last.about["step"] == 6 and torch.equal(numbers(last.network), numbers(one.average))
+
+
+def test_a_table_is_continued_without_double_rows(folder, tmp_path, monkeypatch, often):
+    whole, part = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    first = quiet(whole, folder)
+    for stop in (1, 4):
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(fitting, "watch", stopped_after(stop))
+            quiet(part, folder, resume=True)
+        assert rows(part) == rows(whole)[:stop]
+    with part.with_suffix(".csv").open("a") as file:  # a row that the checkpoint does not know
+        file.write("5,1,1,1,1,1,1\n")
+    second = quiet(part, folder, resume=True)
+    assert rows(part) == rows(whole) and [row[0] for row in rows(part)] == list("123456")
+    assert torch.equal(numbers(first.network), numbers(second.network))
+
+
+def test_a_table_is_replaced_with_force_only(folder, tmp_path):
+    out, table = tmp_path / "a.safetensors", tmp_path / "a.csv"
+    table.write_text("my own")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match="force=True") as caught:
+            quiet(out, folder, steps=1, resume=resume)
+        assert str(table) in str(caught.value) and table.read_text() == "my own"
+    with pytest.raises(FileNotFoundError):
+        quiet(out, tmp_path / "no such folder", steps=1, force=True)
+    assert table.read_text() == "my own" and os.listdir(tmp_path) == [table.name]
+    quiet(out, folder, steps=1, force=True)
+    assert [row[0] for row in rows(out)] == ["1"]
+
+
+def test_a_training_of_an_earlier_version_is_continued_without_validation(folder, tmp_path, monkeypatch):
+    "It trained on all that was not held out, and its checkpoint has neither running means nor a history."
+    out = tmp_path / "mine.safetensors"
+    checkpoint = out.with_suffix(".checkpoint.safetensors")
+    whole = quiet(tmp_path / "whole.safetensors", folder, validate=False)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(fitting, "watch", stopped_after(2))
+        quiet(out, folder, validate=False)
+    with safe_open(checkpoint, framework="pt") as file:
+        about, tensors = json.loads(file.metadata()["training"]), {k: file.get_tensor(k) for k in file.keys()}
+    del about["sums"], about["history"]
+    save_file(tensors, checkpoint, metadata={"training": json.dumps(about)})
+    with pytest.warns(UserWarning, match="begun without validation"):
+        model = quiet(out, folder, resume=True)
+    assert torch.equal(numbers(model.network), numbers(whole.network)) and model.about["chosen_on"] == []
+
+
+# The bar -------------------------------------------------------------------------------------------------------------
+
+
+class Bar:
+    "What `tqdm` would show."
+
+    def __init__(self, **options):
+        self.n, self.shown = 0, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *problem):
+        Bar.last = self
+
+    def set_postfix(self, shown, refresh):
+        self.shown.append((shown["loss"], shown["estimate"]))
+
+    def update(self, more):
+        self.n += more
+
+
+def test_a_bar_begins_at_the_first_loss_and_goes_on_where_it_stopped(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(fitting, "tqdm", Bar)
+    recipe, checkpoint = replace(SETTING.recipe, steps=8), tmp_path / "c.safetensors"
+    steps = list(train(fitting._new_network(TINY, data, recipe), data, recipe))
+    watch(iter(steps), 8)
+    shown = Bar.last.shown
+    assert shown[0] == (f"{steps[0].loss:.3f}", f"{steps[0].estimate_loss:.3f}")
+    for count in range(1, 9):
+        weights = 0.98 ** np.arange(count)[::-1]
+        mean = np.average([step.loss for step in steps[:count]], weights=weights)
+        assert float(shown[count - 1][0]) == pytest.approx(mean, abs=6e-4)
+    for step in train(fitting._new_network(TINY, data, recipe), data, recipe, checkpoint=checkpoint):
+        if step.number == 5:
+            break
+    watch(train(fitting._new_network(TINY, data, recipe), data, recipe, checkpoint=checkpoint), 8)
+    assert Bar.last.shown == shown[5:] and Bar.last.initial == 5 and Bar.last.n == 8
+
+
 # The whole way -------------------------------------------------------------------------------------------------------
 
 
@@ -285,12 +492,13 @@ def test_the_file_says_how_it_was_made(uninterrupted, folder):
     assert (again.preparation, again.truncation, again.data_scale, again.boundary) == (TISSUE, 10.0, 0.2, "inner")
     assert again.network.architecture == model.network.architecture and not model.network.training
     assert torch.equal(numbers(again.network), numbers(model.network).half().float())
-    assert os.listdir(out.parent) == [out.name]  # the checkpoint is gone
+    assert sorted(os.listdir(out.parent)) == ["mine.csv", out.name]  # the checkpoint is gone
     assert str(folder).encode() not in out.read_bytes() and b"/tmp" not in out.read_bytes()  # nobody's folders
 
 
-def test_it_is_the_average_after_the_last_step(uninterrupted, data):
+def test_it_is_the_average_after_the_last_step(uninterrupted, folder):
     recipe = replace(SETTING.recipe, seed=3)
+    data, _ = load_training_data("folder", folder, SETTING, progress=False, validate=True)
     *_, last = train(fitting._new_network(TINY, data, recipe), data, recipe)
     assert torch.equal(numbers(last.average), numbers(uninterrupted[0].network))
 
@@ -332,7 +540,8 @@ def test_an_interrupted_fit_ends_with_the_same_weights(interrupted, uninterrupte
     assert torch.equal(numbers(ours.network), numbers(theirs.network))
     its_own = {"training_seconds": 0, "checksum": ""}
     assert ours.about | its_own == theirs.about | its_own
-    assert os.listdir(interrupted.parent) == [interrupted.name]
+    assert sorted(os.listdir(interrupted.parent)) == ["mine.csv", interrupted.name]
+    assert rows(interrupted) == rows(uninterrupted[1])
 
 
 def test_an_unfinished_training_is_neither_overwritten_nor_continued_silently(interrupted, uninterrupted, folder):
@@ -406,9 +615,10 @@ def test_weights_survive_a_failure_to_write_them(folder, tmp_path, uninterrupted
         patch.setattr(fitting, "save_weights", fails)
         quiet(out, folder, seed=3)
     checkpoint = out.with_suffix(".checkpoint.safetensors")
-    assert os.listdir(tmp_path) == [checkpoint.name]
+    assert sorted(os.listdir(tmp_path)) == [checkpoint.name, "mine.csv"]
     model = quiet(out, folder, seed=3, resume=True)
-    assert torch.equal(numbers(model.network), numbers(uninterrupted[0].network)) and os.listdir(tmp_path) == [out.name]
+    assert torch.equal(numbers(model.network), numbers(uninterrupted[0].network))
+    assert sorted(os.listdir(tmp_path)) == ["mine.csv", out.name]
 
 
 def test_weights_are_not_overwritten_without_force(uninterrupted, tmp_path):

@@ -139,7 +139,7 @@ def numbers(path):
 def test_train_stop_resume(run, place, small, monkeypatch):
     "Stopped after two of three steps and continued: the same weights, to the bit, as in one go."
     code, out, lines = run("train", "tissue", "--steps", "3", "--out", "new/whole.safetensors")
-    assert (code, lines) == (0, []) and files("new") == ["whole.safetensors"]
+    assert (code, lines) == (0, []) and files("new") == ["whole.csv", "whole.safetensors"]
     assert "3 steps" in out and "new/whole.safetensors" in out
     with monkeypatch.context() as patch:
         Stop(patch, 2)
@@ -157,8 +157,14 @@ def test_train_stop_resume(run, place, small, monkeypatch):
 
 
 def test_train_then_evaluate_on_what_was_held_out(run, dataset, small):
-    code, _, _ = run("train", "folder", "--root", "data", "--steps", "2", "--out", "own.safetensors", "--seed", "3")
+    words = ("train", "folder", "--root", "data", "--steps", "2", "--seed", "3")
+    code, out, _ = run(*words, "--out", "own.safetensors", "--best")
     about = load_model("own.safetensors").about
+    assert "own.csv" in out and "of step 2" in out and len(about["chosen_on"]) == 1
+    assert not set(about["chosen_on"]) & set(about["held_out"])
+    assert run(*words, "--out", "all.safetensors", "--no-validation")[0] == 0
+    assert load_model("all.safetensors").about["chosen_on"] == []
+    assert refused(run(*words, "--out", "b.safetensors", "--no-validation", "--best"), "--best", "--no-validation")
     assert code == 0 and about["recipe"]["seed"] == 3 and len(about["held_out"]) == 1 and about["name"] == "own"
     words = ("evaluate", "folder", "--root", "data", "--weights", "own.safetensors", *QUICK, "--out", "a.zarr")
     assert run(*words, "--split", "validation")[0] == 0

@@ -24,12 +24,13 @@ from sdfdiff import shapes
 from sdfdiff.diffusion import training as module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
-from sdfdiff.diffusion.training import Recipe, denoising_loss, stored_recipe, train
+from sdfdiff.diffusion.training import Recipe, Validation, denoising_loss, stored_recipe, train
 from sdfdiff.images.training_data import Augmentation, TrainingData
 
 TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
 RECIPE = Recipe(steps=8, batch=2, learning_rate=2e-3)
 LONGER = replace(RECIPE, steps=30)
+LEVELS, SOLVER = module.geometric_levels, module.dpm_solver
 
 
 def seeded(seed=0):
@@ -453,6 +454,16 @@ def test_a_checkpoint_of_an_older_version_is_continued(stopped):
     assert resumed[0].number == 4 and torch.equal(numbers(resumed[-1].average), numbers(straight.average))
 
 
+def test_a_checkpoint_without_means_begins_them_anew(stopped):
+    "As one of an older version: the first step after it is the first one that counts."
+    with safe_open(stopped, framework="pt") as file:
+        about, tensors = json.loads(file.metadata()["training"]), {k: file.get_tensor(k) for k in file.keys()}
+    del about["sums"], about["history"]
+    save_file(tensors, stopped, metadata={"training": json.dumps(about)})
+    first = next(train(fresh(seed=9), disc_data(), RECIPE, checkpoint=stopped, dtype=torch.float32))
+    assert first.number == 4 and first.running == pytest.approx((first.loss, first.estimate_loss))
+
+
 @pytest.mark.parametrize("change", [{"steps": 9}, {"seed": 1}, {"noise": "uniform_time"}, {"average": 0.9}], ids=str)
 def test_another_recipe_s_checkpoint_is_refused_and_kept(stopped, change):
     content = stopped.read_bytes()
@@ -553,6 +564,130 @@ def test_an_interrupted_step_leaves_the_older_checkpoint(stopped, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(fresh(), RECIPE, checkpoint=stopped)
     assert stopped.read_bytes() == content
+
+
+# Judged on the way ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps, expected", [(2500, range(250, 2501, 250)), (500, range(100, 501, 100)), (30, [30])])
+def test_a_training_is_read_ten_times_but_not_too_often(steps, expected):
+    assert [number for number in range(1, steps + 1) if module._is_read(number, steps)] == [*expected]
+    assert sum(module._is_read(number, 1234) for number in range(1, 1235)) == 10
+
+
+def validation(**settings):
+    images, distances = disc_data().draw(3, seeded(8))
+    return Validation(images, distances, **{"recipe": RECIPE} | settings)
+
+
+def test_judging_changes_nothing_and_is_always_the_same(tmp_path, monkeypatch):
+    "Not one bit of the weights; and a training that is stopped twice reads the same as one in one go."
+    monkeypatch.setattr(module, "_APART", 2)
+    judge, checkpoint = validation(), tmp_path / "c.safetensors"
+    before, plain = torch.random.get_rng_state(), run(fresh(), RECIPE)
+    straight = run(fresh(), RECIPE, judge=judge, table=tmp_path / "a.csv")
+    for stop in (3, 4, 8):
+        for step in train(
+            fresh(),
+            disc_data(),
+            RECIPE,
+            checkpoint=checkpoint,
+            dtype=torch.float32,
+            judge=judge,
+            table=tmp_path / "b.csv",
+        ):
+            if step.number == stop:
+                break
+    assert torch.equal(before, torch.random.get_rng_state())
+    for one in (straight, step):
+        assert torch.equal(numbers(one.average), numbers(plain.average))
+        assert [row["step"] for row in one.history] == [2, 4, 6, 8]
+    assert torch.equal(numbers(straight.best), numbers(step.best)) and straight.running == step.running
+    for ours, theirs in zip(straight.history, step.history, strict=True):
+        assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+    tables = [[line.split(",") for line in (tmp_path / name).read_text().splitlines()] for name in ("a.csv", "b.csv")]
+    assert [line[:1] + line[2:] for line in tables[0]] == [line[:1] + line[2:] for line in tables[1]]
+    assert tables[0][0] == [*module.COLUMNS] and len(tables[0]) == 5
+
+
+def test_a_table_never_knows_more_than_the_checkpoint(tmp_path, monkeypatch):
+    "Killed between the two, a training goes on; the other way round a row would be there that nobody remembers."
+    monkeypatch.setattr(module, "_APART", 2)
+    checkpoint, table = tmp_path / "c.safetensors", tmp_path / "c.csv"
+
+    def fails(*values, **options):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_write_table", fails)
+        run(fresh(), RECIPE, checkpoint=checkpoint, every=1e9, table=table)
+    assert not table.exists() and module._description(checkpoint)["step"] == 2
+    run(fresh(), RECIPE, checkpoint=checkpoint, table=table)
+    assert [line.split(",")[0] for line in table.read_text().splitlines()] == ["step", "2", "4", "6", "8"]
+
+
+def test_scores_are_those_of_the_method_draft():
+    "The same members, drawn one image after the other by the ensembles' own sampler; F1 and CRPS by its scores."
+    from sdfdiff.ensembles.method import METHODS
+    from sdfdiff.uncertainty.forecasts import crps
+
+    network = stirred(replace(TINY, mean=0.0, deviation=0.1)).eval().requires_grad_(False)
+    judge, drawn = validation(reach=2.0), []
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Validation, "_draw", lambda *given, real=Validation._draw: drawn.append(real(*given)) or drawn[-1]
+        )
+        scores = judge(network)
+    members = (drawn[0][:, :, 0] * 50).clamp(-10, 10).double().numpy()
+    truth = judge.distances[:, 0].clamp(-10, 10).double().numpy()
+    assert members.shape == (4, 3, 16, 16) and members.std(axis=0).mean() > 0.1
+    expected = [float(crps(members[:, k], truth[k])) for k in range(3)]
+    assert scores["crps"] == pytest.approx(np.mean(expected), rel=1e-6)
+    mask, known = members.clip(-2, 2).mean(axis=0) <= 0.5, truth <= 0.5
+    assert scores["f1"] == pytest.approx(2 * (mask & known).sum() / (mask.sum() + known.sum()))
+    draft = METHODS["draft"]
+    assert (draft.sampler, draft.steps, draft.spacing, draft.start, draft.final) == (
+        "dpm",
+        4,
+        "geometric",
+        "initial_estimate",
+        True,
+    )
+    given = {}
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module, "geometric_levels", lambda *ends, **how: given.update(ends=ends, **how) or LEVELS(*ends, **how)
+        )
+        patch.setattr(module, "dpm_solver", lambda *rest, **how: given.update(how) or SOLVER(*rest, **how))
+        judge(network)
+    assert given == {
+        "ends": (draft.lowest, 5.0, 4),
+        "first": draft.first,
+        "growth": draft.growth,
+        "stochasticity": draft.stochasticity,
+        "final": True,
+    }
+
+
+def test_a_perfect_network_scores_perfectly():
+    judge = validation()
+
+    class Knowing:
+        architecture, read = TINY, SimpleNamespace(weight=torch.zeros(1))
+        clean = judge.distances.clamp(-10, 10) * 0.02
+
+        def encode(self, images):
+            return Features(images, self.clean)
+
+        def __call__(self, noisy, noise_level, features):
+            return self.clean.repeat(len(noisy) // len(self.clean), 1, 1, 1)
+
+    scores = judge(Knowing())
+    assert scores["validation_loss"] == 0 and scores["f1"] == 1 and scores["crps"] == pytest.approx(0, abs=1e-5)
+    none = validation()
+    none.distances.fill_(9.0)
+    Knowing.clean = none.distances * 0.02
+    assert math.isnan(none(Knowing())["f1"])  # no object, and none marked: not defined
 
 
 # What cannot be learned from -----------------------------------------------------------------------------------------

@@ -51,9 +51,12 @@ from .sampling import (
     predictor_corrector as predictor_corrector,
 )
 from .training import (
+    COLUMNS as COLUMNS,
     Recipe as Recipe,
     Step as Step,
+    Validation as Validation,
     denoising_loss as denoising_loss,
+    stored_made_of as stored_made_of,
     stored_recipe as stored_recipe,
     train as train,
 )

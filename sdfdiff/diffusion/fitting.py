@@ -8,10 +8,12 @@ __all__ = ['SETTINGS', 'Setting', 'binary', 'raw_score', 'load_training_data', '
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-04
 import copy
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -22,9 +24,9 @@ from ..images.preparation import GLANDS, NUCLEI, TISSUE, Preparation, prepare_im
 from .model import Model, load_model, save_weights
 from .network import Architecture, ScoreNetwork
 from ..images.training_data import STRONG, Augmentation, TissueTrainingData, TrainingData, moments
-from ..images.cases import checksums, find_cases, hold_out, read_case
+from ..images.cases import CasePaths, checksums, find_cases, hold_out, read_case
 from ..provenance import check_same, weights_header
-from .training import Recipe, Step, stored_recipe, train
+from .training import Recipe, Step, Validation, stored_made_of, stored_recipe, train
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-07
 @dataclass(frozen=True)
@@ -99,28 +101,54 @@ def raw_score(
     )
     return replace(setting, architecture=replace(setting.architecture, parametrisation="score"), recipe=recipe)
 
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-14a
+def _set_aside(cases: list[CasePaths]) -> tuple[list[CasePaths], list[CasePaths]]:
+    "Cases to train on, and those of whole patients that judge on the way; always the same for the same cases."
+    groups = [case.group for case in cases]
+    names, chosen = sorted(set(groups)), []
+    if len(names) < 3:
+        return cases, []
+    for name in np.random.default_rng(0).permutation(names).tolist():
+        if sum(map(groups.count, [*chosen, name])) <= len(cases) / 10:
+            chosen.append(name)
+    chosen = chosen or [min(names, key=groups.count)]
+    return [case for case in cases if case.group not in chosen], [case for case in cases if case.group in chosen]
+
+
+def _parts(
+    dataset: str, root: str | os.PathLike | None, setting: Setting, validate: bool
+) -> tuple[list[CasePaths], list[CasePaths], list[CasePaths]]:
+    "Cases to train on, those that judge on the way (if `validate`), and those held out. Scenes to train on: none."
+    if dataset == "tissue" and not setting.layers:
+        return [], find_cases("tissue", only=[f"scene {seed}" for seed in range(500, 508)]) if validate else [], []
+    name = setting.data or dataset
+    fitted, held_out = hold_out(find_cases(name, root, "train", layers=setting.layers), name)
+    return *(_set_aside(fitted) if validate else (fitted, [])), held_out
+
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-15
 def load_training_data(
     dataset: str,  # A key of SETTINGS
     root: str | os.PathLike | None,  # Its folder; none for tissue
     setting: Setting,  # How to prepare it
     progress: bool = True,  # Show a progress bar
+    validate: bool = False,  # Leave out the cases that judge the training on its way, too
 ) -> tuple[TrainingData | TissueTrainingData, list[str]]:  # Training data and the names of the cases held out
     "Read and prepare all training images; those held out are not even opened."
-    if dataset == "tissue" and not setting.layers:
-        return TissueTrainingData(setting.crop, setting.boundary), []
-    name = setting.data or dataset
-    fitted, held_out = hold_out(find_cases(name, root, "train", layers=setting.layers), name)
+    fitted, _, held_out = _parts(dataset, root, setting, validate)
+    data = _read(fitted, setting, progress) if fitted else TissueTrainingData(setting.crop, setting.boundary)
+    return data, [case.name for case in held_out]
+
+
+def _read(cases: list[CasePaths], setting: Setting, progress: bool) -> TrainingData:
     images, labels = [], []
-    for paths in tqdm(fitted, desc="reading", unit="image", disable=not progress, leave=False):
+    for paths in tqdm(cases, desc="reading", unit="image", disable=not progress, leave=False):
         case = read_case(paths)
         image = prepare_image(case.image, setting.preparation)
         for rater in [case.labels] if case.raters is None else case.raters:  # each is an example of its own
             label = prepare_labels(rater, setting.preparation)
             images.append(image)
             labels.append(label if setting.instances else (label > 0).astype("int32"))
-    data = TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary)
-    return data, [case.name for case in held_out]
+    return TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary)
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-18
 def _new_network(
@@ -174,6 +202,20 @@ def _steps_in(
     seconds = [step.seconds for step in train(copy.deepcopy(network), data, replace(recipe, steps=trial))]
     return max(20, round(60 * minutes * (trial - 1) / (seconds[-1] - seconds[0])))
 
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-20a
+def _validation(cases: list[CasePaths], setting: Setting, recipe: Recipe) -> Validation | None:
+    "Eight views of the cases that judge, if any: scenes as they are, of images random crops without augmentation."
+    if not cases:
+        return None
+    if cases[0].seed is not None:
+        scenes = [TissueTrainingData(setting.crop, setting.boundary).example(case.seed) for case in cases]
+        images, distances = (torch.stack(parts) for parts in zip(*scenes))
+        distances = distances[:, None]
+    else:
+        data = _read(cases, replace(setting, augmentation=Augmentation(flip=False)), progress=False)
+        images, distances = data.draw(8, torch.Generator().manual_seed(0))
+    return Validation(images, distances, recipe, VE(), setting.boundary, setting.reach)
+
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-23
 def fit(
     dataset: str,  # A key of SETTINGS
@@ -187,12 +229,14 @@ def fit(
     setting: Setting | None = None,  # Another setting; None: that of the data set
     start: str | os.PathLike | None = None,  # Weights to start from
     progress: bool = True,  # Show progress bars
+    validate: bool = True,  # Set some patients aside that judge the training on its way
+    best: bool = False,  # Take the weights with the lowest CRPS on the way, not the last ones; needs `validate`
 ) -> Model:  # The trained model; it is also written to `out`
     "Train on a data set but for the patients held out. A checkpoint beside `out` survives an interruption."
-    setting, checkpoint = setting or setting_of(dataset), _free(Path(out), resume, force)
-    data, held_out = load_training_data(dataset, root, setting, progress)
+    setting, (checkpoint, log) = setting or setting_of(dataset), _free(Path(out), resume, force)
+    fitted, choosing = _cases(dataset, root, setting, _judged(checkpoint, resume, validate), best)
+    data, held_out = load_training_data(dataset, root, setting, progress, bool(choosing))
     recipe = replace(setting.recipe, seed=seed, steps=_amount(steps, minutes) or setting.recipe.steps)
-    made_of = _made_of(dataset, root, setting, start)
     network = _new_network(setting.architecture, data, recipe)
     if start is not None:
         _take_over(network, load_model(start, dtype=torch.float32).network)
@@ -200,11 +244,15 @@ def fit(
         checkpoint.unlink(missing_ok=True)  # not before the data could be read
     if checkpoint.exists():
         recipe = _continued(checkpoint, recipe, steps)
-    elif minutes is not None:
-        recipe = replace(recipe, steps=_steps_in(minutes, network, data, recipe))
-    step = watch(train(network, data, recipe, VE(), checkpoint, made_of=made_of), recipe.steps, progress)
+    else:
+        log.unlink(missing_ok=True)
+        recipe = replace(recipe, steps=_steps_in(minutes, network, data, recipe)) if minutes else recipe
+    made_of, judge = _made_of(fitted, choosing, setting, start), _validation(choosing, setting, recipe)
+    run = train(network, data, recipe, VE(), checkpoint, made_of=made_of, judge=judge, table=log)
+    step = watch(run, recipe.steps, progress)
     names = {"name": Path(out).stem, "data": setting.data or dataset, "start": Path(start or "random").stem}
-    model = _described_model(step, recipe, setting, **names, held_out=held_out)
+    names |= {"held_out": held_out, "chosen_on": [case.name for case in choosing]}
+    model = _described_model(_best(step) if best else step, recipe, setting, **names)
     save_weights(out, model, force=force)
     checkpoint.unlink(missing_ok=True)
     return model
@@ -219,15 +267,15 @@ def setting_of(
     return SETTINGS[dataset]
 
 
-def _made_of(dataset: str, root, setting: Setting, start) -> dict:
+_CHOOSING = "the cases that judge on the way"
+
+
+def _made_of(fitted: list[CasePaths], choosing: list[CasePaths], setting: Setting, start) -> dict:
     "What a training is made of beside its recipe: it is continued with the same only."
-    cases = (
-        []
-        if dataset == "tissue"
-        else hold_out(find_cases(setting.data or dataset, root, "train"), setting.data or dataset)[0]
-    )
-    found = {"the setting": repr(replace(setting, recipe=Recipe())), "the cases": [one.name for one in cases]}
-    return found | {"the start": weights_header(start)["checksum"] if start else "random"} | checksums(*cases)
+    found = {"the setting": repr(replace(setting, recipe=Recipe())), "the cases": [one.name for one in fitted]}
+    found |= {_CHOOSING: [one.name for one in choosing]} if choosing else {}
+    found |= {"the start": weights_header(start)["checksum"] if start else "random"}
+    return found | checksums(*fitted, *choosing)
 
 
 def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
@@ -237,11 +285,33 @@ def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
     check_same(vars(begun), asked, checkpoint, "was begun with other settings", "; use those", force="to start anew")
     return begun
 
+# %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-24b
+def _judged(checkpoint: Path, resume: bool, validate: bool) -> bool:
+    "Whether cases are set aside: not in a training that was begun without them, also by an earlier version."
+    if not (validate and resume and checkpoint.exists()) or _CHOOSING in stored_made_of(checkpoint):
+        return validate
+    warnings.warn(f"{checkpoint} was begun without validation: it is continued without it.", stacklevel=3)
+    return False
+
+
+def _cases(
+    dataset: str, root: str | os.PathLike | None, setting: Setting, validate: bool, best: bool
+) -> tuple[list[CasePaths], list[CasePaths]]:
+    "Cases to train on, and those that judge; ValueError for a choice without any, a warning for too few patients."
+    fitted, choosing, _ = _parts(dataset, root, setting, validate)
+    if best and not choosing:
+        raise ValueError("best=True needs validation: validate=True, and at least three patients to train on.")
+    if validate and not choosing:
+        few = "there are fewer than three patients to train on, so none is set aside to judge the training on its way"
+        warnings.warn(f"No validation: {few}.", stacklevel=3)
+    return fitted, choosing
+
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-24a
 def _described_model(step: Step, recipe: Recipe, setting: Setting, **about: object) -> Model:
-    "The averaged network of a training's last step, with all that was decided about it."
+    "The averaged network of a step, with all that was decided about it."
     about = about | {
         "recipe": asdict(recipe),
+        "step": step.number,
         "training_seconds": round(step.seconds),
         "sdfdiff_version": __version__,
         "licence": setting.licence,
@@ -259,6 +329,12 @@ def _described_model(step: Step, recipe: Recipe, setting: Setting, **about: obje
         about,
     )
 
+
+def _best(step: Step) -> Step:
+    "The last step, with the weights and the number of the best reading; of equal ones the last."
+    found = min(reversed(step.history), key=lambda row: row["crps"])
+    return step._replace(number=found["step"], average=step.best)
+
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-25
 def _amount(steps: int | None, minutes: float | None) -> int | None:
     "The steps asked for, if that or the minutes make sense."
@@ -269,17 +345,19 @@ def _amount(steps: int | None, minutes: float | None) -> int | None:
     return steps
 
 
-def _free(out: Path, resume: bool, force: bool) -> Path:
-    "The path of the checkpoint; ValueError or FileExistsError if a file of the user would be replaced."
+def _free(out: Path, resume: bool, force: bool) -> tuple[Path, Path]:
+    "The paths of checkpoint and table; ValueError or FileExistsError if a file of the user would be replaced."
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} must end in .safetensors.")
-    checkpoint = out.with_suffix(".checkpoint.safetensors")
+    checkpoint, log = out.with_suffix(".checkpoint.safetensors"), out.with_suffix(".csv")
     if out.exists() and not force:
         raise Exists(f"{out} exists", force="to replace it")
     if checkpoint.exists() and not resume:
         if not force:
             raise Exists(f"{checkpoint} exists", resume="to continue that training", force="to start anew")
-    return checkpoint
+    if log.exists() and not (force or checkpoint.exists()):
+        raise Exists(f"{log} exists", force="to replace it")
+    return checkpoint, log
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-26
 def watch(
@@ -288,10 +366,12 @@ def watch(
     progress: bool = True,  # Show a progress bar
 ) -> Step:  # The last step
     "Run a training to its end behind a progress bar."
-    loss, initial_estimate = 1.0, 1.0  # of an untrained network
     with tqdm(total=total, desc="training", unit="step", disable=not progress) as bar:
         for step in steps:
-            loss, initial_estimate = 0.98 * loss + 0.02 * step.loss, 0.98 * initial_estimate + 0.02 * step.estimate_loss
-            bar.set_postfix(loss=f"{loss:.3f}", estimate=f"{initial_estimate:.3f}", refresh=False)
+            if not bar.n:  # a resumed bar goes on where it stopped, and its speed is that of this run
+                bar.initial = bar.n = bar.last_print_n = step.number - 1
+            shown = dict(zip(("loss", "estimate"), step.running))
+            shown |= {key: row[key] for row in step.history[-1:] for key in ("f1", "crps") if key in row}
+            bar.set_postfix({key: f"{value:.3f}" for key, value in shown.items()}, refresh=False)
             bar.update(step.number - bar.n)
     return step
