@@ -218,6 +218,34 @@ def _load(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
     state.step, state.seconds = about["step"], about["seconds"]
     state.sums, state.history = about.get("sums", state.sums), about.get("history", [])  # older versions had none
 
+# %% ../../nbs/2_diffusion/6_training.ipynb #training-26b
+COLUMNS = ("step", "seconds", "loss", "estimate_loss", "validation_loss", "f1", "crps")  # Of a reading
+_READINGS, _APART = 10, 100  # Readings per training, but not closer than this many steps
+
+
+def _is_read(number: int, steps: int) -> bool:
+    "Whether the training is read after this step: ten times, the last one included."
+    return number == steps or number % max(_APART, math.ceil(steps / _READINGS)) == 0
+
+
+def _read(state: _State, judge: Callable | None, device: torch.device, dtype: torch.dtype) -> None:
+    "Write down where the training stands, and keep the average if it is the best so far."
+    row = dict(zip(COLUMNS, (state.step, state.seconds, *state.report().running)))
+    if judge is not None:
+        with torch.inference_mode(), _mixed(device, dtype):
+            row |= judge(state.average)
+        if row["crps"] <= min((one.get("crps", math.inf) for one in state.history), default=math.inf):
+            state.best = copy.deepcopy(state.average)
+    state.history.append(row)
+
+
+def _write_table(path: str | Path | None, history: list[dict], force: bool) -> None:
+    "All that was read so far, whole or not at all; what is not known stays empty."
+    if path is not None and history:
+        rows = [[f"{row[name]:.6g}" if name in row else "" for name in COLUMNS] for row in history]
+        with writing(path, force=force) as temporary:
+            temporary.write_text("".join(",".join(row) + "\n" for row in [COLUMNS, *rows]))
+
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-21
 def train(
     network: ScoreNetwork,  # Changed in place; a fresh one, also when resuming
@@ -258,6 +286,10 @@ def train(
         raise
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-22
+def _mixed(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+
+
 def _advance(
     state: _State, data: TrainingData, recipe: Recipe, schedule: VE, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float]:
@@ -289,38 +321,6 @@ def _advance(
     losses = loss.item(), estimate_loss.item()
     state.remember(*losses)
     return losses
-
-# %% ../../nbs/2_diffusion/6_training.ipynb #training-26b
-COLUMNS = ("step", "seconds", "loss", "estimate_loss", "validation_loss", "f1", "crps")  # Of a reading
-_READINGS, _APART = 10, 100  # Readings per training, but not closer than this many steps
-
-
-def _is_read(number: int, steps: int) -> bool:
-    "Whether the training is read after this step: ten times, the last one included."
-    return number == steps or number % max(_APART, math.ceil(steps / _READINGS)) == 0
-
-
-def _mixed(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-
-
-def _read(state: _State, judge: Callable | None, device: torch.device, dtype: torch.dtype) -> None:
-    "Write down where the training stands, and keep the average if it is the best so far."
-    row = dict(zip(COLUMNS, (state.step, state.seconds, *state.report().running)))
-    if judge is not None:
-        with torch.inference_mode(), _mixed(device, dtype):
-            row |= judge(state.average)
-        if row["crps"] <= min((one.get("crps", math.inf) for one in state.history), default=math.inf):
-            state.best = copy.deepcopy(state.average)
-    state.history.append(row)
-
-
-def _write_table(path: str | Path | None, history: list[dict], force: bool) -> None:
-    "All that was read so far, whole or not at all; what is not known stays empty."
-    if path is not None and history:
-        rows = [[f"{row[name]:.6g}" if name in row else "" for name in COLUMNS] for row in history]
-        with writing(path, force=force) as temporary:
-            temporary.write_text("".join(",".join(row) + "\n" for row in [COLUMNS, *rows]))
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-26c
 @dataclass(frozen=True)
