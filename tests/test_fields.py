@@ -367,6 +367,19 @@ def test_bootstrap_of_tables_and_of_any_statistic():
     assert (median.sel(bound="estimate") == table["truths"].sum("bin").median("case")).all()
 
 
+def test_an_interval_is_as_wide_as_the_cases_that_have_a_value_ask_for():
+    "A number that three of twelve cases have gets the interval of these three; one that a single case has gets none."
+    values = np.random.default_rng(8).standard_normal(12)
+    holes = np.where(np.arange(12) < 3, values, np.nan)
+    once = np.where(np.arange(12) < 1, values, np.nan)
+    both = xr.DataArray([values, holes, once], dims=("number", "case"))
+    found = bootstrap(both, skipna=True, resamples=4000).sel(bound=["low", "high"])
+    np.testing.assert_allclose(found[:, 0], bootstrap(values, resamples=4000).values[1:])
+    three = bootstrap(values[:3], resamples=4000).values[1:]
+    np.testing.assert_allclose(found[:, 1], three, atol=0.35 * np.ptp(three))
+    assert np.isnan(found[:, 2]).all()
+
+
 def test_bootstrap_refuses_what_it_would_hide():
     data = xr.DataArray([[1.0, 2.0, np.nan], [4.0, 5.0, 6.0]], dims=("method", "case"))
     data.attrs = {"units": "px", "long_name": "error"}

@@ -82,8 +82,12 @@ def test_the_price_of_a_margin_lies_between_its_neighbours():
     assert margin_price(outside, 2.41).values.tolist() == pytest.approx([1 + 1.41, 0.5 + 0.705])
     assert margin_price(outside, 1.0).values.tolist() == [1.0, 0.5]
     for margin in (3.1, -0.1, np.inf):
-        with pytest.raises(ValueError, match="has no price: the list goes from 0 to 3 px"):
+        with pytest.raises(ValueError, match="has no price: prices go from 0 to 3 px"):
             margin_price(outside, margin)
+    cut = outside.where(outside["margin"] < 2)  # a field that carries less
+    assert margin_price(cut, 0.5).values.tolist() == [0.5, 0.25]
+    with pytest.raises(ValueError, match="2.5 px has no price: prices go from 0 to 1 px"):
+        margin_price(cut, 2.5)
 
 
 # ---- what one image needs

@@ -120,6 +120,8 @@ def test_every_number_is_that_of_its_notebook():
                     float(needed_margin(fields[field], truth, missed)), abs=1e-5
                 )
             curve = margin_curve(fields[field], truth, verification._MARGINS)
+            if field != "edge":
+                curve = curve.where(curve["margin"] < float(one["reach_px"]) - float(one["threshold_px"]))
             for number in curve:
                 np.testing.assert_allclose(ours[number].sel(field=field), curve[number], atol=1e-12)
         scores = object_scores(object_table(p, mask, truth))

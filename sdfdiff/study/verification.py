@@ -72,7 +72,9 @@ def _distances(one: xr.Dataset) -> xr.Dataset:
         .assign_coords(may_miss=list(_MISSED))
     )
     found["needed_margin"] = xr.concat(needed, found["may_miss"])
-    return found.assign(margin_curve(fields, one["truth"], _MARGINS, where=inside))
+    curve = margin_curve(fields, one["truth"], _MARGINS, where=inside)
+    carried = (curve["margin"] < one["reach_px"] - one["threshold_px"]) | (curve["field"] == "edge")
+    return found.assign(curve.where(carried))  # NaN: a mean of distances that were cut cannot say how far it is
 
 
 def _exact(one: xr.Dataset, mask: xr.DataArray) -> xr.Dataset:
@@ -265,35 +267,30 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
     return means, sums | ({"loss_correlation": (_moments(v), _correlation)} if v.sizes["case"] > 3 else {})
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-23-bounds
-_ANY = (-np.inf, np.inf)
 _LIMITS = {  # quantity: where it can lie; the others are shares, from 0 to 1
     "crps": (0, np.inf),
     "spread_skill": (0, np.inf),
-    "ged_u": _ANY,
+    "ged_u": (-np.inf, np.inf),
     "loss_correlation": (-1, 1),
     "auroc_gain": (-1, 1),
     "information_ratio": (-1, 1),
 }
 
 
-def _bounds(means: dict, sums: dict, limits: Callable = lambda name: _ANY, **how) -> dict[str, xr.DataArray]:
-    "Estimate, low and high of each number."
+def _bounds(means: dict, sums: dict, differ: bool = False, **how) -> dict[str, xr.DataArray]:
+    "Estimate, low and high of each number; of differences without limits."
+    own = {name: (-np.inf, np.inf) if differ else _LIMITS.get(name, (0, 1)) for name in means | sums}
     found = {
-        name: bootstrap(one, skipna=not name.startswith("f1_"), limits=limits(name), **how)
-        for name, one in means.items()
+        name: bootstrap(one, skipna=not name.startswith("f1_"), limits=own[name], **how) for name, one in means.items()
     }
-    return found | {
-        name: bootstrap(one, statistic, limits=limits(name), **how) for name, (one, statistic) in sums.items()
-    }
+    return found | {name: bootstrap(*pair, limits=own[name], **how) for name, pair in sums.items()}
 
 
 def _one_method(v: xr.Dataset, **how) -> xr.DataArray:
     "Estimate, low and high of each number, for one method; dims (quantity, bound)."
     means, sums = _measures(v)
     members = int(v["drawn"].min() if "drawn" in v else v["members"])
-    found = _bounds(means, sums, lambda name: _LIMITS.get(name, (0, 1)), **how) | {
-        "ece_recalibrated": _honest_error(sums["ece"][0], members, **how)
-    }
+    found = _bounds(means, sums, **how) | {"ece_recalibrated": _honest_error(sums["ece"][0], members, **how)}
     return xr.Dataset({name: one.reset_coords(drop=True) for name, one in found.items()}).to_dataarray("quantity")
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-24
@@ -339,7 +336,7 @@ def differences(
         gaps = {name: one - means[name] for name, one in others.items()}
         pairs = {name: _minus(pair, sums[name]) for name, pair in tables.items()}
         found.append(
-            xr.Dataset(_bounds(gaps, pairs, **_resampling(verified, resamples, seed))).to_dataarray("quantity")
+            xr.Dataset(_bounds(gaps, pairs, True, **_resampling(verified, resamples, seed))).to_dataarray("quantity")
         )
     return xr.concat(found, verified["method"][1:]).transpose("quantity", "method", "bound").rename("difference")
 

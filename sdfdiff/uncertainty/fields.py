@@ -191,6 +191,17 @@ def mask_distance(
     return labelled(found, "px", "signed distance to the boundary of the mask")
 
 # %% ../../nbs/4_uncertainty/2_fields.ipynb #fields-22
+def _each(data: xr.DataArray | xr.Dataset) -> Callable:
+    "Applies a function to an array, or to every array of a dataset."
+    return data.map if isinstance(data, xr.Dataset) else lambda function: function(data)
+
+
+def _valued(data: xr.DataArray | xr.Dataset, labels: np.ndarray, dim: str) -> xr.DataArray | xr.Dataset:
+    "How many groups have a value, for each number."
+    own = xr.DataArray(labels == np.unique(labels)[:, None], dims=("group", dim)).astype(int)
+    return _each(data)(lambda one: (xr.dot(own, one.notnull().astype(int), dim=dim) > 0).sum("group"))
+
+
 def _resampled(
     data: xr.DataArray | xr.Dataset, statistic: Callable | None, dim: str, weights: xr.DataArray, additive: bool
 ) -> xr.DataArray | xr.Dataset:
@@ -198,19 +209,25 @@ def _resampled(
     if not additive:
         places = np.arange(data.sizes[dim])
         return xr.concat([statistic(data.isel({dim: np.repeat(places, row)})) for row in weights.values], "resample")
-    each = data.map if isinstance(data, xr.Dataset) else lambda function: function(data)
+    each = _each(data)
     total = each(lambda one: xr.dot(weights, one.fillna(0), dim=dim).assign_attrs(one.attrs))
     if statistic is not None:
         return statistic(total)
     return total / each(lambda one: xr.dot(weights, one.notnull().astype(int), dim=dim))
 
+# %% ../../nbs/4_uncertainty/2_fields.ipynb #fields-22-interval
+def _further(count: np.ndarray, end: float) -> np.ndarray:
+    "By how much the ends of an interval lie further out for so many groups; NaN for one, from which nothing follows."
+    count = np.where(np.asarray(count) > 1, count, np.nan)
+    return stats.t.ppf(end, count - 1) / stats.norm.ppf(end) * np.sqrt(count / (count - 1))
+
 
 def _interval(
-    values: xr.DataArray | xr.Dataset, count: int, level: float, skipna: bool, limits: tuple[float, float]
+    values: xr.DataArray | xr.Dataset, count, level: float, skipna: bool, limits: tuple[float, float]
 ) -> xr.DataArray | xr.Dataset:
     "Estimate (first resample), low and high (of the others): percentiles, further out for few cases (Hesterberg 2015)."
     ends = [(1 - level) / 2, (1 + level) / 2]
-    further = stats.t.ppf(ends[1], count - 1) / stats.norm.ppf(ends[1]) * np.sqrt(count / (count - 1))
+    further = xr.apply_ufunc(_further, count, ends[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # nothing is defined: NaN says it
         bounds = values.isel(resample=slice(1, None)).quantile(ends, "resample", skipna=skipna, keep_attrs=True)
@@ -258,4 +275,6 @@ def bootstrap(
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
     weights = xr.DataArray(np.vstack([np.ones_like(labels), drawn[:, labels]]), dims=("resample", dim))
     values = _resampled(data, statistic, dim, weights, additive or statistic is None)
+    if holes:  # each mean has as many groups as have a value for it
+        count = _valued(data, labels, dim)
     return _interval(values, count, level, skipna, limits)

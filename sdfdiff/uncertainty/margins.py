@@ -178,15 +178,14 @@ def margin_curve(
 
 # %% ../../nbs/4_uncertainty/7_margins.ipynb #margins-26-price
 def margin_price(
-    outside: np.ndarray | xr.DataArray,  # From `margin_curve`, dims (..., margin)
+    outside: np.ndarray | xr.DataArray,  # From `margin_curve`, dims (..., margin); NaN where no margin is carried
     margin: float,  # px
 ) -> xr.DataArray:  # dims (...): area outside the object, over the object's area
-    "The price of a margin, in proportion between two listed ones. ValueError for a margin beyond the list."
-    margins = outside["margin"].values
-    if not margins[0] <= margin <= margins[-1]:
-        raise ValueError(
-            f"A margin of {margin:.3g} px has no price: the list goes from {margins[0]:g} to {margins[-1]:g} px."
-        )
+    "The price of a margin, in proportion between two listed ones. ValueError beyond the list, or what it can carry."
+    priced = outside["margin"].where(outside.notnull().any([dim for dim in outside.dims if dim != "margin"]), drop=True)
+    first, last = (float(priced[k]) if priced.size else math.nan for k in (0, -1))
+    if not first <= margin <= last:
+        raise ValueError(f"A margin of {margin:.3g} px has no price: prices go from {first:g} to {last:g} px.")
     found = outside.interp(margin=float(margin)).drop_vars("margin")
     return labelled(found, "1", f"area outside the object at a margin of {margin:.3g} px, over the object's area")
 
