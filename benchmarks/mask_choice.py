@@ -1,9 +1,9 @@
-"""Which mask to show of an ensemble, by F1 and by area: `python -m benchmarks.mask_choice DIR [KEPT]`.
+"""Which mask to show of an ensemble, by F1 and by area: `python -m benchmarks.mask_choice DIR`.
 
 DIR holds monuseg/ and glas/; their validation images and 24 scenes of tissue get 16 members each, in two minutes of
-one thread. KEPT is a folder that keeps the members for the next call (empty it when weights change). No test image is
-read. A table's last columns: area over true area, how far that is off 1, area over the members' mean area, and the
-share of images where the mask is larger than every member.
+one thread (seed 0, noise of its own for each image). No test image is read. Intervals are over patients. A table's
+last columns: area over true area, how far that is off 1, area over the members' mean area, and the share of images
+where the mask is larger than every member.
 """
 
 import sys
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.images.cases import find_cases, prepare_case
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.study.plan import case_seed
 from sdfdiff.uncertainty.fields import bootstrap
 from sdfdiff.uncertainty.metrics import scores
 
 MEMBERS, SCENES, RATERS = 16, range(100, 124), 16
-SHOWN, MAJORITY = "mean, half a pixel", "majority, P >= 1/2"  # `mmse` and `majority` of `masks`
+MEAN, MAJORITY = "mean, half a pixel", "majority, P >= 1/2"  # `mmse` and `majority` of `masks`
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,29 +58,17 @@ def drawn_cases(
     weights: str,  # Name of the weights
     dataset: str,  # One of `sdfdiff.images.cases.DATASETS`
     root: Path | None,  # Its folder; None for tissue
-    kept: Path | None = None,  # Folder of members that were drawn before
 ) -> list[Drawn]:  # One per validation image, or per scene
-    "Draw the members, once."
+    "Draw the members."
     model, found = load_model(weights), []
     scenes = [f"scene {seed}" for seed in SCENES]
-    named = ("all", scenes) if dataset == "tissue" else ("validation", None)
-    for paths in find_cases(dataset, root, *named):
-        file = None if kept is None else kept / f"{dataset}_{paths.name.replace(' ', '_')}.npz"
-        if file is None or not file.exists():
-            case = prepare_case(paths, model.preparation)
-            how = {"members": MEMBERS, "seed": 0, "unseen": case.unseen, "progress": False}
-            fields = ensemble(model, case.image, "default", **how)
-            truths = case.truth[None] if case.raters is None else case.raters
-            limits = fields.attrs["threshold_px"], fields.attrs["reach_px"]
-            found.append(Drawn(fields["distance"].values, truths, case.group, *limits, case.posterior))
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                known = {name: value for name, value in vars(found[-1]).items() if value is not None}
-                np.savez_compressed(file, **known)
-        else:
-            with np.load(file) as all_of_it:
-                read = {name: value if value.ndim else value.item() for name, value in all_of_it.items()}
-            found.append(Drawn(**read))
+    for paths in find_cases(dataset, root, *(("all", scenes) if dataset == "tissue" else ("validation", None))):
+        case = prepare_case(paths, model.preparation)
+        how = {"members": MEMBERS, "seed": case_seed(0, paths.name), "unseen": case.unseen, "progress": False}
+        fields = ensemble(model, case.image, "default", **how)
+        truths = case.truth[None] if case.raters is None else case.raters
+        limits = fields.attrs["threshold_px"], fields.attrs["reach_px"]
+        found.append(Drawn(fields["distance"].values, truths, case.group, *limits, case.posterior))
     return found
 
 
@@ -131,7 +119,7 @@ def soft_majority(
 
 
 FIXED: dict[str, Callable[[Drawn], np.ndarray]] = {
-    SHOWN: lambda one: one.mean() <= one.threshold,
+    MEAN: lambda one: one.mean() <= one.threshold,
     "mean, 0 px": lambda one: one.mean() <= 0,
     "uncut mean, half a pixel": lambda one: one.mean(np.inf) <= one.threshold,
     "mean cut at 1 px": lambda one: one.mean(1.0) <= one.threshold,
@@ -187,19 +175,8 @@ def all_masks(cases: list[Drawn]) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def interval(
-    gains: np.ndarray,  # One number per case
-    groups: list[str],  # Patient of each case
-) -> np.ndarray:  # Estimate, low, high
-    "Bootstrap over patients, widened as Student's t is for few of them."
-    estimate, low, high = bootstrap(gains, groups=np.array(groups)).values
-    count = len(set(groups))
-    wider = stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975) * np.sqrt(count / (count - 1))
-    return np.array([estimate, estimate + wider * (low - estimate), estimate + wider * (high - estimate)])
-
-
 def print_table(title: str, cases: list[Drawn]) -> None:
-    "F1 and areas of every mask; differences of F1 to the mask that is shown today, in hundredths."
+    "F1 and areas of every mask; differences of F1 to the mask of the mean, in hundredths."
     groups = [one.group for one in cases]
     areas = [one.members.sum(axis=(1, 2)) for one in cases]
     true = np.array([one.truths.sum(axis=(1, 2)).mean() for one in cases])
@@ -216,14 +193,14 @@ def print_table(title: str, cases: list[Drawn]) -> None:
     for name, masks in found.items():
         area = np.array([mask.sum() for mask in masks])
         above = np.mean([mask.sum() > one.max() for mask, one in zip(masks, areas, strict=True)])
-        gain, low, high = 100 * interval(worth[name] - worth[SHOWN], groups)
+        gain, low, high = 100 * bootstrap(worth[name] - worth[MEAN], groups=np.array(groups)).values
         between = f"[{low:+.2f}, {high:+.2f}]"
         beside = np.mean(area[member > 0] / member[member > 0])
         print(
             f"{name:25} {100 * worth[name].mean():6.2f} {gain:+6.2f} {between:>16} {_ratio(area, true)} {beside:7.2f} "
             f"{above:6.0%}"
         )
-    print_extra(cases, found[SHOWN], found[MAJORITY], worth[MAJORITY])
+    print_extra(cases, found[MEAN], found[MAJORITY], worth[MAJORITY])
 
 
 def _ratio(area: np.ndarray, true: np.ndarray) -> str:
@@ -234,11 +211,11 @@ def _ratio(area: np.ndarray, true: np.ndarray) -> str:
 
 def print_extra(
     cases: list[Drawn],  # The images
-    shown: list[np.ndarray],  # Masks that are shown today
+    shown: list[np.ndarray],  # Masks of the mean
     majority: list[np.ndarray],  # Masks of P >= 1/2
     worth: np.ndarray,  # F1 of these
 ) -> None:
-    "What the shown mask adds to the majority: its P, how much of it is right, and what would be needed."
+    "What the mask of the mean adds to the majority: its P, how much of it is right, and what would be needed."
     extra = [mask & ~other for mask, other in zip(shown, majority, strict=True)]
     lost = sum(int((other & ~mask).sum()) for mask, other in zip(shown, majority, strict=True))
     share = np.concatenate([one.share[where] for one, where in zip(cases, extra, strict=True)])
@@ -260,12 +237,11 @@ def print_extra(
         print(f"  P from {low:.2f} to {high:.2f}: mean {said.mean():.2f}, truly {true.mean():.2f}, {true.size} pixels")
 
 
-def main(root: str, kept: str | None = None) -> None:
-    kept = None if kept is None else Path(kept)
+def main(root: str) -> None:
     for reach in (1.0, 10.0):
         print_table(f"raters as members, cut at {reach:g} px", [exact_world(seed, reach) for seed in SCENES])
     for weights, dataset in (("tissue", "tissue"), ("nuclei", "monuseg"), ("glands", "glas")):
-        cases = drawn_cases(weights, dataset, None if dataset == "tissue" else Path(root, dataset), kept)
+        cases = drawn_cases(weights, dataset, None if dataset == "tissue" else Path(root, dataset))
         print_table(f"{weights}, cut at {cases[0].reach:g} px", cases)
 
 

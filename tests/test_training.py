@@ -407,10 +407,27 @@ def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(module, "save", remembered)
     assert run(fresh(), RECIPE, checkpoint=checkpoint, every=10.0).number == 8
-    assert written == [2, 4, 6, 8]  # more than ten seconds apart
+    assert written == [0, 2, 4, 6, 8]  # at once, then more than ten seconds apart
     written.clear()
     run(fresh(), RECIPE, checkpoint=tmp_path / "d.safetensors", every=1e9)
-    assert written == [8]  # always at the end
+    assert written == [0, 8]  # always at the end
+
+
+def test_two_trainings_begin_under_one_name(tmp_path, monkeypatch):
+    "The later one is refused in one sentence, however late it looked; the earlier one goes on."
+    checkpoint = tmp_path / "c.safetensors"
+    first = train(fresh(), disc_data(), RECIPE, checkpoint=checkpoint)
+
+    def overtaken(tensors, metadata):
+        patch.setattr(module, "save", save)
+        assert next(first).number == 1
+        return save(tensors, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save", overtaken)
+        with pytest.raises(FileExistsError, match="c.safetensors was made by another program in the meantime"):
+            next(train(fresh(seed=4), disc_data(), RECIPE, checkpoint=checkpoint))
+    assert [step.number for step in first] == list(range(2, 9))
 
 
 def test_a_finished_training_gives_its_weights_again_and_nothing_more(tmp_path):

@@ -169,7 +169,7 @@ class _State:
         return Step(self.step, loss, estimate_loss, *about)
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-18
-def _save(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
+def _save(state: _State, path: Path, recipe: Recipe, made_of: dict, force: bool = True) -> None:
     "Write a checkpoint, whole or not at all."
     parts = ("network", "average") if state.best is None else ("network", "average", "best")
     tensors = {f"{part}.{k}": v for part in parts for k, v in getattr(state, part).state_dict().items()}
@@ -185,7 +185,7 @@ def _save(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
         "sums": state.sums,
         "history": state.history,
     }
-    with writing(path) as temporary:
+    with writing(path, force=force) as temporary:
         temporary.write_bytes(
             save({k: v.detach().contiguous() for k, v in tensors.items()}, {"training": json.dumps(about)})
         )
@@ -265,6 +265,8 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         _load(state, checkpoint, recipe, made_of or {})
         _write_table(table, state.history, force=True)
+    elif checkpoint is not None:  # takes the place, so that no other training begins under this name
+        _save(state, checkpoint, recipe, made_of or {}, force=False)
     dtype = fast_dtype(device) if dtype is None else dtype
     if state.step >= recipe.steps:  # complete, but perhaps not yet used
         yield state.report()
@@ -283,6 +285,10 @@ def train(
     except GeneratorExit:  # stopped from outside, between two steps
         if checkpoint is not None:
             _save(state, checkpoint, recipe, made_of or {})
+        raise
+    except BaseException:
+        if checkpoint is not None and not state.step:  # nothing was learned: there is nothing to continue
+            Path(checkpoint).unlink(missing_ok=True)
         raise
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-22

@@ -71,7 +71,7 @@ TERMS = {  # Defined before the first of them is used
     "initial estimate": "the network's first guess from the image alone, before any diffusion",
     "F1": "2 TP / (2 TP + FP + FN) of right (TP), invented (FP) and missed (FN) object pixels; 100 % is perfect",
     "IoU": "intersection over union: pixels in both of two masks, divided by pixels in either",
-    "expected loss": "mean 1 - F1 of the members against the mask of the mean; actual loss: of this mask and the truth",
+    "expected loss": "mean 1 - F1 of a member against the mask of the others' mean; actual loss: of the mean's mask",
     "spread": "standard deviation over the members, of the mask or of the distance",
     "ratio": "spread of the distance, divided by itself plus the distance to the threshold",
     "nearness": "how near a pixel is to the edge of the mask: the baseline, which needs no ensemble",
@@ -83,7 +83,7 @@ TERMS = {  # Defined before the first of them is used
     "CRPS": "continuous ranked probability score: how far members are from the truth, less half their mutual distance",
     "squared energy distance": "of d = 1 - IoU: 2 d(member, rater) - d(two members) - d(two raters), each a mean",
     "posterior": "the true chances of all masks given the image; known for synthetic scenes only",
-    "95 % interval": "from drawing the patients again at random, with replacement",
+    "95 % interval": "from drawing the patients again at random, with replacement; wider where they are few",
 }
 
 # %% ../../nbs/5_study/8_page.ipynb #page-words-table

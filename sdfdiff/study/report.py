@@ -119,7 +119,7 @@ def _plan(verified: xr.Dataset) -> str:
     "What the study is: cases, methods, versions, conventions."
     about, plan, count = verified.attrs, json.loads(verified.attrs.get("plan", "{}")), verified.sizes["case"]
     split = "" if about.get("dataset") == "tissue" else f", {about.get('split')} images"
-    objects, quantiles = verified["fragments_truth"], ", ".join(map(str, plan.get("quantiles", [])))
+    objects, quantiles = verified["objects_true_objects"].isel(method=0), ", ".join(map(str, plan.get("quantiles", [])))
     versions = f"sdfdiff {about.get('sdfdiff_version')}, torch {about.get('torch_version')}"
     rows = [
         ["data", f"{about.get('dataset')}{split}: {_images(verified)}"],
