@@ -317,6 +317,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                   'sdfdiff/diffusion/training.py'),
                                             'sdfdiff.diffusion.training._save': ( '2_diffusion/training.html#_save',
                                                                                   'sdfdiff/diffusion/training.py'),
+                                            'sdfdiff.diffusion.training._start': ( '2_diffusion/training.html#_start',
+                                                                                   'sdfdiff/diffusion/training.py'),
                                             'sdfdiff.diffusion.training._write_table': ( '2_diffusion/training.html#_write_table',
                                                                                          'sdfdiff/diffusion/training.py'),
                                             'sdfdiff.diffusion.training.denoising_loss': ( '2_diffusion/training.html#denoising_loss',

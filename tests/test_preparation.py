@@ -443,3 +443,16 @@ def test_glass_beside_tissue_is_measured():
     found = beside_glass(load_model("glands"), [image], (1.0, 0.5), steps=2)
     assert found.shape == (1, 2, 2) and (found >= 0).all() and (found <= 1).all()
     assert found[0, 0].tolist() == [1.0, 1.0]
+
+
+def test_masks_that_lie_right_are_told_from_shifted_ones(tmp_path):
+    "The old rule is the label at the centre: at half the size, the lower right one of four."
+    from benchmarks.shifted_masks import centre_labels, gains
+    from sdfdiff.diffusion.model import load_model
+    from sdfdiff.images.cases import find_cases
+
+    labels = np.arange(48).reshape(6, 8)
+    np.testing.assert_array_equal(centre_labels(labels, (3, 4)), labels[1::2, 1::2])
+    np.testing.assert_array_equal(centre_labels(labels, (6, 8)), labels)
+    (paths,) = find_cases("tissue", only=1)
+    assert gains(load_model("tissue"), paths, members=2) == {"mmse": 0.0, "majority": 0.0}  # tissue keeps its size

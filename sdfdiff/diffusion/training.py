@@ -246,6 +246,15 @@ def _write_table(path: str | Path | None, history: list[dict], force: bool) -> N
         with writing(path, force=force) as temporary:
             temporary.write_text("".join(",".join(row) + "\n" for row in [COLUMNS, *rows]))
 
+
+def _start(state: _State, checkpoint, recipe: Recipe, made_of: dict, table) -> None:
+    "Take over what is there, or take the place, so that no other training begins under this name."
+    if checkpoint is not None and Path(checkpoint).exists():
+        _load(state, checkpoint, recipe, made_of)
+        _write_table(table, state.history, force=True)
+    elif checkpoint is not None:
+        _save(state, checkpoint, recipe, made_of, force=False)
+
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-21
 def train(
     network: ScoreNetwork,  # Changed in place; a fresh one, also when resuming
@@ -262,11 +271,7 @@ def train(
     "Train step by step (paper, eq. 4, section 3.2). Resumed, it gives the same weights, to the bit, as uninterrupted."
     device = network.read.weight.device
     state = _State(network.train().to(memory_format=torch.channels_last), recipe)
-    if checkpoint is not None and Path(checkpoint).exists():
-        _load(state, checkpoint, recipe, made_of or {})
-        _write_table(table, state.history, force=True)
-    elif checkpoint is not None:  # takes the place, so that no other training begins under this name
-        _save(state, checkpoint, recipe, made_of or {}, force=False)
+    _start(state, checkpoint, recipe, made_of or {}, table)
     dtype = fast_dtype(device) if dtype is None else dtype
     if state.step >= recipe.steps:  # complete, but perhaps not yet used
         yield state.report()
