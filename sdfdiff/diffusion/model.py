@@ -50,7 +50,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:  # Where the network runs
-        return self.network.read.weight.device
+        return self.network.weight.device
 
     def to_pixels(self, field: Tensor) -> Tensor:  # Distance in pixels
         "Model units to pixels."
@@ -109,7 +109,14 @@ def _read_safetensors(path: Path) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f"{path} is not a readable safetensors file ({error}): download or train it again.") from None
     if _checksum(tensors, description) != description["checksum"]:
         raise ValueError(f"{path} is damaged: its content does not match its checksum; download or train it again.")
-    return description, tensors
+    return description, {_today(name): value for name, value in tensors.items()}
+
+
+def _today(name: str) -> str:
+    "The name that a number of an older file has today: there was one encoder, whose parts stood beside the others."
+    former = {"read": "encoders.0.read", "encoder": "encoders.0.body", "guess": "encoders.0.guess"}
+    first, _, rest = name.partition(".")
+    return f"{former[first]}.{rest}" if first in former else name
 
 # %% ../../nbs/2_diffusion/5_model.ipynb #model-20
 def load_model(
@@ -122,7 +129,7 @@ def load_model(
     description, tensors = _read_safetensors(path)
     try:
         architecture = description["architecture"]
-        architecture["multipliers"] = tuple(architecture["multipliers"])
+        architecture = {key: tuple(one) if isinstance(one, list) else one for key, one in architecture.items()}
         network = ScoreNetwork(Architecture(**architecture))
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
         rest = {k: description[k] for k in ("truncation", "data_scale", "boundary", "reach", "about")}

@@ -120,7 +120,7 @@ def _provenance(model: Model, denoiser: Denoiser, method: Method) -> dict:
         "threshold_px": model.threshold(method.rule),
         "tile": denoiser.tile,
         "overlap": denoiser.overlap,
-        "number_format": str(model.network.read.weight.dtype).removeprefix("torch."),
+        "number_format": str(model.network.weight.dtype).removeprefix("torch."),
     }
 
 

@@ -171,7 +171,7 @@ def batch_size(
 def _mates(denoiser: Denoiser, model: Model, method: Method, numbers: range) -> range | list[int]:
     "In float32 a batch of one rounds differently: a second member is added, and thrown away afterwards."
     # not where that is expensive
-    exact = model.network.read.weight.dtype != torch.float32 or len(denoiser.tiles) > 1 or method.sampler == "authors"
+    exact = model.network.weight.dtype != torch.float32 or len(denoiser.tiles) > 1 or method.sampler == "authors"
     return numbers if exact or len(numbers) > 1 else [numbers[0], numbers[0] + 1]
 
 

@@ -271,7 +271,7 @@ def number_format(
     models: list[Model],  # Of the methods
 ) -> str:  # "float32", "bfloat16", or both
     "In which numbers the networks compute: it depends on the processor, and results differ a little."
-    formats = {str(model.network.read.weight.dtype).removeprefix("torch.") for model in models}
+    formats = {str(model.network.weight.dtype).removeprefix("torch.") for model in models}
     return ", ".join(sorted(formats))
 
 
