@@ -10,12 +10,12 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm.auto import tqdm
 
 from sdfdiff import __version__
 from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
+from sdfdiff.diffusion.training import mask_loss
 from sdfdiff.ensembles.collection import ensemble, masks
 from sdfdiff.images.synthetic import Tissue, tissue
 from sdfdiff.images.training_data import TissueTrainingData
@@ -41,21 +41,7 @@ def plain_network(
 
 def encoder_size(network: ScoreNetwork) -> int:
     "Numbers that the plain network learns: those of the encoder and of its output."
-    parts = (network.read, network.encoder, network.guess)
-    return sum(parameter.numel() for part in parts for parameter in part.parameters())
-
-
-def mask_loss(
-    logits: Tensor,  # Log odds of P(object), any shape
-    truth: Tensor,  # Mask of the same shape, 0 or 1
-    dice: float = 1.0,  # Weight of the Dice part; 0: cross-entropy alone
-) -> Tensor:
-    "Binary cross-entropy, a proper scoring rule, plus the soft Dice loss over the batch, which is none."
-    loss = binary_cross_entropy_with_logits(logits, truth)
-    if not dice:
-        return loss
-    p = logits.sigmoid()
-    return loss + dice * (1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1))
+    return sum(parameter.numel() for parameter in network.encoders[0].parameters())
 
 
 def train_plain(

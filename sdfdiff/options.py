@@ -63,7 +63,12 @@ def add_method_options(
         help="draft, default or reference, of 5, 10 and 151 network calls per mask; "
         "paper-nuclei or paper-glands, the paper's settings, of 1500 and 400 (default: default)",
     )
-    add("--sampler", choices=list(SAMPLER_CALLS), metavar="NAME", help="instead of a quality, for experts: %(choices)s")
+    add(
+        "--sampler",
+        choices=list(SAMPLER_CALLS)[:-1],
+        metavar="NAME",
+        help="instead of a quality, for experts: %(choices)s",
+    )
     add(
         "--steps",
         type=whole_number,

@@ -208,7 +208,7 @@ DEVIATION = 0.04  # far below where distances are cut
 class White:
     "Stands in for a network whose posterior is known: independent Gaussian pixels."
 
-    architecture, read = SimpleNamespace(multiple=16), SimpleNamespace(weight=torch.zeros(1))
+    architecture, weight = SimpleNamespace(multiple=16, probability=False, one_call=()), torch.zeros(1)
 
     def encode(self, image):
         return Features(image, 0 * image)

@@ -71,9 +71,9 @@ def test_it_learns_and_repeats():
 def test_without_decay_the_last_weights_are_kept():
     network = plain_network.plain_network(0, width=8)
     for kept in train_plain(network, discs, 3, batch=2, decay=False):
-        assert torch.equal(kept.guess.weight, network.guess.weight)
+        assert torch.equal(kept.encoders[0].guess.weight, network.encoders[0].guess.weight)
     *_, averaged = train_plain(network, discs, 3, batch=2)
-    assert not torch.equal(averaged.guess.weight, network.guess.weight)
+    assert not torch.equal(averaged.encoders[0].guess.weight, network.encoders[0].guess.weight)
 
 
 def test_the_plain_network_is_as_large_as_the_encoder(monkeypatch):

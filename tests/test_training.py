@@ -24,7 +24,7 @@ from sdfdiff import shapes
 from sdfdiff.diffusion import training as module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
-from sdfdiff.diffusion.training import Recipe, Validation, denoising_loss, stored_recipe, train
+from sdfdiff.diffusion.training import Recipe, Validation, denoising_loss, encoder_loss, stored_recipe, train
 from sdfdiff.images.training_data import Augmentation, TrainingData
 
 TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
@@ -124,12 +124,19 @@ def example(images=3, seed=5):
     return torch.rand(images, 1, 8, 12, generator=generator), 0.2 * torch.randn(images, 1, 8, 12, generator=generator)
 
 
+def both_losses(network, images, clean, levels, generator):
+    "Of score matching and of the encoder; distances are given in model units."
+    features = network.encode(images)
+    loss = denoising_loss(network, features, clean, levels, generator)
+    return loss, encoder_loss(network, features, clean * 50, Recipe(truncation=1e9, data_scale=2e7))
+
+
 @pytest.mark.parametrize("parametrisation", ["preconditioned", "score"])
 def test_the_loss_of_a_fresh_network_by_hand(parametrisation):
     "F = 0, so D is known in closed form; the noise is drawn again from the same seed."
     network, (images, clean) = fresh(replace(TINY, parametrisation=parametrisation)), example()
     levels = torch.tensor([0.01, 0.15, 3.0, 0.4, 0.002, 1.0])  # two levels per image: images in order, once per level
-    loss, estimate_loss = denoising_loss(network, images, clean, levels, seeded(7))
+    loss, estimate_loss = both_losses(network, images, clean, levels, seeded(7))
     z = torch.randn(6, 1, 8, 12, generator=seeded(7)).double().numpy()
     m = np.concatenate([clean.double().numpy()] * 2)
     if parametrisation == "score":
@@ -149,7 +156,7 @@ def test_knowing_nothing_costs_one_at_every_level():
     network, generator = fresh(), seeded()
     clean = 0.05 + 0.15 * torch.randn(16, 1, 32, 32, generator=generator)
     for level in (1e-3, 0.05, 0.15, 1.0, 5.0):
-        loss, _ = denoising_loss(network, torch.zeros(16, 1, 32, 32), clean, torch.full((16,), level), generator)
+        loss, _ = both_losses(network, torch.zeros(16, 1, 32, 32), clean, torch.full((16,), level), generator)
         assert loss.item() == pytest.approx(1, abs=0.03)
 
 
@@ -168,12 +175,12 @@ def test_the_loss_is_the_squared_error_in_units_of_c_out():
             assert torch.equal(noise_level, levels) and torch.equal(features.maps, images)
             return clean + off
 
-    loss, estimate_loss = denoising_loss(Known(), images, clean, levels, seeded())
+    loss, estimate_loss = both_losses(Known(), images, clean, levels, seeded())
     out = levels * 0.15 / (levels**2 + 0.15**2).sqrt()
     assert loss.item() == pytest.approx(((off.flatten() / out) ** 2).mean().item(), rel=1e-5)
     assert estimate_loss.item() == pytest.approx(4, rel=1e-5)  # 0.3 is two deviations
     off *= 0
-    assert denoising_loss(Known(), images, clean, levels, seeded())[0] == 0
+    assert both_losses(Known(), images, clean, levels, seeded())[0] == 0
 
 
 def test_levels_belong_to_the_images_they_are_given_to():
@@ -186,7 +193,7 @@ def test_levels_belong_to_the_images_they_are_given_to():
         image, truth = images[k % 2 : k % 2 + 1], clean[k % 2 : k % 2 + 1]
         denoised = network(truth + level * noise[k], level, network.encode(image))
         expected.append(((denoised - truth) / scalings(level, 0.15)[1]).square().mean().item())
-    loss, _ = denoising_loss(network, images, clean, levels, seeded(3))
+    loss, _ = both_losses(network, images, clean, levels, seeded(3))
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
@@ -220,7 +227,7 @@ def test_the_loop_equals_an_independent_one():
         images, distances = data.draw(2, generator)
         clean = distances.clamp(-10, 10) * 0.02
         levels = module._draw_noise_levels(4, recipe, VE(), 0.15, generator)
-        loss, estimate_loss = denoising_loss(network, images, clean, levels, generator)
+        loss, estimate_loss = both_losses(network, images, clean, levels, generator)
         assert reported[k].loss == pytest.approx(loss.item(), rel=1e-3)
         assert reported[k].estimate_loss == pytest.approx(estimate_loss.item(), rel=1e-3)
         gradients = torch.autograd.grad(loss + 0.7 * estimate_loss, parameters)
@@ -269,10 +276,10 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone():
 def test_estimate_weight_zero_leaves_the_guess_untrained():
     network, recipe = fresh(), replace(RECIPE, steps=3, estimate_weight=0.0, weight_decay=0.0)
     run(network, recipe)
-    assert torch.equal(network.guess.weight, fresh().guess.weight)
+    assert torch.equal(network.encoders[0].guess.weight, fresh().encoders[0].guess.weight)
     assert not torch.equal(network.condition.bias, fresh().condition.bias) or network.leave.weight.abs().max() > 0
     run(network, replace(recipe, estimate_weight=1.0))
-    assert not torch.equal(network.guess.weight, fresh().guess.weight)
+    assert not torch.equal(network.encoders[0].guess.weight, fresh().encoders[0].guess.weight)
 
 
 def test_units_of_the_recipe_are_those_of_the_training():
@@ -283,9 +290,9 @@ def test_units_of_the_recipe_are_those_of_the_training():
         def draw(self, batch, generator):
             return torch.zeros(batch, 1, 8, 8), torch.tensor([-99.0, -5.0, 5.0, 99.0]).repeat(batch, 1, 8, 2)
 
-    def watched(network, images, clean, levels, generator):
+    def watched(network, features, clean, levels, generator):
         seen.append(clean)
-        return denoising_loss(network, images, clean, levels, generator)
+        return denoising_loss(network, features, clean, levels, generator)
 
     data = Watched([], [])
     with pytest.MonkeyPatch.context() as patch:
@@ -478,7 +485,7 @@ def test_a_checkpoint_without_means_begins_them_anew(stopped):
     del about["sums"], about["history"]
     save_file(tensors, stopped, metadata={"training": json.dumps(about)})
     first = next(train(fresh(seed=9), disc_data(), RECIPE, checkpoint=stopped, dtype=torch.float32))
-    assert first.number == 4 and first.running == pytest.approx((first.loss, first.estimate_loss))
+    assert first.number == 4 and first.running[:2] == pytest.approx((first.loss, first.estimate_loss))
 
 
 @pytest.mark.parametrize("change", [{"steps": 9}, {"seed": 1}, {"noise": "uniform_time"}, {"average": 0.9}], ids=str)
@@ -690,7 +697,7 @@ def test_a_perfect_network_scores_perfectly():
     judge = validation()
 
     class Knowing:
-        architecture, read = TINY, SimpleNamespace(weight=torch.zeros(1))
+        architecture, weight, generator = TINY, torch.zeros(1), None
         clean = judge.distances.clamp(-10, 10) * 0.02
 
         def encode(self, images):

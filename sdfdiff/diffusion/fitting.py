@@ -88,7 +88,7 @@ def binary(
     setting: Setting,  # For distances
 ) -> Setting:
     "The same setting for binary masks: distances cut at half a pixel (paper, section 3.7, ablation)."
-    return replace(setting, recipe=replace(setting.recipe, truncation=0.5), boundary="half_pixel", reach=None)
+    return replace(setting, recipe=replace(setting.recipe, truncation=0.5, edge=0.0), boundary="half_pixel", reach=None)
 
 
 def raw_score(
@@ -177,7 +177,8 @@ def _take_over(
     "Start from another network's weights. One for grey images becomes one for colour that does the same at first."
     tensors, own = other.state_dict(), network.state_dict()
     if (other.architecture.image_channels, network.architecture.image_channels) == (1, 3):
-        tensors["read.weight"] = torch.cat([share * tensors["read.weight"] for share in _LUMINANCE], dim=1)
+        for name in [name for name in tensors if name.endswith("read.weight")]:
+            tensors[name] = torch.cat([share * tensors[name] for share in _LUMINANCE], dim=1)
     wrong = [
         name
         for name in own.keys() | tensors.keys()

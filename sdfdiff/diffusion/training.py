@@ -91,13 +91,12 @@ def _draw_noise_levels(
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-12
 def mask_loss(
-    probability: Tensor,  # P(object) in (0, 1), any shape
+    logits: Tensor,  # Log odds of P(object), any shape
     truth: Tensor,  # Mask of the same shape, 0 or 1
     dice: float = 1.0,  # Weight of the Dice part; 0: cross-entropy alone
 ) -> Tensor:
     "Binary cross-entropy, a proper scoring rule, plus the soft Dice loss over the batch, which is none."
-    p = probability
-    loss = binary_cross_entropy_with_logits(p.logit(1e-6), truth)
+    loss, p = binary_cross_entropy_with_logits(logits, truth), logits.sigmoid()
     return loss + dice * (1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)) if dice else loss
 
 
@@ -111,9 +110,9 @@ def encoder_loss(
     a, r = network.architecture, recipe
     clean = distances.clamp(-r.truncation, r.truncation) * (r.data_scale / r.truncation)
     loss = ((features.initial_estimate - clean) / a.deviation).square().mean()
-    return (
-        loss if features.probability is None else loss + mask_loss(features.probability, (distances <= r.edge).float())
-    )
+    if features.probability is None:
+        return loss
+    return loss + mask_loss(features.probability.logit(1e-7), (distances <= r.edge).float())
 
 
 def denoising_loss(

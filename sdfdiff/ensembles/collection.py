@@ -28,11 +28,14 @@ UNITS = {  # variable: (unit, meaning)
     "distance": ("px", "signed distance of each kept member"),
     "mean": ("px", "mean over the members of the signed distance, each cut at reach_px"),
     "std": ("px", "standard deviation over the members of the signed distance, each cut at reach_px"),
-    "probability": ("1", "fraction of members for which the pixel is object"),
-    "mask_std": ("1", "standard deviation of the mask over the members, sqrt(p (1 - p))"),
+    "share": ("1", "share of the members for which the pixel is object"),
+    "probability": ("1", "P(object): the share; where the encoder learned P, the mean of its P and of the coverage"),
+    "mask_std": ("1", "standard deviation of the mask, sqrt(p (1 - p)) with p = P(object)"),
+    "initial_probability": ("1", "the encoder's P(object), without members"),
     "initial_estimate": ("px", "the encoder's initial estimate of the signed distance, without diffusion"),
     "distance_sum": ("px / 4096", "sum over the members of the distance cut at reach_px, for adding members later"),
     "distance_squares": ("px^2 / 4096^2", "sum over the members of its square"),
+    "covered_sum": ("px^2 / 4096", "sum over the members of the pixel's area that their objects cover"),
     "area": ("network px^2", "object area of each member, in pixels of the image as the network saw it"),
     "truth": ("1", "true mask"),
     "row": ("image px", "row in the source image, from its top"),
@@ -51,9 +54,10 @@ def source_pixels(
 class Collected:
     "What is kept of the members: exact sums, all areas, and the first `keep` members whole."
 
-    def __init__(self, shape: tuple[int, int], threshold: float, reach: float, keep: int, unseen=None):
+    def __init__(self, shape: tuple[int, int], threshold: float, reach: float, keep: int, unseen=None, first=None):
         self.running, self.kept, self.areas = Running(shape, threshold, reach), np.empty((keep, *shape), np.float32), []
-        self.unseen, self.background = unseen, np.float32(reach)
+        self.unseen, self.first = unseen, first  # first: the encoder's P(object)
+        self.background = np.float32(max(reach, threshold + 0.5))  # no pixel of it is covered
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, shape (member, row, column)
         if self.unseen is not None:
@@ -71,7 +75,9 @@ class Collected:
         }
         if running.count > len(self.kept):  # or else they can be added up again
             whole |= {"distance_sum": running.total, "distance_squares": running.squares}
-        return whole | running.fields()
+            whole |= {} if self.first is None else {"covered_sum": running.covered}
+        whole |= {} if self.first is None else {"initial_probability": self.first}
+        return whole | running.fields(self.first)
 
 # %% ../../nbs/3_ensembles/4_collection.ipynb #collection-10
 def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray, settings: dict) -> None:
@@ -100,9 +106,11 @@ def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray
     collected.areas += previous["area"].values.tolist()
     running.count, running.inside = (
         count,
-        np.rint(previous["probability"].values.astype(np.float64) * count).astype(np.int32),
+        np.rint(previous.get("share", previous["probability"]).values.astype(np.float64) * count).astype(np.int32),
     )
     running.total, running.squares = previous["distance_sum"].values.copy(), previous["distance_squares"].values.copy()
+    if "covered_sum" in previous:  # not in older files, whose weights had no P(object) to join it
+        running.covered = previous["covered_sum"].values.copy()
 
 # %% ../../nbs/3_ensembles/4_collection.ipynb #collection-11
 def _check(keep, workers, truth, unseen, shape):
@@ -112,6 +120,15 @@ def _check(keep, workers, truth, unseen, shape):
     for what, field in (("truth", truth), ("unseen part", unseen)):
         if field is not None and np.shape(field) != shape[1:]:
             raise ValueError(f"The {what} has shape {np.shape(field)}, the image {shape[1:]}: they must agree.")
+
+
+def _check_method(model: Model, method: Method) -> None:
+    "ValueError for one call per member with a network that was not trained for it."
+    if method.sampler == "one_call" and not model.network.architecture.one_call:
+        raise ValueError(
+            f"The weights {model.about.get('name', 'unnamed')} were not trained for one call per member "
+            f"({method.name}): draw with draft or default, or train a network with a one-call generator."
+        )
 
 
 def _provenance(model: Model, denoiser: Denoiser, method: Method) -> dict:
@@ -159,8 +176,11 @@ def ensemble(
     _check(keep, workers, truth, unseen, np.shape(image))
     check_tolerance(method.tolerance, model.reach)
     keep = min(method.members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
+    _check_method(model, method)
     denoiser = Denoiser(model, image, tile, overlap)
-    collected = Collected(shape, model.threshold(method.rule), model.reach, keep, unseen)
+    known = None if denoiser.probability is None else denoiser.probability[0, 0, : shape[0], : shape[1]].cpu().numpy()
+    known = known if known is None or unseen is None else np.where(unseen, np.float32(0), known)
+    collected = Collected(shape, model.threshold(method.rule), model.reach, keep, unseen, known)
     about = described(model) | _provenance(model, denoiser, method)
     _resume(collected, previous, image, about | {"members": method.members})
     draw = partial(sample_batches, denoiser, model, method, batch=batch, workers=workers, progress=progress)

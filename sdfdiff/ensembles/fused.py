@@ -116,6 +116,11 @@ class Fused:
         self.fuse = _fuses(self.weight) if fuse is None else fuse
         self.encode, self._grow = self.network.encode, [_grown(one.weight) for one in self.network.body.grow]
         self._fold = lru_cache(32)(partial(_fold, self.network))  # the same levels return with every batch
+        self._plain, self._widen = {}, []
+        if (generator := self.network.generator) is not None:  # its blocks know no noise level
+            blocks = [module for module in generator.body.modules() if isinstance(module, Block)]
+            self._plain = {block: (block.first.weight, block.first.bias) for block in blocks}
+            self._widen = [_grown(one.weight) for one in generator.body.grow]
 
     @torch.no_grad()
     def __call__(
@@ -136,6 +141,22 @@ class Fused:
         hidden = _body(network.body, self._grow, hidden, self._fold(float(level)), self.fuse)
         answer = F.pixel_shuffle(network.leave(hidden), a.unshuffle).float()
         return answer.mul_(out).add_(centred, alpha=skip).add_(a.mean)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        noise: Tensor,  # Of `noise_maps`
+        features: Features,  # Of one image for all members, or of one image per member
+    ) -> Tensor:  # Distance map, model units, float32, (member, 1, row, column)
+        "What ScoreNetwork.generate returns, up to rounding."
+        a, generator = self.architecture, self.network.generator
+        if generator is None:
+            return self.network.generate(noise, features)  # refuses
+        hidden = generator.enter(noise.to(self.weight.dtype).contiguous(memory_format=torch.channels_last))
+        hidden = hidden.add_(generator.receive(features.maps))
+        hidden = _body(generator.body, self._widen, hidden, self._plain, self.fuse)
+        answer = F.pixel_shuffle(generator.leave(hidden), a.unshuffle).float()
+        return answer.mul_(a.deviation).add_(features.initial_estimate)
 
 # %% ../../nbs/8_engine_room/6_fused.ipynb #fused-27
 def keep_memory() -> bool:  # Whether it was done: only glibc (Linux) has this

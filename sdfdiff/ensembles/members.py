@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .fused import Fused, free_memory, in_parallel, members_at_once
 from ..diffusion.model import Model
 from ..diffusion.network import ScoreNetwork
+from ..diffusion.one_call import noise_maps
 from ..diffusion.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, member_generators
 from .method import Method
 
@@ -90,6 +91,7 @@ class Denoiser:
         image = torch.from_numpy(np.pad(image, padding, mode="symmetric").astype(np.float32))[None].to(model.device)
         (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in self.canvas)
         self.tiles, self.initial_estimate = [], torch.zeros((1, 1, *self.canvas), device=model.device)
+        self.probability = torch.zeros_like(self.initial_estimate) if model.network.architecture.probability else None
         read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window]))
         found = list(in_parallel(read, product(rows, columns), cores(model) if cores(model) > 1 else None))
         for features, ((r, row_weight), (c, column_weight)) in zip(
@@ -97,6 +99,8 @@ class Denoiser:
         ):
             weight = torch.from_numpy(np.outer(row_weight[r], column_weight[c])).float().to(model.device)
             self.initial_estimate[:, :, r, c] += weight * features.initial_estimate
+            if self.probability is not None:
+                self.probability[:, :, r, c] += weight * features.probability
             self.tiles.append((r, c, weight, features))
 
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-13
@@ -110,7 +114,19 @@ def _denoised(self, noisy: torch.Tensor, noise_level: torch.Tensor) -> torch.Ten
     return total
 
 
-Denoiser.__call__ = _denoised
+def _generated(self, noise: torch.Tensor) -> torch.Tensor:
+    "Members in one call each, model units, float32, (member, 1, row, column); noise as `noise_maps` makes it."
+    if len(self.tiles) == 1:
+        return self.network.generate(noise, self.tiles[0][3])
+    total = torch.zeros((len(noise), 1, *self.canvas), device=noise.device)
+    small = self.canvas[0] // noise.shape[2]
+    for r, c, weight, features in self.tiles:
+        rows, columns = (slice(one.start // small, one.stop // small) for one in (r, c))
+        total[:, :, r, c] += weight * self.network.generate(noise[:, :, rows, columns], features)
+    return total
+
+
+Denoiser.__call__, Denoiser.generate = _denoised, _generated
 
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-14
 def in_pixels(
@@ -130,6 +146,8 @@ def draw_members(
 ) -> Iterator[torch.Tensor]:  # The state after each step, model units, (member, 1, row, column) of the padded canvas
     "Sample some members together. A member depends on seed and number only, not on its batch."
     device = model.device
+    if method.sampler == "one_call":
+        return _in_one_call(denoiser, model, method, members)
     ends = method.lowest or model.schedule.sigma_min, method.highest or model.schedule.sigma_max
     if not method.steps:
         levels = torch.tensor(ends[1:])
@@ -151,6 +169,15 @@ def draw_members(
         final=method.final,
         **options.get(method.sampler, {}),
     )
+
+# %% ../../nbs/3_ensembles/3_members.ipynb #members-16-once
+def _in_one_call(
+    denoiser: Denoiser, model: Model, method: Method, members: range | list[int]
+) -> Iterator[torch.Tensor]:
+    "The only state: the members themselves."
+    generators = member_generators(method.seed, members)
+    noise = noise_maps(len(members), denoiser.canvas, model.network.architecture, generators, model.device)
+    yield denoiser.generate(noise)
 
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-18
 def batch_size(

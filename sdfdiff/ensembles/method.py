@@ -20,6 +20,7 @@ SAMPLER_CALLS = {  # sampler of sdfdiff.diffusion.sampling: network calls per st
     "ddim": (1, 0),
     "dpm": (1, 0),
     "dpm_sde": (1, 0),
+    "one_call": (0, 0),  # no sampler: the network's generator makes a member of noise, at once
 }
 
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-09
@@ -90,6 +91,11 @@ def _check(one: Method) -> None:
             raise ValueError(f"{who} has {what} = {value!r}: a number of at least 0 is needed.")
     if one.final not in (True, False):
         raise ValueError(f"{who} has final = {one.final!r}: true or false is needed.")
+    if one.sampler == "one_call" and (one.steps, one.corrections, one.final) != (0, 0, True):
+        raise ValueError(
+            f"{who} takes {one.steps} steps and {one.corrections} corrections, final = {one.final}: a member in one "
+            "call has no steps to take, so 0, 0 and true are needed."
+        )
     _check_ensemble(one, who)
 
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-12
@@ -122,6 +128,7 @@ def untuned(
 METHODS = {
     one.name: one
     for one in (
+        Method("one_call", 0, name="fast"),
         Method("dpm", 4, first=0.7, name="draft"),
         Method(),
         untuned("dpm_sde", 150, "geometric", name="reference"),
@@ -129,7 +136,7 @@ METHODS = {
         untuned("paper", 200, "geometric", start="zero", final=False, corrections=1, ratio=0.15, name="paper-glands"),
     )
 }  # The ways to draw that have a name; the last two are the paper's (section 3.2)
-QUALITIES = ("draft", "default", "reference")  # For a first look, for work, for comparison; from the cheapest on
+QUALITIES = ("fast", "draft", "default", "reference")  # From the cheapest on; fast needs weights trained for it
 
 
 def method_of(

@@ -29,17 +29,21 @@ class Running:
             raise ValueError(f"reach is {reach}: a positive, finite number of pixels is needed.")
         self.count, self.threshold, self.reach = 0, threshold, reach
         self.total, self.squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.inside = np.zeros(shape, np.int32)
+        self.inside, self.covered = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, finite, shape (member, row, column)
         if not np.isfinite(distances).all():
             raise ValueError("A distance is not finite: NaN and infinity cannot be summed in whole steps.")
         _check_room(self.count + len(distances), self.reach)
+        limit = max(self.reach, abs(self.threshold) + 1)
+        whole, edge, far = (round(px / STEP) for px in (1, self.threshold, self.reach))
         for distance in distances:
             self.inside += distance <= self.threshold
-            steps = np.rint(distance.clip(-self.reach, self.reach) / STEP).astype(np.int64)
+            steps = np.rint(distance.clip(-limit, limit) / STEP).astype(np.int32)
+            self.covered += (edge + whole // 2 - steps).clip(0, whole)
+            steps = steps.clip(-far, far)
             self.total += steps
-            self.squares += np.square(steps, out=steps)
+            self.squares += np.square(steps, dtype=np.int64)
         self.count += len(distances)
 
     def merge(self, other: "Running") -> None:  # Sums of other members, with the same threshold and reach
@@ -47,7 +51,7 @@ class Running:
             raise ValueError("The two sums are of maps with another shape, threshold or reach: they cannot be merged.")
         _check_room(self.count + other.count, self.reach)
         self.count += other.count
-        for name in ("total", "squares", "inside"):
+        for name in ("total", "squares", "inside", "covered"):
             getattr(self, name).__iadd__(getattr(other, name))
 
     @property
@@ -56,10 +60,17 @@ class Running:
         variance = (n * self.squares - self.total**2) / (n * (n - 1)) if n > 1 else np.full(self.total.shape, np.nan)
         return np.sqrt(variance) * STEP
 
-    def fields(self) -> dict[str, np.ndarray]:  # mean and std (px), probability and mask_std (1), by name
-        p = self.inside / self.count
-        mean, mask_std = self.total / self.count * STEP, np.sqrt(p * (1 - p))
-        return {"mean": mean, "std": self.std, "probability": p, "mask_std": mask_std}
+    @property
+    def coverage(self) -> np.ndarray:  # 0 to 1
+        "How much of each pixel the members' objects cover, on average: an edge that is straight crosses it slowly."
+        return self.covered * (STEP / self.count)
+
+    def fields(self, probability: np.ndarray | None = None) -> dict[str, np.ndarray]:  # (row, column) each, by name
+        "mean and std (px), P(object), mask_std (1): with another P(object) it counts half, and P is no more the share."
+        p, mean = self.inside / self.count, self.total / self.count * STEP
+        more = {} if probability is None else {"share": p}
+        p = p if probability is None else (self.coverage + probability) / 2
+        return {"mean": mean, "std": self.std, "probability": p, "mask_std": np.sqrt(p * (1 - p))} | more
 
 # %% ../../nbs/3_ensembles/2_streaming.ipynb #streaming-13
 def _check_room(members: int, reach: float) -> None:

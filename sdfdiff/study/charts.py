@@ -38,6 +38,7 @@ _MAP_WORDS = {
     "mask_std": "spread of the mask",
     "sdf_std": "spread of the distance",
     "initial_estimate": "encoder's edge",
+    "initial_entropy": "encoder's P(object)",
     "nearness": "nearness to the edge",
     "best": "best possible (exact posterior)",
 }

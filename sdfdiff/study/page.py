@@ -100,6 +100,7 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "auroc_mask_std": ("AUROC: spread of the mask", "1", 1, 3, "higher"),
     "auroc_sdf_std": ("AUROC: spread of the distance", "1", 1, 3, "higher"),
     "auroc_initial_estimate": ("AUROC: nearness to the edge of the initial estimate", "1", 1, 3, "higher"),
+    "auroc_initial_entropy": ("AUROC: entropy by the encoder's P(object) alone", "1", 1, 3, "higher"),
     "auroc_nearness": ("AUROC: nearness to the mask's edge, the baseline without any ensemble", "1", 1, 3, "higher"),
     "auroc_gain": ("AUROC of the ratio minus that of the nearness", "1", 1, 3, "above 0"),
     "auroc_believed": ("AUROC of |P - 1/2| if P were exact", "1", 1, 3, "near the AUROC"),

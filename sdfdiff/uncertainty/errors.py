@@ -37,7 +37,7 @@ def _entropy_of_mask(p: np.ndarray) -> np.ndarray:
 
 def uncertainty_maps(
     dataset: xr.Dataset | Mapping,  # An ensemble or a study: mean, std (px), probability; threshold_px (or attribute)
-) -> xr.Dataset:  # ratio, entropy, mask_std, sdf_std, initial_estimate (if given), nearness: large where uncertain
+) -> xr.Dataset:  # ratio, entropy, mask_std, sdf_std, nearness and, if given, initial_estimate, initial_entropy
     "Maps that are large where the mask may be wrong: from an ensemble's spread, and from the edge alone. ValueError."
     if not isinstance(dataset, xr.Dataset):  # plain arrays by name
         dataset = xr.Dataset({name: as_field(one, name) if np.ndim(one) else one for name, one in dataset.items()})
@@ -63,6 +63,11 @@ def uncertainty_maps(
     if "initial_estimate" in dataset:
         first = -abs(dataset["initial_estimate"] - threshold)
         fields["initial_estimate"] = first, "px", "nearness to the edge of the initial estimate"
+    if "initial_probability" in dataset:
+        first = xr.apply_ufunc(
+            _entropy_of_mask, dataset["initial_probability"].astype(float), output_dtypes=[float], **lazy
+        )
+        fields["initial_entropy"] = first, "bit", "entropy of the mask, by the encoder's P(object) alone"
     fields["nearness"] = edge, "px", "nearness to the edge"
     return xr.Dataset({name: labelled(field.where(inside), *words) for name, (field, *words) in fields.items()})
 
