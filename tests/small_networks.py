@@ -10,10 +10,10 @@ from sdfdiff.diffusion.network import Architecture, ScoreNetwork
 TINY = Architecture(width=8, multipliers=(1, 2), encoder_blocks=1, mean=0.05, deviation=0.15)
 
 
-def random_network(channels=1, seed=0):
+def random_network(channels=1, seed=0, **changes):
     "A small network with random weights, in float32."
     generator = torch.Generator().manual_seed(seed)
-    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1))
+    network = ScoreNetwork(Architecture(channels, width=16, multipliers=(1, 2), encoder_blocks=1, **changes))
     with torch.no_grad():
         for name, weights in network.named_parameters():
             if weights.ndim > 1:
@@ -21,6 +21,11 @@ def random_network(channels=1, seed=0):
             else:
                 weights.fill_("norm.weight" in name)
     return network.eval().requires_grad_(False)
+
+
+def one_call_network(channels=1, seed=0, encoders=2):
+    "The same with some encoders that learned P(object), and with a generator."
+    return random_network(channels, seed, probability=True, encoders=encoders, one_call=(1, 2))
 
 
 def fresh(architecture=TINY, **changes):

@@ -256,10 +256,12 @@ def test_multiply_adds_equal_a_count_by_hand():
 
 
 def test_fast_dtype_asks_the_machine(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert fast_dtype() == fast_dtype(torch.device("cpu")) == torch.bfloat16
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert fast_dtype("cpu") == torch.float32
+    features = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    for there in ((True, True), (False, True), (True, False), (False, False)):
+        for name, value in zip(features, there):
+            monkeypatch.setattr(torch.cpu, name, lambda value=value: value)
+        expected = torch.bfloat16 if any(there) else torch.float32
+        assert fast_dtype() == fast_dtype("cpu") == fast_dtype(torch.device("cpu")) == expected
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert fast_dtype("cuda") == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)

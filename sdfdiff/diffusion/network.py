@@ -328,9 +328,10 @@ def multiply_adds(
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-28
 def fast_dtype(
     device: torch.device | str = "cpu",  # Where the network will run
-) -> torch.dtype:  # bfloat16 where matrix units for it exist, else float32
+) -> torch.dtype:  # bfloat16 where the processor computes with it, else float32
     "The number format in which the network runs fastest without harm."
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    # AMX is the only processor feature seen to make bfloat16 faster than float32; torch names it in this private query
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    # torch names the two features that make bfloat16 faster than float32 in these private queries only
+    quick = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if quick else torch.float32
