@@ -88,6 +88,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                    'sdfdiff/diffusion/fitting.py'),
                                            'sdfdiff.diffusion.fitting._new_network': ( '2_diffusion/fitting.html#_new_network',
                                                                                        'sdfdiff/diffusion/fitting.py'),
+                                           'sdfdiff.diffusion.fitting._of_steps': ( '2_diffusion/fitting.html#_of_steps',
+                                                                                    'sdfdiff/diffusion/fitting.py'),
                                            'sdfdiff.diffusion.fitting._parts': ( '2_diffusion/fitting.html#_parts',
                                                                                  'sdfdiff/diffusion/fitting.py'),
                                            'sdfdiff.diffusion.fitting._read': ( '2_diffusion/fitting.html#_read',

@@ -76,7 +76,7 @@ SETTINGS = {
     "raters": Setting(_RATED, _DEEP, replace(_RECIPE, steps=2000, noise_centre=1.5), licence="unknown"),
     "tissue": Setting(
         TISSUE,
-        Architecture(image_channels=3, encoder_blocks=1),
+        Architecture(image_channels=3, encoder_blocks=1, probability=True, one_call=(1, 2, 2)),
         replace(_RECIPE, steps=2500, batch=16, learning_rate=1e-3, noise_centre=1.5),
         crop=64,
         licence="made by this package, Apache-2.0",
@@ -192,15 +192,20 @@ def _take_over(
     network.load_state_dict(tensors)
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-20
+def _of_steps(recipe: Recipe, steps: int) -> Recipe:
+    "The same recipe with another number of steps; the encoders keep their share of them."
+    return replace(recipe, steps=steps, encoder_steps=round(recipe.encoder_steps / recipe.steps * steps))
+
+
 def _steps_in(
     minutes: float,  # Wall-clock time
     network: ScoreNetwork,  # Is not changed
     data: TrainingData | TissueTrainingData,  # Training data
     recipe: Recipe,  # Its steps are not used
-    trial: int = 6,  # Steps to measure; the first does not count
+    trial: int = 10,  # Steps to measure; the first does not count
 ) -> int:  # Steps that fit into the time on this machine
     "Measure a few steps on a copy. For the same weights on another machine give the steps, not the minutes."
-    seconds = [step.seconds for step in train(copy.deepcopy(network), data, replace(recipe, steps=trial))]
+    seconds = [step.seconds for step in train(copy.deepcopy(network), data, _of_steps(recipe, trial))]
     return max(20, round(60 * minutes * (trial - 1) / (seconds[-1] - seconds[0])))
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-20a
@@ -237,7 +242,7 @@ def fit(
     setting, (checkpoint, log) = setting or setting_of(dataset), _free(Path(out), resume, force)
     fitted, choosing = _cases(dataset, root, setting, _judged(checkpoint, resume, validate), best)
     data, held_out = load_training_data(dataset, root, setting, progress, bool(choosing))
-    recipe = replace(setting.recipe, seed=seed, steps=_amount(steps, minutes) or setting.recipe.steps)
+    recipe = replace(_of_steps(setting.recipe, _amount(steps, minutes) or setting.recipe.steps), seed=seed)
     network = _new_network(setting.architecture, data, recipe)
     if start is not None:
         _take_over(network, load_model(start, dtype=torch.float32).network)
@@ -247,7 +252,7 @@ def fit(
         recipe = _continued(checkpoint, recipe, steps)
     else:
         log.unlink(missing_ok=True)
-        recipe = replace(recipe, steps=_steps_in(minutes, network, data, recipe)) if minutes else recipe
+        recipe = _of_steps(recipe, _steps_in(minutes, network, data, recipe)) if minutes else recipe
     made_of, judge = _made_of(fitted, choosing, setting, start), _validation(choosing, setting, recipe)
     run = train(network, data, recipe, VE(), checkpoint, made_of=made_of, judge=judge, table=log)
     step = watch(run, recipe.steps, progress)
@@ -282,7 +287,7 @@ def _made_of(fitted: list[CasePaths], choosing: list[CasePaths], setting: Settin
 def _continued(checkpoint: Path, recipe: Recipe, steps: int | None) -> Recipe:
     "The recipe of an interrupted training; ValueError when something else was asked for."
     begun = stored_recipe(checkpoint)
-    asked = vars(replace(recipe, steps=steps or begun.steps))
+    asked = vars(_of_steps(recipe, steps or begun.steps))
     check_same(vars(begun), asked, checkpoint, "was begun with other settings", "; use those", force="to start anew")
     return begun
 
