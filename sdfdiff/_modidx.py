@@ -202,6 +202,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                      'sdfdiff/diffusion/network.py'),
                                            'sdfdiff.diffusion.network._silent': ( '2_diffusion/network.html#_silent',
                                                                                   'sdfdiff/diffusion/network.py'),
+                                           'sdfdiff.diffusion.network._viewed': ( '2_diffusion/network.html#_viewed',
+                                                                                  'sdfdiff/diffusion/network.py'),
                                            'sdfdiff.diffusion.network.fast_dtype': ( '2_diffusion/network.html#fast_dtype',
                                                                                      'sdfdiff/diffusion/network.py'),
                                            'sdfdiff.diffusion.network.multiply_adds': ( '2_diffusion/network.html#multiply_adds',

@@ -112,3 +112,33 @@ def test_one_call_has_no_steps():
             Method("one_call", **{"steps": 0} | wrong)
     with pytest.raises(ValueError, match="no steps to take"):
         replace(METHODS["fast"], steps=2)
+
+
+def test_views_are_turned_back():
+    "Eight views of an image and of its turn are the same eight: the answers turn with the image, to rounding."
+    network = one_call_network()
+    image = torch.rand(1, 1, 16, 32, generator=torch.Generator().manual_seed(3))
+    for name in ("initial_estimate", "probability"):
+        straight, turned = (
+            getattr(network.encode(one, views=8), name) for one in (image, torch.rot90(image, 1, (-2, -1)))
+        )
+        single = getattr(network.encode(image), name)
+        assert (torch.rot90(straight, 1, (-2, -1)) - turned).abs().max() < 1e-5 < (straight - single).abs().max()
+    first = network.encode(image, views=1)
+    for view in range(1, 8):
+        more, fewer = (network.encode(image, views=count).probability * count for count in (view + 1, view))
+        only = more - fewer
+        flipped = image.flip(-1) if view >= 4 else image
+        seen = network.encode(torch.rot90(flipped, view % 4, (-2, -1))).probability
+        seen = torch.rot90(seen, -(view % 4), (-2, -1))
+        assert (only - (seen.flip(-1) if view >= 4 else seen)).abs().max() < 1e-4
+    assert first.probability.shape == image.shape
+
+
+def test_views_are_a_setting_and_stand_in_the_result():
+    one = model()
+    eight = fast(one, views=8)
+    assert eight.attrs["views"] == 8 and fast(one).attrs["views"] == 1
+    assert float(np.abs(eight["initial_probability"] - fast(one)["initial_probability"]).max()) > 1e-3
+    with pytest.raises(ValueError, match="views"):
+        fast(one, members=7, previous=eight)

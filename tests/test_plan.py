@@ -112,7 +112,7 @@ WRONG = {
     "true as seed": ({"seed": True}, "seed True"),
     "ratio": ({"quality": {"ratio": "large"}}, "ratio = 'large'"),
     "final": ({"quality": {"final": "yes"}}, "final = 'yes'"),
-    "quality": ({"quality": "best"}, "quality 'best' is unknown: choose one of draft"),
+    "quality": ({"quality": "best"}, "quality 'best' is unknown: choose one of fast"),
     "list as quality": ({"quality": [1]}, "quality [1] is unknown"),
     "sampling": (
         {"quality": {"steps": 3, "speed": 9}},
@@ -124,6 +124,8 @@ WRONG = {
     "no name": ({"name": ""}, "name ''"),
     "weights": ({"weights": None}, "weights None"),
     "word": ({"wieghts": "tissue"}, "'wieghts', which is no setting of a Method; there are name, weights"),
+    "no view": ({"views": 0}, "reads 0 views"),
+    "nine views": ({"views": 9}, "reads 9 views of the image: 1 to 8"),
     "reach": ({"reach": 0}, "reach 0"),
     "negative reach": ({"reach": -1.0}, "reach -1.0"),
     "reach as text": ({"reach": "far"}, "my.json"),

@@ -8,6 +8,7 @@ __all__ = ['Block', 'Architecture', 'scalings', 'Features', 'ScoreNetwork', 'mul
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-04
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -188,6 +189,14 @@ def _in_pixels(maps: Tensor, architecture: Architecture) -> Tensor:
     return F.pixel_shuffle(maps, architecture.unshuffle).float()
 
 
+def _viewed(field: Tensor, view: int, back: bool = False) -> Tensor:
+    "A field turned by `view` quarter turns, and flipped before from the fifth view on; `back`: undone."
+    if back:
+        field = torch.rot90(field, -(view % 4), (-2, -1))
+        return field.flip(-1) if view >= 4 else field
+    return torch.rot90(field.flip(-1) if view >= 4 else field, view % 4, (-2, -1))
+
+
 class _Encoder(nn.Module):
     "Reads an image: a U-Net with one output for the distance map, and one for the log odds of P(object)."
 
@@ -251,28 +260,32 @@ class ScoreNetwork(nn.Module):
         self,
         image: Tensor,  # In [0, 1], shape (image, channel, row, column)
         which: int | None = None,  # Number of the encoder that reads it; None: all of them, and their mean counts
+        views: int = 1,  # 1 to 8: the image is read in so many of its turns and flips, too, and the mean counts
     ) -> tuple[Tensor, Features]:  # What the other parts learn from, and the features without their maps
         "What the encoders say of an image."
         a = self.architecture
         image = a.checked(image, a.image_channels, "the image").to(self.weight.dtype)
-        image = F.pixel_unshuffle(2 * image - 1, a.unshuffle)
-        chosen = self.encoders if which is None else [self.encoders[which]]
-        hidden, guesses, odds = zip(*(encoder(image) for encoder in chosen))
-        guess, p = sum(one.float() for one in guesses) / len(guesses), None
-        if a.probability:
-            p = sum(one.float().sigmoid() for one in odds) / len(odds)
-        said = (
-            hidden[0] if a.encoders == 1 else torch.cat([guess.clamp(-3, 3), p.logit(1e-4) / 3], dim=1).to(image.dtype)
-        )
-        initial = a.mean + a.deviation * _in_pixels(guess, a)
-        return said, Features(said[:0], initial, None if p is None else _in_pixels(p, a))
+        hidden, guess, p = None, 0.0, 0.0
+        chosen = list(self.encoders if which is None else [self.encoders[which]])
+        for encoder, view in product(chosen, range(views)):
+            seen = F.pixel_unshuffle(2 * _viewed(image, view) - 1, a.unshuffle)
+            inner, distance, odds = encoder(seen)
+            hidden = inner if hidden is None else hidden
+            guess = guess + _viewed(_in_pixels(distance, a), view, back=True)
+            p = p if odds is None else p + _viewed(_in_pixels(odds, a).sigmoid(), view, back=True)
+        guess, p = (total / (len(chosen) * views) for total in (guess, p))
+        if a.encoders > 1:
+            both = guess.clamp(-3, 3), p.logit(1e-4) / 3
+            hidden = torch.cat([F.pixel_unshuffle(one, a.unshuffle) for one in both], dim=1).to(hidden.dtype)
+        return hidden, Features(hidden[:0], a.mean + a.deviation * guess, p if a.probability else None)
 
     def encode(
         self,
         image: Tensor,  # In [0, 1], shape (image, channel, row, column)
+        views: int = 1,  # 1 to 8: the image is read in so many of its turns and flips, too, and the mean counts
     ) -> Features:  # Feature maps, initial estimate, and P(object) if it was learned
         "Read the image, once for all members and steps."
-        said, features = self.answers(image)
+        said, features = self.answers(image, views=views)
         return features._replace(maps=self.condition(said))
 
     def forward(

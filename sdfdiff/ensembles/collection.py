@@ -85,7 +85,7 @@ def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray
     if previous is None:
         return
     asked = {key: value for key, value in settings.items() if key not in ("members", "tolerance_px")}
-    stored = dict.fromkeys(asked) | previous.attrs | {"the image": np.array_equal(previous.get("image"), image)}
+    stored = dict.fromkeys(asked) | {"views": 1} | previous.attrs | {"the image": np.array_equal(previous.get("image"), image)}
     problem, advice = "has another image or other settings", ": members can be added to the same only"
     check_same(stored, asked | {"the image": True}, "The earlier ensemble", problem, advice)
     kept, running, count = previous["distance"].values, collected.running, int(previous.attrs["members"])
@@ -177,7 +177,7 @@ def ensemble(
     check_tolerance(method.tolerance, model.reach)
     keep = min(method.members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
     _check_method(model, method)
-    denoiser = Denoiser(model, image, tile, overlap)
+    denoiser = Denoiser(model, image, tile, overlap, method.views)
     known = None if denoiser.probability is None else denoiser.probability[0, 0, : shape[0], : shape[1]].cpu().numpy()
     known = known if known is None or unseen is None else np.where(unseen, np.float32(0), known)
     collected = Collected(shape, model.threshold(method.rule), model.reach, keep, unseen, known)

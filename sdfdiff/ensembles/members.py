@@ -75,7 +75,8 @@ class Denoiser:
     "A model that has read one image: call it with noisy maps of the image's (padded) size."
 
     # image: (channel, row, column) in [0, 1]; tiles have at most `tile` pixels a side and overlap by `overlap` or more
-    def __init__(self, model: Model, image: np.ndarray, tile: int = 288, overlap: int = 32):
+    # views: turns and flips in which the image is read, 1 to 8
+    def __init__(self, model: Model, image: np.ndarray, tile: int = 288, overlap: int = 32, views: int = 1):
         if image.ndim != 3 or not np.isfinite(image).all():
             raise ValueError(
                 f"The image has shape {image.shape}: finite values of shape (channel, row, column) are needed."
@@ -92,7 +93,7 @@ class Denoiser:
         (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in self.canvas)
         self.tiles, self.initial_estimate = [], torch.zeros((1, 1, *self.canvas), device=model.device)
         self.probability = torch.zeros_like(self.initial_estimate) if model.network.architecture.probability else None
-        read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window]))
+        read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window], *[views] * (views > 1)))
         found = list(in_parallel(read, product(rows, columns), cores(model) if cores(model) > 1 else None))
         for features, ((r, row_weight), (c, column_weight)) in zip(
             found, product(zip(rows, down), zip(columns, right))

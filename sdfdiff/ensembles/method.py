@@ -44,6 +44,7 @@ class Method:
     seed: int = 0  # Of every image's ensemble
     rule: str = "half_pixel"  # Threshold rule: "half_pixel", "paper" or "zero"
     reach: float | None = None  # px: members are cut here before they are averaged; None: as the weights say
+    views: int = 1  # 1 to 8: the encoder reads the image in so many of its turns and flips, and the mean counts
     tolerance: float | None = None  # px: stop drawing when the mean's standard error is below this everywhere
     weights: str = ""  # Shipped weights or a .safetensors file; needed where no model is given
     name: str = "default"  # Label, for example along the dimension `method` of a study
@@ -108,6 +109,8 @@ def _check_ensemble(one: Method, who: str) -> None:
     for what, value in (("reach", one.reach), ("tolerance", one.tolerance)):
         if value is not None and not (_number(value, int | float, 0) and value > 0):
             raise ValueError(f"{who} has the {what} {value!r}: a positive number of pixels is needed.")
+    if not _number(one.views, int, 1) or one.views > 8:
+        raise ValueError(f"{who} reads {one.views!r} views of the image: 1 to 8 are possible.")
     if one.rule != "half_pixel":
         from sdfdiff.distance import threshold  # not before it is needed: see above
 
@@ -158,7 +161,7 @@ def written(
 ) -> dict:  # Plain values, as JSON can hold them
     "A method as it stands in the plan of a study."
     known = [name for name, one in METHODS.items() if one.sampling == method.sampling]
-    others = {key: getattr(method, key) for key in ("members", "seed", "rule", "reach", "tolerance")}
+    others = {key: getattr(method, key) for key in ("members", "seed", "rule", "reach", "views", "tolerance")}
     return {"name": method.name, "weights": method.weights, "quality": (known or [method.sampling])[0]} | others
 
 
@@ -180,7 +183,7 @@ def from_written(
     others = {"members": 32} | {key: value for key, value in values.items() if key != "quality"}
     for what, part, allowed in (
         ("a sampler", drawn, SAMPLER_FIELDS),
-        ("a Method", others, ("name", "weights", "quality", "members", "seed", "rule", "reach", "tolerance")),
+        ("a Method", others, ("name", "weights", "quality", "members", "seed", "rule", "reach", "views", "tolerance")),
     ):
         if unknown := [key for key in part if key not in allowed]:
             raise ValueError(
@@ -198,5 +201,10 @@ def settings_of(
     "A method as it stands in the attributes of a file."
     from sdfdiff.provenance import plain  # not before it is needed: it brings NumPy
 
-    about = {"seed": method.seed, "calls_per_member": method.calls, "threshold_rule": method.rule}
+    about = {
+        "seed": method.seed,
+        "calls_per_member": method.calls,
+        "threshold_rule": method.rule,
+        "views": method.views,
+    }
     return plain(about | {"tolerance_px": "none" if method.tolerance is None else method.tolerance} | method.sampling)
