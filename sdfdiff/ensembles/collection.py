@@ -85,7 +85,12 @@ def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray
     if previous is None:
         return
     asked = {key: value for key, value in settings.items() if key not in ("members", "tolerance_px")}
-    stored = dict.fromkeys(asked) | {"views": 1} | previous.attrs | {"the image": np.array_equal(previous.get("image"), image)}
+    stored = (
+        dict.fromkeys(asked)
+        | {"views": 1}
+        | previous.attrs
+        | {"the image": np.array_equal(previous.get("image"), image)}
+    )
     problem, advice = "has another image or other settings", ": members can be added to the same only"
     check_same(stored, asked | {"the image": True}, "The earlier ensemble", problem, advice)
     kept, running, count = previous["distance"].values, collected.running, int(previous.attrs["members"])

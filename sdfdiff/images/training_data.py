@@ -207,17 +207,22 @@ def _fold_of(groups: list[str], sizes: list[int], count: int) -> list[int]:
 
 def folds(
     data: "TrainingData | TissueTrainingData",  # Images of some patients; of scenes, each is new to every network
-    count: int,  # How many folds
-) -> list[tuple]:  # Of each fold: the images of all others, and its own
-    "Divide training data by patient; nothing is copied. ValueError for fewer patients than folds."
+    count: int,  # Pairs wanted
+    divided: int | None = None,  # Into how many folds; None: as many as pairs. Fewer patients: one fold for each
+) -> list[tuple]:  # Of each of the smallest folds: the images of all others, and its own
+    "Divide training data by patient; nothing is copied. ValueError for fewer patients than pairs."
     if isinstance(data, TissueTrainingData):
         return [(data, data)] * count
     groups = data.groups or [str(number) for number in range(len(data.images))]
-    found = _fold_of(groups, [one.numel() for one in data.distances], count)
+    divided = max(count, min(divided or count, len(set(groups))))
+    found = _fold_of(groups, [one.numel() for one in data.distances], divided)
 
     def only(chosen: list[int]) -> TrainingData:
         parts = ([values[k] for k in chosen] for values in (data.images, data.distances))
         return TrainingData(*parts, data.crop, data.augmentation, [groups[k] for k in chosen])
 
-    numbers = [[k for k, one in enumerate(found) if one == fold] for fold in range(count)]
-    return [(only([k for k in range(len(groups)) if found[k] != fold]), only(numbers[fold])) for fold in range(count)]
+    pairs = []
+    for fold in range(divided - count, divided):  # the largest patients lie in the first folds
+        own = [one == fold for one in found]
+        pairs.append((only([k for k, one in enumerate(own) if not one]), only([k for k, one in enumerate(own) if one])))
+    return pairs
