@@ -85,8 +85,8 @@ def _add_train(commands):
     )
     one.add_argument(
         "dataset",
-        choices=("monuseg", "monuseg_grey", "glas", "folder", "raters", "tissue"),
-        help="monuseg_grey: in grey, as in the paper",
+        choices=("monuseg", "monuseg_grey", "glas", "glas_paper", "folder", "raters", "tissue"),
+        help="as in the paper: monuseg_grey in grey, glas_paper at 128 x 128 pixels",
     )
     one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")

@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,7 +33,16 @@ from sdfdiff.images.cases import (
     read_case,
     split_cases,
 )
-from sdfdiff.images.preparation import NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels
+from sdfdiff.images.preparation import (
+    GLANDS,
+    GLANDS_PAPER,
+    NUCLEI,
+    TISSUE,
+    Preparation,
+    prepare_image,
+    prepare_labels,
+    see_image,
+)
 from sdfdiff.images.synthetic import tissue
 
 QUBIQ = Path(__file__).parents[2] / "shared" / "data" / "qubiq_brain_growth" / "train.npz"
@@ -714,6 +724,60 @@ def test_a_prepared_case_is_image_and_masks_on_the_same_pixels(preparation):
     np.testing.assert_array_equal(seen.raters[3], prepare_labels(case.raters[3], preparation) > 0)
     if preparation == NUCLEI:  # half the size: the mean of four
         np.testing.assert_allclose(seen.posterior, case.posterior.reshape(32, 2, 32, 2).mean(axis=(1, 3)), atol=1e-12)
+
+
+def slides(root, **shapes):
+    "Images of these shapes in noise, each with an annotation."
+    for name, shape in shapes.items():
+        put(root / f"{name}.png", NUMBERS.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        put(root / f"{name}_anno.png", np.eye(*shape, dtype=np.uint8))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape", "microns"),
+    [
+        ("glas", (522, 775), 0.62),
+        ("glas", (430, 567), 0.62),
+        ("glas", (567, 430), 0.62),
+        ("glas", (261, 388), 1.24),
+        ("glas", (215, 283), 1.24),
+        ("monuseg", (100, 100), 0.25),
+        ("folder", (522, 775), None),
+    ],
+)
+def test_what_is_known_of_a_pixel(tmp_path, dataset, shape, microns):
+    "MoNuSeg is at 40x; GlaS has 0.62 um, and twice as much where a copy has half the size."
+    (paths,) = find_cases(dataset, slides(tmp_path, train_1=shape))
+    assert read_case(paths).microns == microns
+    assert paths.microns in (microns, 0.62)
+
+
+def test_pixels_of_other_cases_are_unknown(tmp_path):
+    for paths in (*find_cases("tissue", only=1), find_cases("raters", packed(tmp_path / "a.npz"))[0]):
+        assert paths.microns is None and read_case(paths).microns is None
+    mine = replace(find_cases("folder", slides(tmp_path / "mine", a=(40, 60)))[0], microns=0.4)
+    assert read_case(mine).microns == 0.4 and prepare_case(mine, NUCLEI).truth.shape == (32, 48)
+
+
+def test_a_case_is_prepared_at_the_size_of_its_pixels(tmp_path):
+    "GlaS at full and at half size look alike; sizes, and weights without micrometres, stay what they were."
+    full, half = find_cases("glas", slides(tmp_path, train_1=(522, 775), train_2=(261, 388)))
+    for paths in (full, half):
+        seen = prepare_case(paths, GLANDS)
+        assert seen.image.shape == (3, *seen.truth.shape) == (3, 130, 194)
+        assert prepare_case(paths, GLANDS_PAPER).truth.shape == (128, 128)
+    assert prepare_case(half, replace(GLANDS, microns=None)).truth.shape == (65, 97)
+
+
+def test_nuclei_see_what_they_saw(tmp_path):
+    "MoNuSeg with today's preparation, and with that of weights whose header has no micrometres: equal to the bit."
+    (paths,) = find_cases("monuseg", slides(tmp_path, train_1=(101, 96)))
+    case, old = read_case(paths), replace(NUCLEI, microns=None)
+    today, before = (prepare_case(case, preparation) for preparation in (NUCLEI, old))
+    np.testing.assert_array_equal(today.image, before.image)
+    np.testing.assert_array_equal(today.truth, before.truth)
+    np.testing.assert_array_equal(today.image, see_image(case.image, old)[0])
 
 
 @pytest.mark.skipif(not QUBIQ.exists(), reason="the real data are not here")

@@ -26,8 +26,8 @@ from sdfdiff.diffusion.network import Architecture, ScoreNetwork
 from sdfdiff.diffusion.training import COLUMNS, Recipe, Step, stored_recipe, train
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
-from sdfdiff.images.cases import DATASETS, CasePaths, find_cases, hold_out
-from sdfdiff.images.preparation import TISSUE, Preparation, prepare_image, prepare_labels
+from sdfdiff.images.cases import DATASETS, CasePaths, find_cases, hold_out, prepare_case
+from sdfdiff.images.preparation import GLANDS, GLANDS_PAPER, TISSUE, Preparation, prepare_image, prepare_labels
 from sdfdiff.images.training_data import Augmentation, TissueTrainingData, TrainingData, moments
 
 TINY = Architecture(image_channels=3, width=8, multipliers=(1,), encoder_blocks=1)
@@ -124,6 +124,26 @@ def test_data_are_prepared_images_with_their_distances(folder, instances):
         assert torch.equal(distance, torch.from_numpy(signed_distance(labels if instances else labels > 0)))
         deepest = signed_distance(labels > 0).min()
         assert distance.min() > deepest if instances else distance.min() == deepest  # a line between them, or none
+
+
+def test_training_sees_what_prepare_case_shows(folder, tmp_path, monkeypatch):
+    "The scale follows from the pixels of each image."
+    preparation = Preparation("none", "rgb", 1.0, microns=0.5)
+    setting = replace(SETTING, preparation=preparation, augmentation=Augmentation(flip=False))
+    found = [replace(case, microns=0.25 if k % 2 else None) for k, case in enumerate(find_cases("folder", folder))]
+    monkeypatch.setattr(fitting, "find_cases", lambda *_, **__: found)
+    data, _ = load_training_data("folder", folder, setting, progress=False)
+    fitted = hold_out(found, "folder")[0]
+    assert {image.shape[1:] for image in data.images} == {(24, 28), (12, 14)}
+    for paths, image, distance in zip(fitted, data.images, data.distances, strict=True):
+        assert torch.equal(image, torch.from_numpy(prepare_case(paths, preparation).image))
+        assert distance.shape == image.shape[1:]
+
+
+def test_the_paper_s_glands_differ_in_their_size_only():
+    ours, paper = SETTINGS["glas"], SETTINGS["glas_paper"]
+    assert (ours.preparation, paper.preparation) == (GLANDS, GLANDS_PAPER) and paper.data == "glas"
+    assert replace(paper, preparation=GLANDS, data=None) == ours and paper.crop == 128
 
 
 def test_tissue_needs_no_folder():

@@ -10,7 +10,7 @@ from small_folders import MASK, PICTURE, SQUARE, aperio, put
 from sdfdiff.files import read_labels
 from sdfdiff.images.cases import CasePaths, find_cases, read_case
 from sdfdiff.images.layouts import find_files
-from sdfdiff.images.preparation import GLANDS, NUCLEI, prepare_image
+from sdfdiff.images.preparation import GLANDS, GLANDS_PAPER, NUCLEI, prepare_image
 
 TWO = ["TCGA-AR-A1AS-01Z-00-DX1", "TCGA-AR-A1AS-02Z-00-DX1"]
 
@@ -313,5 +313,7 @@ def test_real_data_sets():
     assert prepare_image(read_case(polygons[0]).image, NUCLEI).shape == (1, 500, 500)
     cases = found("glas", root / "glas", "train")
     assert len(cases) == 85 and len({case.group for case in cases}) == 15
-    assert prepare_image(read_case(cases[0]).image, GLANDS).shape == (3, 128, 128)
+    image = read_case(cases[0]).image
+    assert prepare_image(image, GLANDS_PAPER).shape == (3, 128, 128)
+    assert prepare_image(image, GLANDS.at_microns(1.24)).shape == (3, 130, 194)
     assert len(found("folder", root / "dsb2018")) == 96

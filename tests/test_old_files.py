@@ -30,6 +30,7 @@ def test_weights_say_what_they_said():
     model = load_model(OLD / "weights_old.safetensors")
     assert (model.reach, model.truncation, model.boundary) == (10.0, 10.0, "inner")
     assert model.about["name"] == "old" and model.preparation.colour == "rgb"
+    assert model.preparation.microns is None
 
 
 def test_a_result_is_opened_shown_and_enlarged():

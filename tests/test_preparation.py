@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from small_slides import SPOILS, glands, nuclei, spoilt
 from sdfdiff.images import preparation as module
 from sdfdiff.images.preparation import (
     GLANDS,
+    GLANDS_PAPER,
     NUCLEI,
     REFERENCE_STAIN,
     TISSUE,
@@ -189,14 +191,58 @@ def test_grey_images_have_no_stain():
 
 def test_presets_are_the_paper_s():
     assert prepared_shape((1000, 1000), NUCLEI) == (500, 500)
-    assert prepared_shape((522, 775), GLANDS) == (128, 128)
+    assert prepared_shape((522, 775), GLANDS_PAPER) == (128, 128)
     assert prepared_shape((64, 48), TISSUE) == (64, 48)
     assert (NUCLEI.colour, GLANDS.colour, TISSUE.stain) == ("grey", "rgb", "none")
 
 
-@pytest.mark.parametrize("preparation", [NUCLEI, GLANDS, TISSUE, Preparation("haematoxylin", "grey", 0.25, (7, 9))])
+@pytest.mark.parametrize(
+    "preparation", [NUCLEI, GLANDS, GLANDS_PAPER, TISSUE, Preparation("haematoxylin", "grey", 0.25, (7, 9))]
+)
 def test_preparations_are_plain_json(preparation):
-    assert Preparation.from_dict(json.loads(json.dumps(preparation.to_dict()))) == preparation
+    written = json.loads(json.dumps(preparation.to_dict()))
+    assert Preparation.from_dict(written) == preparation
+    assert written.pop("microns") == preparation.microns
+    old = Preparation.from_dict(written)  # as weights of earlier versions have it
+    assert old == replace(preparation, microns=None) and old.at_microns(0.3) == old
+
+
+@pytest.mark.parametrize("microns", [0.25, 0.62, 1.24, 0.1, 3])
+def test_the_scale_follows_from_two_known_pixel_sizes(microns):
+    for known in (NUCLEI, GLANDS):
+        seen = known.at_microns(microns)
+        assert seen.scale == microns / known.microns and seen == replace(known, scale=seen.scale)
+        assert known.at_microns(None) is known
+    for unknown in (TISSUE, GLANDS_PAPER):
+        assert unknown.at_microns(microns) is unknown
+    fixed = replace(GLANDS_PAPER, microns=2.48).at_microns(microns)
+    assert prepared_shape((522, 775), fixed) == (128, 128), "a size decides before any scale"
+
+
+def test_the_official_data_have_the_scales_they_had():
+    assert NUCLEI.at_microns(0.25) == NUCLEI and NUCLEI.scale == 0.5
+    assert GLANDS.at_microns(0.62) == GLANDS and GLANDS.scale == 0.25 and GLANDS.at_microns(1.24).scale == 0.5
+
+
+@pytest.mark.parametrize("shape", [(522, 775), (430, 567), (433, 574), (453, 589)])
+def test_copies_at_half_the_size_are_seen_at_the_same_size(shape):
+    half = tuple(side // 2 for side in shape)
+    full, copy = prepared_shape(shape, GLANDS.at_microns(0.62)), prepared_shape(half, GLANDS.at_microns(1.24))
+    assert max(abs(one - other) for one, other in zip(full, copy)) <= 1
+
+
+@pytest.mark.parametrize("microns", [0, -0.5, float("nan"), float("inf")])
+def test_a_pixel_has_a_size(microns):
+    with pytest.raises(ValueError, match=r"^microns is .*; expected a positive number of um per pixel, or None\.$"):
+        Preparation(microns=microns)
+    with pytest.raises(ValueError, match=r"^scale is .*\.$"):
+        GLANDS.at_microns(microns)
+
+
+@pytest.mark.parametrize("microns", ["0.5", [0.5], {}])
+def test_a_pixel_size_is_a_number(microns):
+    with pytest.raises(ValueError, match=r"^microns is .*; expected a positive number"):
+        Preparation.from_dict({"microns": microns})
 
 
 @pytest.mark.parametrize(
@@ -214,7 +260,7 @@ def test_preparations_are_plain_json(preparation):
     ],
 )
 def test_unknown_preparations_are_refused(entries):
-    with pytest.raises(ValueError, match="stain|colour|scale|size"):
+    with pytest.raises(ValueError, match="stain|colour|scale|size|microns"):
         Preparation.from_dict(entries)
 
 
@@ -396,7 +442,7 @@ H_E, BROWN, RGB = NUCLEI, Preparation("haematoxylin", "grey"), Preparation("vaha
         (lambda: nuclei(), BROWN, "H&E.*vahadane"),
         (lambda: rgb2gray(glands()), RGB, "the image is grey"),
         (lambda: rgb2gray(nuclei()), H_E, ""),
-        (lambda: nuclei()[:100], H_E, r"288x100 px at scale 0.5 -> 144x50 px"),
+        (lambda: nuclei()[:100], H_E, r"288x100 px at scale 0.5 -> 144x50 px \(0.5 um per pixel\)"),
         (lambda: nuclei(), Preparation("vahadane", "grey", 4.0), "enlarged"),
         (lambda: np.ones((200, 200, 3)), H_E, "blank"),
         (lambda: np.zeros((200, 200)), TISSUE, "blank"),
@@ -423,7 +469,10 @@ def test_an_image_of_the_wrong_kind_is_named(make, preparation, said):
             warnings.simplefilter("error")
             rows, columns = prepared_shape(image.shape, preparation)
             sees = f"{image.shape[1]}x{image.shape[0]} px at scale {preparation.scale:g} -> {columns}x{rows} px"
-            assert check_image(image, preparation) == sees
+            known = f" ({preparation.microns} um per pixel)" if preparation.microns else ""
+            assert check_image(image, preparation) == sees + known
+            size = (rows, columns)
+            assert check_image(image, preparation, size) == sees.replace(f" at scale {preparation.scale:g}", "")
 
 
 def test_a_red_mark_does_not_dye_a_grey_image():
@@ -438,9 +487,11 @@ def test_glass_beside_tissue_is_measured():
     "The table's maker: without glass on the right nothing differs; each F1 is one of the remaining tissue."
     from benchmarks.glass import beside_glass
     from sdfdiff.diffusion.model import load_model
+    from sdfdiff.images.cases import Case
 
     image = np.asarray(immunohistochemistry()[:128, :128], np.float32) / 255
-    found = beside_glass(load_model("glands"), [image], (1.0, 0.5), steps=2)
+    case = Case("slide", image, np.zeros((128, 128), np.int32), "slide")
+    found = beside_glass(load_model("glands"), [case], (1.0, 0.5), steps=2)
     assert found.shape == (1, 2, 2) and (found >= 0).all() and (found <= 1).all()
     assert found[0, 0].tolist() == [1.0, 1.0]
 

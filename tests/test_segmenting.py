@@ -2,6 +2,7 @@
 
 import errno
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -464,8 +465,11 @@ def test_glass_beside_tissue_does_not_change_the_tissue(weights, share):
 
 
 def test_what_the_network_sees_is_kept():
-    with pytest.warns(UserWarning, match=r"sees little \(64x48 px at scale 0.5 -> 32x24 px\)"):
-        assert segment(PICTURE, tiny(), **QUICK).attrs["sees"] == "64x48 px at scale 0.5 -> 32x24 px"
+    with pytest.warns(UserWarning, match=r"sees little \(64x48 px at scale 0.5 -> 32x24 px \(0.5 um per pixel\)\)"):
+        assert segment(PICTURE, tiny(), **QUICK).attrs["sees"] == "64x48 px at scale 0.5 -> 32x24 px (0.5 um per pixel)"
+    for model, scale in ((tiny(), 0.5), (tiny(replace(NUCLEI, microns=None)), None)):  # of one's own; unknown
+        sees = segment(PICTURE, model, scale=scale, **QUICK).attrs["sees"]
+        assert sees == "64x48 px at scale 0.5 -> 32x24 px"
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

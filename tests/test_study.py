@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -569,6 +570,25 @@ def test_methods_that_see_different_images(tmp_path):
         finish(run_study(plan, tmp_path / "a.zarr"), progress=False)
     sentence(problem)
     assert [path.name for path in tmp_path.iterdir()] == ["half.safetensors"]
+
+
+def test_methods_that_see_the_same_images_by_other_words(tmp_path):
+    "Weights with and without micrometres: what counts is how they prepare the images of this study."
+    named = [(one, replace(NUCLEI, microns=microns)) for one, microns in (("old", None), ("new", 0.5), ("odd", 0.4))]
+    weights = {one: tiny_weights(tmp_path / f"{one}.safetensors", preparation=how) for one, how in named}
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name, one in (("a.png", picture), ("a_mask.png", np.eye(64, dtype=np.uint8))):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        Image.fromarray(one).save(tmp_path / "data" / name)
+
+    def made(dataset, *names):
+        plan = StudyPlan(dataset, tuple(quick(one, weights[one], 2) for one in names), "all", images=False)
+        finish(run_study(plan, tmp_path / f"{dataset}_{'_'.join(names)}.zarr", tmp_path / "data"), progress=False)
+
+    made("monuseg", "old", "new")
+    made("folder", "old", "new", "odd")
+    with pytest.raises(ValueError, match="'old' and 'odd' prepare images in different ways"):
+        made("monuseg", "old", "new", "odd")
 
 
 def test_a_case_more_or_less(ragged, tmp_path):

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from .corruption import VE
 from ..files import Exists
-from ..images.preparation import GLANDS, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels
+from ..images.preparation import GLANDS, GLANDS_PAPER, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels
 from .model import Model, load_model, save_weights
 from .network import Architecture, ScoreNetwork
 from ..images.training_data import STRONG, Augmentation, TissueTrainingData, TrainingData, moments
@@ -82,6 +82,7 @@ SETTINGS = {
         licence="made by this package, Apache-2.0",
     ),
 }
+SETTINGS["glas_paper"] = replace(SETTINGS["glas"], preparation=GLANDS_PAPER, data="glas")
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-10
 def binary(
@@ -143,9 +144,10 @@ def _read(cases: list[CasePaths], setting: Setting, progress: bool) -> TrainingD
     images, labels = [], []
     for paths in tqdm(cases, desc="reading", unit="image", disable=not progress, leave=False):
         case = read_case(paths)
-        image = prepare_image(case.image, setting.preparation)
+        preparation = setting.preparation.at_microns(case.microns)
+        image = prepare_image(case.image, preparation)
         for rater in [case.labels] if case.raters is None else case.raters:  # each is an example of its own
-            label = prepare_labels(rater, setting.preparation)
+            label = prepare_labels(rater, preparation)
             images.append(image)
             labels.append(label if setting.instances else (label > 0).astype("int32"))
     return TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary)

@@ -50,7 +50,8 @@ def segment(
             f"The image has {shape[0]} x {shape[1]} pixels: each side must have {_SMALLEST} to {_LARGEST}."
         )
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
-    preparation = replace(model.preparation, size=None)
+    microns = model.preparation.microns if scale is None else None  # a scale of one's own says nothing of them
+    preparation = replace(model.preparation, size=None, microns=microns)
     changes = {"scale": scale, "stain": stain}
     preparation = replace(preparation, **{key: value for key, value in changes.items() if value is not None})
     seen = prepared_shape(shape, preparation)

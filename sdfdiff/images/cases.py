@@ -38,6 +38,8 @@ class CasePaths:
     index: int | None = None  # Place in the .npz file
     seed: int | None = None  # Of the scene
     layers: tuple[str, ...] = ()  # Of the XML file, by name or number; none: all but a frame
+    microns: float | None = None  # um per pixel, of an image that is whole; None: unknown
+    whole: int = 0  # An image with all sides below so many pixels is a copy at half the size: twice as many um
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,9 @@ class Case:
     path: Path | None = None  # Image file
     raters: np.ndarray | None = None  # int32 (rater, row, column), if there are several; a scene's first is its truth
     posterior: np.ndarray | None = None  # Exact P(object), (row, column), where it is known
+    microns: float | None = None  # um per pixel of the image; None: unknown
 
-
+# %% ../../nbs/1_images/3_cases.ipynb #cases-07a
 @dataclass(frozen=True, eq=False)
 class Prepared:
     "A case as a network sees it, and its truth on the same pixels."
@@ -139,6 +142,9 @@ def hold_out(
     return [cases[k] for k in fitted], [cases[k] for k in held_out]
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-27
+_PIXELS = {"monuseg": {"microns": 0.25}, "glas": {"microns": 0.62, "whole": 450}}  # um, of the official images
+
+
 def _scenes(only: int | Sequence[str] | None) -> list[CasePaths]:
     "Scenes of synthetic tissue, by number or by name."
     names = only
@@ -157,8 +163,8 @@ def _found(dataset: str, root: Path, split: str) -> list[CasePaths]:
     if len(archives) > 1:
         raise ValueError(f"{root} holds {len(archives)} .npz files; name one of them.")
     if not archives or split not in ("train", "all"):
-        rows = find_files(dataset, root, split)
-        return [CasePaths(readable(name), image, masks, readable(group)) for name, image, masks, group in rows]
+        rows, about = find_files(dataset, root, split), _PIXELS.get(dataset, {})
+        return [CasePaths(readable(name), image, masks, readable(group), **about) for name, image, masks, group in rows]
     names = list(map(str, _arrays(archives[0])["case"]))
     if not names:
         raise FileNotFoundError(f"{root} holds no images; expected {LAYOUTS['raters']}.")
@@ -249,20 +255,22 @@ def read_case(
     else:
         image = read_image(paths.image)
         masks = [_annotation(path, image, paths) for path in paths.annotations]
+    halved = max(image.shape[:2]) < paths.whole
+    microns = None if paths.microns is None else paths.microns * (2 if halved else 1)
     if len(masks) == 1:
-        return Case(paths.name, image, masks[0], paths.group, paths.image)
+        return Case(paths.name, image, masks[0], paths.group, paths.image, microns=microns)
     raters = (np.stack(masks) > 0).astype(np.int32)
     majority = (raters.mean(axis=0) >= 0.5).astype(np.int32)
-    return Case(paths.name, image, majority, paths.group, paths.image, raters)
+    return Case(paths.name, image, majority, paths.group, paths.image, raters, microns=microns)
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-35
 def prepare_case(
     case: Case | CasePaths,  # From `read_case`, or from `find_cases`: then it is read
-    preparation: Preparation,  # The model's
+    preparation: Preparation,  # The model's; its scale counts if the pixels of image or network are not known in um
 ) -> Prepared:
     "A case at the size and in the colours that a network sees."
     case = read_case(case) if isinstance(case, CasePaths) else case
-    raters, posterior = case.raters, case.posterior
+    preparation, raters, posterior = preparation.at_microns(case.microns), case.raters, case.posterior
     if raters is not None:
         raters = np.stack([prepare_labels(one, preparation) > 0 for one in raters])
     if posterior is not None:

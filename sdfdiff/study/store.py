@@ -38,28 +38,35 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 # %% ../../nbs/5_study/3_store.ipynb #store-07
-def _checked(path, preparation: Preparation, anyway: bool) -> Prepared:
+def _common(plan: StudyPlan, models: list[Model], microns: float | None) -> Preparation:
+    "How all methods prepare an image of so many um per pixel; ValueError unless they do the same."
+    first, *others = [replace(model.preparation.at_microns(microns), microns=None) for model in models]
+    wrong = [method.name for method, how in zip(plan.methods[1:], others) if how != first]
+    if wrong:
+        raise ValueError(
+            f"The methods {plan.methods[0].name!r} and {wrong[0]!r} prepare images in different ways: their results "
+            "have no common pixels; make two studies."
+        )
+    return models[0].preparation.at_microns(microns)
+
+
+def _checked(path, plan: StudyPlan, models: list[Model], anyway: bool) -> Prepared:
     "A case as a network sees it; ValueError for an image with which it cannot do anything."
     case = read_case(path)
+    preparation = _common(plan, models, case.microns)
     with naming(path.name):
         if preparation.stain != "none":
             check_image(case.image, preparation, name=path.name, anyway=anyway)
         return prepare_case(case, preparation)
 
-
+# %% ../../nbs/5_study/3_store.ipynb #store-07a
 def _begin(plan: StudyPlan, store: Path, paths: list, force: bool, anyway: bool) -> None:
     "Make the store, whole but without results."
     models = [_model(one) for one in plan.methods]
-    other = [one.name for one, model in zip(plan.methods, models) if model.preparation != models[0].preparation]
-    if other:
-        raise ValueError(
-            f"The methods {plan.methods[0].name!r} and {other[0]!r} prepare images in different ways: their results "
-            "have no common pixels; make two studies."
-        )
     for one, model in zip(plan.methods, models):
         check_tolerance(one.tolerance, model.reach)
     with naming(""), tqdm(paths, desc="reading", unit="case", leave=False) as bar:  # warnings come after the bar
-        cases = [cropped(_checked(path, models[0].preparation, anyway), plan.crop) for path in bar]
+        cases = [cropped(_checked(path, plan, models, anyway), plan.crop) for path in bar]
     whole = template(plan, paths, cases, models)
     fill = {
         name: {"fill_value": np.nan if one.dtype.kind == "f" else one.dtype.type(0)}
