@@ -47,12 +47,13 @@ class Setting:
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-08
 _DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
+_STAGED = Recipe(learning_rate=1e-3, levels=1)  # The encoders first, then what learns from their answers
 _RECIPE, _RATED = Recipe(learning_rate=8e-4), replace(TISSUE, colour="grey")
 SETTINGS = {
     "monuseg": Setting(
         replace(NUCLEI, colour="rgb"),
-        replace(_DEEP, image_channels=3),
-        replace(_RECIPE, steps=4500, noise_centre=1.5, truncation=5.0),
+        Architecture(3, encoder_blocks=1, probability=True, encoders=3, one_call=(1, 2, 2)),
+        replace(_STAGED, steps=9800, encoder_steps=7500, noise_centre=1.5, truncation=3.0),
         replace(STRONG, grey=0.2),
         instances=False,
         licence="CC BY-NC-SA 4.0: non-commercial use only",
@@ -68,8 +69,8 @@ SETTINGS = {
     ),
     "glas": Setting(
         GLANDS,
-        replace(_DEEP, image_channels=3),
-        replace(_RECIPE, steps=3500, noise_centre=2.0),
+        replace(_DEEP, image_channels=3, probability=True, encoders=2, one_call=(1, 2, 2)),
+        replace(_STAGED, steps=6000, encoder_steps=4000, noise_centre=2.0),
         licence="GlaS challenge: research only, no commercial use",
     ),
     "folder": Setting(TISSUE, replace(_DEEP, image_channels=3), replace(_RECIPE, steps=3000)),
@@ -141,7 +142,7 @@ def load_training_data(
 
 
 def _read(cases: list[CasePaths], setting: Setting, progress: bool) -> TrainingData:
-    images, labels = [], []
+    images, labels, groups = [], [], []
     for paths in tqdm(cases, desc="reading", unit="image", disable=not progress, leave=False):
         case = read_case(paths)
         preparation = setting.preparation.at_microns(case.microns)
@@ -149,8 +150,9 @@ def _read(cases: list[CasePaths], setting: Setting, progress: bool) -> TrainingD
         for rater in [case.labels] if case.raters is None else case.raters:  # each is an example of its own
             label = prepare_labels(rater, preparation)
             images.append(image)
+            groups.append(paths.group)
             labels.append(label if setting.instances else (label > 0).astype("int32"))
-    return TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary)
+    return TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary, groups)
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-18
 def _new_network(
