@@ -292,7 +292,7 @@ def test_fit_starts_from_weights(folder, tmp_path, uninterrupted):
 def rows(out):
     "The table beside the weights, without the seconds: those are never the same."
     lines = [line.split(",") for line in out.with_suffix(".csv").read_text().splitlines()]
-    assert lines[0] == [*COLUMNS] == "step seconds loss estimate_loss validation_loss f1 crps".split()
+    assert lines[0] == [*COLUMNS] == "step seconds loss estimate_loss score validation_loss f1 crps".split()
     return [[line[0], *line[2:]] for line in lines[1:]]
 
 
@@ -320,7 +320,7 @@ def test_those_who_choose_are_neither_fitted_nor_held_out(uninterrupted, folder)
     data, _ = load_training_data("folder", folder, SETTING, progress=False, validate=True)
     assert len(data.images) == 4
     (own,) = rows(uninterrupted[1])
-    assert own[0] == "6" and all(own)
+    assert own[0] == "6" and [bool(one) for one in own] == [True] * 3 + [False] + [True] * 3  # no generator, no score
 
 
 def test_the_images_that_judge_are_those_set_aside(folder):
@@ -354,7 +354,7 @@ def test_without_validation_all_others_are_trained_on(folder, tmp_path, data):
     *_, last = train(fitting._new_network(TINY, data, recipe), data, recipe)
     assert len(data.images) == 5 and torch.equal(numbers(last.average), numbers(model.network))
     (own,) = rows(tmp_path / "a.safetensors")
-    assert model.about["chosen_on"] == [] and own[0] == "6" and all(own[1:3]) and own[3:] == ["", "", ""]
+    assert model.about["chosen_on"] == [] and own[0] == "6" and all(own[1:3]) and own[3:] == [""] * 4
 
 
 def test_two_patients_are_too_few_and_a_sentence_says_so(folder, tmp_path):

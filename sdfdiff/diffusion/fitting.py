@@ -206,7 +206,7 @@ def _steps_in(
     network: ScoreNetwork,  # Is not changed
     data: TrainingData | TissueTrainingData,  # Training data
     recipe: Recipe,  # Its steps are not used
-    trial: int = 10,  # Steps to measure; the first does not count
+    trial: int = 6,  # Steps to measure; the first does not count
 ) -> int:  # Steps that fit into the time on this machine
     "Measure a few steps on a copy. For the same weights on another machine give the steps, not the minutes."
     seconds = [step.seconds for step in train(copy.deepcopy(network), data, _of_steps(recipe, trial))]

@@ -62,7 +62,7 @@ def estimated_masks(
     "One sample; the mean of the distances; P >= 1/2; the encoder's initial estimate."
     inside = drawn["distance"].values <= level
     mmse, initial = (drawn[name].values <= level for name in ("mean", "initial_estimate"))
-    own = level == drawn.attrs["threshold_px"]  # at another threshold P is the share of the members
+    own = level == drawn.attrs.get("threshold_px")  # at another threshold P is the share of the members
     return np.stack([inside[0], mmse, (drawn["probability"].values if own else inside.mean(axis=0)) >= 0.5, initial])
 
 # %% ../../nbs/5_study/2_schema.ipynb #schema-11
