@@ -56,38 +56,20 @@ def add_method_options(
 
     add = parser.add_argument
     add("--members", type=whole_number, metavar="N", default=members, help=f"masks per image (default {members})")
-    add(
-        "--quality",
-        choices=list(METHODS),
-        metavar="NAME",
-        help="draft, default or reference, of 5, 10 and 151 network calls per mask; "
-        "paper-nuclei or paper-glands, the paper's settings, of 1500 and 400 (default: default)",
-    )
-    add(
-        "--sampler",
-        choices=list(SAMPLER_CALLS)[:-1],
-        metavar="NAME",
-        help="instead of a quality, for experts: %(choices)s",
-    )
-    add(
-        "--steps",
-        type=whole_number,
-        metavar="N",
-        help="steps of --sampler (default 12; paper, score_sde and authors: 500)",
-    )
-    add(
-        "--reach",
-        type=positive_number,
-        metavar="PX",
-        help="members are averaged as distances cut at this many pixels (default: the weights')",
-    )
-    add(
-        "--tolerance",
-        type=positive_number,
-        metavar="PX",
-        help="draw fewer than --members once the standard error "
-        "of the mean distance is below this many pixels everywhere: less than a quarter of the reach",
-    )
+    calls = "1, 5, 10 and 151 network calls per mask (fast: for weights that were trained for it)"
+    quality = f"fast, draft, default or reference, of {calls}; paper-nuclei or paper-glands, the paper's settings, of "
+    add("--quality", choices=list(METHODS), metavar="NAME", help=f"{quality}1500 and 400 (default: default)")
+    sampler = "instead of a quality, for experts: %(choices)s"
+    add("--sampler", choices=list(SAMPLER_CALLS)[:-1], metavar="NAME", help=sampler)
+    steps = "steps of --sampler (default 12; paper, score_sde and authors: 500)"
+    add("--steps", type=whole_number, metavar="N", help=steps)
+    reach = "members are averaged as distances cut at this many pixels (default: the weights')"
+    add("--reach", type=positive_number, metavar="PX", help=reach)
+    views = "the encoder reads each image in so many of its turns and flips, 1 to 8 (default 1)"
+    add("--views", type=whole_number, metavar="N", default=1, help=views)
+    tolerance = "draw fewer than --members once the standard error of the mean distance is below this many pixels "
+    tolerance += "everywhere: less than a quarter of the reach"
+    add("--tolerance", type=positive_number, metavar="PX", help=tolerance)
     add("--seed", type=seed_number, default=0, help="the same seed gives the same masks (default 0)")
     add_workers(parser)
 
@@ -122,7 +104,7 @@ def chosen_method(
         paper = arguments.sampler in ("paper", "score_sde", "authors")  # Algorithm 1 in three readings
         method = replace(METHODS["paper-nuclei"], sampler=arguments.sampler) if paper else untuned(arguments.sampler)
         method = replace(method, steps=arguments.steps or method.steps, name=arguments.sampler)
-    settings = {name: getattr(arguments, name) for name in ("members", "seed", "reach", "tolerance")}
+    settings = {name: getattr(arguments, name) for name in ("members", "seed", "reach", "views", "tolerance")}
     return replace(method, weights=str(weights), **settings)
 
 # %% ../nbs/8_engine_room/7_options.ipynb #options-13

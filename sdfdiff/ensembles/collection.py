@@ -19,7 +19,7 @@ from .. import __version__
 from .members import Denoiser, in_pixels, sample_batches
 from .method import Method, method_of, settings_of
 from ..diffusion.model import Model
-from .streaming import ROUND, Running, certain, check_tolerance
+from .streaming import ROUND, Running, certain, check_tolerance, joined
 from ..provenance import check_same
 
 # %% ../../nbs/3_ensembles/4_collection.ipynb #collection-07
@@ -77,7 +77,7 @@ class Collected:
             whole |= {"distance_sum": running.total, "distance_squares": running.squares}
             whole |= {} if self.first is None else {"covered_sum": running.covered}
         whole |= {} if self.first is None else {"initial_probability": self.first}
-        return whole | running.fields(self.first)
+        return whole | joined(running, self.first)
 
 # %% ../../nbs/3_ensembles/4_collection.ipynb #collection-10
 def _resume(collected: Collected, previous: xr.Dataset | None, image: np.ndarray, settings: dict) -> None:

@@ -102,6 +102,21 @@ def _body(body: nn.Module, grow: list[Tensor], x: Tensor, weights: _Weights, fus
             x = F.conv_transpose2d(x, grow[number - 1], body.grow[number - 1].bias, stride=2, padding=1)
     return F.silu(body.norm(x), inplace=True)
 
+# %% ../../nbs/8_engine_room/6_fused.ipynb #fused-19-once
+class _FusedGenerator:
+    "A one-call generator prepared in the same way; its blocks know no noise level, so there is nothing to fold."
+
+    def __init__(self, generator: nn.Module, fuse: bool):
+        self.generator, self.fuse = generator, fuse
+        blocks = [module for module in generator.body.modules() if isinstance(module, Block)]
+        self.weights = {block: (block.first.weight, block.first.bias) for block in blocks}
+        self.grow = [_grown(one.weight) for one in generator.body.grow]
+
+    def __call__(self, noise: Tensor, maps: Tensor) -> Tensor:  # As of the generator
+        hidden = self.generator.enter(noise.contiguous(memory_format=torch.channels_last))
+        hidden = hidden.add_(self.generator.receive(maps))
+        return self.generator.leave(_body(self.generator.body, self.grow, hidden, self.weights, self.fuse))
+
 # %% ../../nbs/8_engine_room/6_fused.ipynb #fused-19
 class Fused:
     "A score network prepared for sampling: called with one noise level for all members; `encode` is the network's."
@@ -116,20 +131,11 @@ class Fused:
         self.fuse = _fuses(self.weight) if fuse is None else fuse
         self.encode, self._grow = self.network.encode, [_grown(one.weight) for one in self.network.body.grow]
         self._fold = lru_cache(32)(partial(_fold, self.network))  # the same levels return with every batch
-        self._plain, self._widen = {}, []
-        if (generator := self.network.generator) is not None:  # its blocks know no noise level
-            blocks = [module for module in generator.body.modules() if isinstance(module, Block)]
-            self._plain = {block: (block.first.weight, block.first.bias) for block in blocks}
-            self._widen = [_grown(one.weight) for one in generator.body.grow]
+        self._make = None if self.network.generator is None else _FusedGenerator(self.network.generator, self.fuse)
 
     @torch.no_grad()
-    def __call__(
-        self,
-        noisy: Tensor,  # Noisy distance map, model units, float32, (member, 1, row, column)
-        noise_level: Tensor | float,  # sigma, model units: one number
-        features: Features,  # Of one image for all members, or of one image per member
-    ) -> Tensor:  # Denoised map, model units, float32, (member, 1, row, column)
-        "What ScoreNetwork.forward returns, up to rounding. A member does not depend on its batch mates."
+    def __call__(self, noisy: Tensor, noise_level: Tensor | float, features: Features) -> Tensor:
+        "What ScoreNetwork.forward returns, up to rounding, at one noise level. No member depends on its batch mates."
         a, network = self.architecture, self.network
         centred = a.checked(noisy, 1, "the noisy map") - a.mean
         level = torch.as_tensor(noise_level, dtype=torch.float32, device="cpu")
@@ -143,19 +149,12 @@ class Fused:
         return answer.mul_(out).add_(centred, alpha=skip).add_(a.mean)
 
     @torch.no_grad()
-    def generate(
-        self,
-        noise: Tensor,  # Of `noise_maps`
-        features: Features,  # Of one image for all members, or of one image per member
-    ) -> Tensor:  # Distance map, model units, float32, (member, 1, row, column)
+    def generate(self, noise: Tensor, features: Features) -> Tensor:
         "What ScoreNetwork.generate returns, up to rounding."
-        a, generator = self.architecture, self.network.generator
-        if generator is None:
+        if self._make is None:
             return self.network.generate(noise, features)  # refuses
-        hidden = generator.enter(noise.to(self.weight.dtype).contiguous(memory_format=torch.channels_last))
-        hidden = hidden.add_(generator.receive(features.maps))
-        hidden = _body(generator.body, self._widen, hidden, self._plain, self.fuse)
-        answer = F.pixel_shuffle(generator.leave(hidden), a.unshuffle).float()
+        a = self.architecture
+        answer = F.pixel_shuffle(self._make(noise.to(self.weight.dtype), features.maps), a.unshuffle).float()
         return answer.mul_(a.deviation).add_(features.initial_estimate)
 
 # %% ../../nbs/8_engine_room/6_fused.ipynb #fused-27

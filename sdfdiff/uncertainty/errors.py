@@ -29,12 +29,12 @@ def _nearness(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
         result[box] = np.where(np.isfinite(edge), edge, -np.hypot(*edge.shape))  # no object: no edge anywhere
     return result
 
-# %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-11
+# %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-11-entropy
 def _entropy_of_mask(p: np.ndarray) -> np.ndarray:
     "Entropy in bits of a mask with P(object) = p, pixel by pixel."
     return (entr(p) + entr(1 - p)) / np.log(2)
 
-
+# %% ../../nbs/4_uncertainty/3_errors.ipynb #errors-11
 def uncertainty_maps(
     dataset: xr.Dataset | Mapping,  # An ensemble or a study: mean, std (px), probability; threshold_px (or attribute)
 ) -> xr.Dataset:  # ratio, entropy, mask_std, sdf_std, nearness and, if given, initial_estimate, initial_entropy
