@@ -388,8 +388,8 @@ def _losses(
     clean = distances.clamp(-r.truncation, r.truncation) * (r.data_scale / r.truncation)
     levels = _draw_noise_levels(r.levels * r.batch, r, schedule, a.deviation, state.generator).to(device)
     loss = denoising_loss(network, features, clean, levels, state.generator)
-    one_call = a.one_call and one_call_loss(network, features, distances, r, state.generator)
-    return loss, estimate, one_call or None
+    score = one_call_loss(network, features, distances, r, state.generator) if a.one_call else None
+    return loss, estimate, score
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-22a
 def _advance(
