@@ -293,3 +293,97 @@ def test_group_normalisation_is_exact_enough_beside_glass(name, tissue_columns):
         network(5 * noise.to(memory_format=torch.channels_last), torch.full((2,), 5.0), features)
     ratio, error = np.max(worst, axis=0)
     assert len(worst) == 28 and ratio < 10 and error < 2**-9  # half of what bfloat16 can tell beside 1
+
+
+# Several encoders, P(object), a generator ----------------------------------------------------------------------------
+
+MANY = {"encoders": 3, "probability": True}
+
+
+def test_several_encoders_answer_with_their_mean():
+    network, image = stirred(**MANY), torch.rand(2, 1, 8, 12, generator=seeded())
+    together = network.encode(image)
+    each = [network.answers(image, which)[1] for which in range(3)]
+    assert (each[0].initial_estimate - each[1].initial_estimate).abs().max() > 1e-3  # they do differ
+    for name in ("initial_estimate", "probability"):
+        mean = sum(getattr(one, name) for one in each) / 3
+        assert torch.allclose(getattr(together, name), mean, atol=1e-6)
+        assert getattr(together, name).shape == image.shape and getattr(together, name).dtype == torch.float32
+    assert 0 < together.probability.min() and together.probability.max() < 1
+
+
+def test_one_encoder_alone_is_that_of_a_network_with_one():
+    "`answers(image, k)` says what encoder k says, and nothing of the others enters."
+    network, image = stirred(**MANY), torch.rand(1, 1, 8, 8, generator=seeded())
+    before = network.answers(image, 1)
+    for parameter in [*network.encoders[0].parameters(), *network.encoders[2].parameters()]:
+        parameter.fill_(9.0)
+    after = network.answers(image, 1)
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1].initial_estimate, after[1].initial_estimate)
+    hidden, guess, odds = network.encoders[1](torch.nn.functional.pixel_unshuffle(2 * image - 1, 2))
+    assert torch.allclose(after[1].initial_estimate, 0.05 + 0.15 * pixel_shuffle(guess, 2), atol=1e-6)
+    assert torch.allclose(after[1].probability, pixel_shuffle(odds, 2).sigmoid(), atol=1e-6)
+
+
+def test_of_several_encoders_the_rest_sees_their_guesses_only():
+    "Distances in deviations up to 3, and log odds, with pixels as channels; of one encoder its hidden maps."
+    network, image = stirred(**MANY), torch.rand(1, 1, 8, 8, generator=seeded())
+    said, features = network.answers(image)
+    assert said.shape == (1, 8, 4, 4)
+    distance = ((features.initial_estimate - 0.05) / 0.15).clamp(-3, 3)
+    assert torch.allclose(pixel_shuffle(said[:, :4], 2), distance, atol=1e-5)
+    assert torch.allclose(pixel_shuffle(said[:, 4:], 2), features.probability.logit(1e-4) / 3, atol=1e-5)
+    assert torch.equal(network.encode(image).maps, network.condition(said)) and len(features.maps) == 0
+    one = stirred(probability=True)
+    hidden = one.encoders[0](torch.nn.functional.pixel_unshuffle(2 * image - 1, 2))[0]
+    assert torch.equal(one.answers(image)[0], hidden)
+
+
+def test_probability_is_there_only_if_it_was_learned():
+    image = torch.rand(1, 1, 8, 8, generator=seeded())
+    assert fresh().encode(image).probability is None
+    assert fresh(probability=True).encode(image).probability.shape == image.shape
+
+
+@pytest.mark.parametrize("wrong", [{"encoders": 0}, {"encoders": 2}, {"encoders": 0, "probability": True}], ids=str)
+def test_encoders_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"^{wrong['encoders']} encoders.*at least one") as caught:
+        replace(TINY, **wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_generator_s_members_differ_by_their_noise_and_by_nothing_else():
+    network, image = stirred(one_call=(1, 2), **MANY), torch.rand(2, 1, 8, 12, generator=seeded())
+    features, maps = network.encode(image), noise(6, 7, 4, 6)
+    members = network.generate(maps, features.repeated(3))
+    assert members.shape == (6, 1, 8, 12) and members.dtype == torch.float32
+    alone = network.generate(maps[3:4], network.encode(image[1:]))  # members of all images, then the next members
+    assert torch.allclose(members[3], alone[0], atol=1e-5)
+    same = network.generate(maps[[0, 0]], network.encode(image[:1]))
+    assert torch.equal(same[0], same[1]) and (members[0] - members[2]).abs().max() > 1e-3
+    away = pixel_shuffle(network.generator(maps[:1], features.maps[:1]), 2)
+    assert torch.allclose(members[0], features.initial_estimate[0] + 0.15 * away[0], atol=1e-5)
+
+
+def test_a_network_without_a_generator_refuses_to_generate():
+    network = fresh()
+    features = network.encode(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="no one-call generator.*draft") as caught:
+        network.generate(noise(2, 7, 4, 4), features)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_are_repeated_member_by_member():
+    "All images for the first member, then all for the second; what is not there stays away."
+    network, image = stirred(probability=True), torch.rand(2, 1, 8, 8, generator=seeded())
+    features = network.encode(image)
+    repeated = features.repeated(3)
+    for one, many in zip(features, repeated, strict=True):
+        assert torch.equal(many.unflatten(0, (3, 2)), one[None].expand(3, *one.shape))
+    assert stirred().encode(image).repeated(2).probability is None
+
+
+def test_a_generator_changes_nothing_before_it():
+    "The generator comes last: networks with and without it begin with the same weights."
+    plain, with_generator = fresh().state_dict(), fresh(one_call=(1,)).state_dict()
+    assert all(torch.equal(value, with_generator[name]) for name, value in plain.items())

@@ -738,3 +738,153 @@ def test_images_with_other_channels_are_named():
     data.images[0] = data.images[0].repeat(3, 1, 1)
     with pytest.raises(ValueError, match=r"\(2, 3, 16, 16\)"):
         run(fresh(), RECIPE, data)
+
+
+# Several encoders, P(object), one-call members -----------------------------------------------------------------------
+
+MANY = replace(TINY, encoders=2, probability=True, one_call=(1,), cells=(4,))
+STAGED = replace(RECIPE, steps=8, encoder_steps=4)
+
+
+def patients(crop=16, seed=0):
+    "Four images of three patients; each shows its number as a constant, so that it is seen who was drawn."
+    distances = [torch.from_numpy(shapes.disc((32, 32), (15.0, 17.0), 6.0 + k)).float() for k in range(4)]
+    images = [torch.full((1, 32, 32), 0.2 * (k + 1)) for k in range(4)]
+    return TrainingData(images, distances, crop, Augmentation(), ["a", "b", "a", "c"])
+
+
+def encoders_of(network):
+    return torch.cat([value.detach().flatten() for value in network.encoders.state_dict().values()])
+
+
+def test_encoders_learn_first_and_then_stay():
+    network, before, after = fresh(MANY), fresh(MANY), {}
+    for step in train(network, patients(), STAGED, dtype=torch.float32):
+        after[step.number] = [encoders_of(network).clone(), encoders_of(step.average).clone(), numbers(network).clone()]
+        assert math.isnan(step.loss) == math.isnan(step.score) == (step.number <= 4)
+        assert math.isnan(step.estimate_loss) == (step.number > 4)
+        rest = ("condition.weight", "enter.weight", "generator.enter.weight")
+        moved = [not torch.equal(network.state_dict()[name], before.state_dict()[name]) for name in rest]
+        assert step.number > 4 or not any(moved)
+    assert not torch.equal(after[1][0], after[4][0]) and all(moved)  # once its last layer is not zero, all of it learns
+    for number in (5, 6, 7, 8):  # those that stay are those that were averaged
+        assert torch.equal(after[number][0], after[4][1]) and torch.equal(after[number][1], after[4][1])
+
+
+def seen_by(monkeypatch, recipe, data):
+    "Which encoder read which images, step by step."
+    seen, real = [], ScoreNetwork.answers
+
+    def answers(self, image, which=None):
+        seen.append((which, {round(value) for value in (5 * image.amax((1, 2, 3))).tolist()}))
+        return real(self, image, which)
+
+    monkeypatch.setattr(ScoreNetwork, "answers", answers)
+    run(fresh(MANY), recipe, data)
+    return seen
+
+
+def test_no_encoder_learns_from_its_own_fold_and_the_rest_from_nothing_else(monkeypatch):
+    data = patients()
+    folds_ = [{round(5 * image.max().item()) for image in own.images} for _, own in module.folds(data, MANY.encoders)]
+    assert folds_[0] | folds_[1] == {1, 2, 3, 4} and not folds_[0] & folds_[1]
+    seen = seen_by(monkeypatch, replace(STAGED, steps=80, encoder_steps=40, batch=1), data)
+    assert [which for which, _ in seen] == [0, 1] * 40  # they take turns, in both stages
+    for stage, wanted in ((seen[:40], [folds_[1], folds_[0]]), (seen[40:], folds_)):
+        for which in (0, 1):
+            assert set.union(*(images for one, images in stage if one == which)) == wanted[which]
+
+
+@pytest.mark.parametrize("stops", [(2,), (4,), (6,), (3, 4, 5)], ids=str)
+def test_a_staged_training_is_continued_to_the_bit(tmp_path, stops):
+    "Before, at and after the border between the stages."
+    straight = run(fresh(MANY), STAGED, patients())
+    for stop in (*stops, STAGED.steps):
+        for step in train(fresh(MANY), patients(), STAGED, checkpoint=tmp_path / "c.safetensors", dtype=torch.float32):
+            if step.number == stop:
+                break
+    assert step.number == 8 and torch.equal(numbers(step.average), numbers(straight.average))
+    assert step.running == straight.running and not any(map(math.isnan, step.running))
+
+
+def test_readings_of_a_staged_training_hold_what_is_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_APART", 2)
+    last = run(fresh(MANY), STAGED, patients(), judge=validation(), table=tmp_path / "t.csv")
+    early, late = last.history[0], last.history[-1]
+    assert {*early} == {"step", "seconds", "estimate_loss"} and {*late} == {*module.COLUMNS}
+    assert [row["step"] for row in last.history] == [2, 4, 6, 8] and last.best is not None
+    lines = [line.split(",") for line in (tmp_path / "t.csv").read_text().splitlines()]
+    assert lines[1][2] == "" != lines[1][3] and "" not in lines[4]
+
+
+def test_a_validation_draws_with_the_generator_if_there_is_one():
+    network, judge = stirred(MANY).eval().requires_grad_(False), validation()
+    features = network.encode(judge.images)
+    members = judge._draw(network, features, seeded(3))
+    noise = module.noise_maps(12, (16, 16), MANY, seeded(3))
+    assert torch.equal(members.flatten(0, 1), network.generate(noise, features.repeated(4)))
+    assert members.shape == (4, 3, 1, 16, 16)
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"members": 1}, "1 member per image.*at least 2"),
+    ({"encoder_steps": 8}, "8 of 8 steps"),
+    ({"encoder_steps": -1}, "-1 of 8 steps"),
+], ids=str)  # fmt: skip
+def test_recipes_that_cannot_be_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        replace(RECIPE, **wrong)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoder_steps", [0, 1])
+def test_several_encoders_must_learn_before_the_rest(encoder_steps, tmp_path):
+    with pytest.raises(ValueError, match=f"2 encoders and {encoder_steps} steps.*give encoder_steps"):
+        run(fresh(MANY), replace(RECIPE, encoder_steps=encoder_steps), checkpoint=tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_too_few_patients_for_the_encoders_are_refused():
+    with pytest.raises(ValueError, match="1 patients cannot be divided into 2 folds"):
+        run(fresh(MANY), STAGED)
+
+
+def test_the_mask_loss_is_smallest_for_the_true_probability():
+    "Cross-entropy by hand; with Dice a law of one in three pulls the answer away from 1/3."
+    logits, truth = torch.linspace(-3, 3, 601), torch.tensor([1.0, 0.0, 0.0])
+    losses = torch.stack([module.mask_loss(one.expand(3), truth, dice=0) for one in logits])
+    assert logits[losses.argmin()].sigmoid() == pytest.approx(1 / 3, abs=0.005)
+    p = logits.sigmoid()
+    assert torch.allclose(losses, -(p.log() + 2 * (1 - p).log()) / 3, atol=1e-5)
+    extra = torch.stack([module.mask_loss(one.expand(3), truth) for one in logits]) - losses
+    assert torch.allclose(extra, 1 - (2 * p + 1) / (3 * p + 2), atol=1e-5)
+
+
+def test_the_encoder_loss_by_hand():
+    network = stirred(replace(TINY, probability=True)).requires_grad_(False)
+    images, distances = disc_data().draw(3, seeded(8))
+    features = network.encode(images)
+    clean = distances.clamp(-10, 10) * 0.02
+    expected = ((features.initial_estimate - clean) ** 2).mean() / 0.15**2
+    odds = (features.probability / (1 - features.probability)).log()
+    expected += module.mask_loss(odds, (distances <= 0.5).float())
+    assert encoder_loss(network, features, distances, RECIPE).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_encoders_do_not_learn_from_the_members():
+    network = stirred(MANY)
+    images, distances = disc_data().draw(2, seeded(8))
+    module.one_call_loss(network, network.encode(images), distances, RECIPE, seeded()).backward()
+    assert all(one.grad is None for one in [*network.encoders.parameters(), *network.condition.parameters()])
+    assert all(one.grad.isfinite().all() and one.grad.any() for one in network.generator.parameters())
+
+
+def test_one_call_members_learn():
+    "Their score falls, while the generator still draws different ones."
+    network = fresh(replace(TINY, one_call=(1,), cells=(4,)))
+    scores = [step.score for step in train(network, disc_data(), replace(RECIPE, steps=60), dtype=torch.float32)]
+    assert np.mean(scores[-10:]) < 0.8 * np.mean(scores[:10])
+    with torch.inference_mode():
+        features = network.encode(disc_data().draw(1, seeded(1))[0])
+        noise = module.noise_maps(4, (16, 16), network.architecture, seeded(2))
+        assert network.generate(noise, features).std(0).mean() > 1e-4

@@ -11,7 +11,7 @@ from sdfdiff import shapes
 from sdfdiff.distance import signed_distance
 from sdfdiff.images import training_data as module
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.images.training_data import PAPER, STRONG, Augmentation, TissueTrainingData, TrainingData, moments
+from sdfdiff.images.training_data import PAPER, STRONG, Augmentation, TissueTrainingData, TrainingData, folds, moments
 
 SCALE = 1024.0  # coordinates are stored as pixels / SCALE, so that they are an image in [0, 1], exactly
 GEOMETRY = Augmentation(quarter_turns=True, turn=45.0, zoom=1.5)
@@ -362,3 +362,60 @@ def test_raters_of_training_scenes_follow_the_known_probability():
         scene = tissue(seed, (32, 32))
         differences.append((scene.rate(np.random.default_rng(seed)) > 0).sum() - scene.probability().sum())
     assert abs(np.mean(differences)) < 4 * np.std(differences) / math.sqrt(len(differences))
+
+
+# Folds ---------------------------------------------------------------------------------------------------------------
+
+
+def marked(groups, sizes=None):
+    "Images whose value is their number, of the given patients and sizes."
+    sizes = sizes or [8] * len(groups or [0] * 6)
+    images = [torch.full((1, size, 4), float(k)) for k, size in enumerate(sizes)]
+    return TrainingData(images, [torch.full((size, 4), float(k)) for k, size in enumerate(sizes)], 4, STRONG, groups)
+
+
+def held(data):
+    return [int(image.max()) for image in data.images]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_folds_hold_each_image_once_and_keep_patients_together(count):
+    groups = ["b", "a", "b", "c", "a", "b", "d"]
+    found = folds(marked(groups), count)
+    assert len(found) == count and sorted(k for _, own in found for k in held(own)) == [*range(7)]
+    for others, own in found:
+        assert sorted(held(others) + held(own)) == [*range(7)] and held(own)
+        assert not {groups[k] for k in held(others)} & {groups[k] for k in held(own)}
+        for part in (others, own):
+            assert part.groups == [groups[k] for k in held(part)] and (part.crop, part.augmentation) == (4, STRONG)
+            assert [int(one.max()) for one in part.distances] == held(part)
+
+
+def test_folds_copy_nothing_and_are_always_the_same():
+    data = marked(["a", "b", "c"])
+    first, second = folds(data, 3), folds(data, 3)
+    assert [held(own) for _, own in first] == [held(own) for _, own in second]
+    assert all(any(image is one for one in data.images) for others, _ in first for image in others.images)
+
+
+def test_folds_have_about_as_many_pixels():
+    sizes = [40, 5, 5, 10, 10, 10]
+    found = folds(marked([*"abcdef"], sizes), 2)
+    assert [sum(sizes[k] for k in held(own)) for _, own in found] == [40, 40]
+
+
+def test_without_groups_each_image_is_a_patient():
+    assert sorted(len(own.images) for _, own in folds(marked(None), 3)) == [2, 2, 2]
+    with pytest.raises(ValueError, match="6 patients cannot be divided into 7 folds"):
+        folds(marked(None), 7)
+
+
+def test_too_few_patients_for_the_folds_are_refused():
+    with pytest.raises(ValueError, match="2 patients cannot be divided into 3 folds: fewer encoders") as caught:
+        folds(marked(["a", "b", "a", "b"]), 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_scenes_are_new_to_every_encoder():
+    data = TissueTrainingData(32)
+    assert folds(data, 3) == [(data, data)] * 3

@@ -112,17 +112,7 @@ class Architecture:
     cells: tuple[int, ...] = (8, 32, 128)  # px: its noise is white, and besides smooth over cells of these sizes
 
     def __post_init__(self):
-        scalings(torch.ones(()), self.deviation, self.parametrisation)  # refuses an unknown parametrisation
-        if not (math.isfinite(self.mean) and 0 < self.deviation < math.inf):
-            raise ValueError(
-                f"mean {self.mean} and deviation {self.deviation} of the distance maps: "
-                "finite numbers are needed, the second positive."
-            )
-        if self.encoders < 1 or (self.encoders > 1 and not self.probability):
-            raise ValueError(
-                f"{self.encoders} encoders with probability={self.probability}: at least one is needed, and several "
-                "with probability=True, since the score network then sees of an image no more than their answers."
-            )
+        _check_architecture(self)
 
     @property
     def multiple(self) -> int:  # Rows and columns must be multiples of this
@@ -137,6 +127,21 @@ class Architecture:
                 f"with rows and columns in multiples of {multiple}."
             )
         return field
+
+# %% ../../nbs/2_diffusion/4_network.ipynb #network-11b
+def _check_architecture(a: Architecture) -> None:
+    "ValueError for settings of which no network can be built."
+    scalings(torch.ones(()), a.deviation, a.parametrisation)  # refuses an unknown parametrisation
+    if not (math.isfinite(a.mean) and 0 < a.deviation < math.inf):
+        raise ValueError(
+            f"mean {a.mean} and deviation {a.deviation} of the distance maps: "
+            "finite numbers are needed, the second positive."
+        )
+    if a.encoders < 1 or (a.encoders > 1 and not a.probability):
+        raise ValueError(
+            f"{a.encoders} encoders with probability={a.probability}: at least one is needed, and several "
+            "with probability=True, since the score network then sees of an image no more than their answers."
+        )
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-12
 def scalings(
@@ -188,7 +193,7 @@ def _in_pixels(maps: Tensor, architecture: Architecture) -> Tensor:
     "Channels become pixels again, in float32."
     return F.pixel_shuffle(maps, architecture.unshuffle).float()
 
-
+# %% ../../nbs/2_diffusion/4_network.ipynb #network-20b
 def _viewed(field: Tensor, view: int, back: bool = False) -> Tensor:
     "A field turned by `view` quarter turns, and flipped before from the fifth view on; `back`: undone."
     if back:
@@ -216,7 +221,49 @@ class _Encoder(nn.Module):
         hidden = self.body(self.read(image))
         return hidden, self.guess(hidden), None if self.chance is None else self.chance(hidden)
 
+# %% ../../nbs/2_diffusion/4_network.ipynb #network-20d
+class _Reader(nn.Module):
+    "The part of a score network that reads images: encoders, and what is made of their answers."
 
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        a = self.architecture = architecture
+        self.encoders = nn.ModuleList(_Encoder(a) for _ in range(a.encoders))
+        self.condition = _convolution(a.width if a.encoders == 1 else 2 * a.unshuffle**2, a.width)
+
+    @property
+    def weight(self) -> Tensor:  # Any of the weights: they share a device and a number format
+        return self.condition.weight
+
+    def answers(
+        self,
+        image: Tensor,  # In [0, 1], shape (image, channel, row, column)
+        which: int | None = None,  # Number of the encoder that reads it; None: all of them, and their mean counts
+        views: int = 1,  # 1 to 8: the image is read in so many of its turns and flips, too, and the mean counts
+    ) -> tuple[Tensor, Features]:  # What the other parts learn from, and the features without their maps
+        "What the encoders say of an image."
+        a = self.architecture
+        image = a.checked(image, a.image_channels, "the image").to(self.weight.dtype)
+        chosen, given, guess, p = self.encoders if which is None else [self.encoders[which]], None, 0.0, 0.0
+        for encoder, view in product(chosen, range(views)):
+            hidden, distance, odds = encoder(F.pixel_unshuffle(2 * _viewed(image, view) - 1, a.unshuffle))
+            given = hidden if given is None else given
+            guess = guess + _viewed(_in_pixels(distance, a), view, back=True)
+            p = p if odds is None else p + _viewed(_in_pixels(odds, a).sigmoid(), view, back=True)
+        guess, p = (total / (len(chosen) * views) for total in (guess, p))
+        if a.encoders > 1:
+            both = torch.cat(
+                [F.pixel_unshuffle(one, a.unshuffle) for one in (guess.clamp(-3, 3), p.logit(1e-4) / 3)], 1
+            )
+            given = both.to(given.dtype)
+        return given, Features(given[:0], a.mean + a.deviation * guess, p if a.probability else None)
+
+    def encode(self, image: Tensor, views: int = 1) -> Features:  # With feature maps
+        "Read the image, once for all members and steps; image and views as for `answers`."
+        said, features = self.answers(image, views=views)
+        return features._replace(maps=self.condition(said))
+
+# %% ../../nbs/2_diffusion/4_network.ipynb #network-20f
 class _Generator(nn.Module):
     "Makes a distance map from noise and from what the encoder said, in one call."
 
@@ -236,57 +283,18 @@ class _Generator(nn.Module):
         return self.leave(self.body(self.enter(noise) + self.receive(maps)))
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-21
-class ScoreNetwork(nn.Module):
+class ScoreNetwork(_Reader):
     "Noise- and image-conditional denoiser of signed distance maps; its score is (D - x) / sigma^2."
 
     def __init__(
         self,
         architecture: Architecture,  # Widths, depths and units
     ):
-        super().__init__()
-        a = self.architecture = architecture
-        pixels, length = a.unshuffle**2, 4 * a.width
-        self.encoders = nn.ModuleList(_Encoder(a) for _ in range(a.encoders))
-        self.condition = _convolution(a.width if a.encoders == 1 else 2 * pixels, a.width)
+        super().__init__(architecture)
+        a, pixels, length = architecture, architecture.unshuffle**2, 4 * architecture.width
         self.embed, self.enter = _NoiseEmbedding(length), _convolution(pixels, a.width)
         self.body, self.leave = _UNet(a.width, a.multipliers, a.blocks, length), _silent(a.width, pixels)
         self.generator = _Generator(a) if a.one_call else None
-
-    @property
-    def weight(self) -> Tensor:  # Any of the weights: they share a device and a number format
-        return self.enter.weight
-
-    def answers(
-        self,
-        image: Tensor,  # In [0, 1], shape (image, channel, row, column)
-        which: int | None = None,  # Number of the encoder that reads it; None: all of them, and their mean counts
-        views: int = 1,  # 1 to 8: the image is read in so many of its turns and flips, too, and the mean counts
-    ) -> tuple[Tensor, Features]:  # What the other parts learn from, and the features without their maps
-        "What the encoders say of an image."
-        a = self.architecture
-        image = a.checked(image, a.image_channels, "the image").to(self.weight.dtype)
-        hidden, guess, p = None, 0.0, 0.0
-        chosen = list(self.encoders if which is None else [self.encoders[which]])
-        for encoder, view in product(chosen, range(views)):
-            seen = F.pixel_unshuffle(2 * _viewed(image, view) - 1, a.unshuffle)
-            inner, distance, odds = encoder(seen)
-            hidden = inner if hidden is None else hidden
-            guess = guess + _viewed(_in_pixels(distance, a), view, back=True)
-            p = p if odds is None else p + _viewed(_in_pixels(odds, a).sigmoid(), view, back=True)
-        guess, p = (total / (len(chosen) * views) for total in (guess, p))
-        if a.encoders > 1:
-            both = guess.clamp(-3, 3), p.logit(1e-4) / 3
-            hidden = torch.cat([F.pixel_unshuffle(one, a.unshuffle) for one in both], dim=1).to(hidden.dtype)
-        return hidden, Features(hidden[:0], a.mean + a.deviation * guess, p if a.probability else None)
-
-    def encode(
-        self,
-        image: Tensor,  # In [0, 1], shape (image, channel, row, column)
-        views: int = 1,  # 1 to 8: the image is read in so many of its turns and flips, too, and the mean counts
-    ) -> Features:  # Feature maps, initial estimate, and P(object) if it was learned
-        "Read the image, once for all members and steps."
-        said, features = self.answers(image, views=views)
-        return features._replace(maps=self.condition(said))
 
     def forward(
         self,
@@ -310,10 +318,8 @@ class ScoreNetwork(nn.Module):
         "A member in one call, without diffusion. ValueError for a network that was not built for it."
         if self.generator is None:
             raise ValueError("This network has no one-call generator: draw with another method, such as draft.")
-        a = self.architecture
-        return features.initial_estimate + a.deviation * _in_pixels(
-            self.generator(noise.to(self.weight.dtype), features.maps), a
-        )
+        away = _in_pixels(self.generator(noise.to(self.weight.dtype), features.maps), self.architecture)
+        return features.initial_estimate + self.architecture.deviation * away
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-25
 def multiply_adds(

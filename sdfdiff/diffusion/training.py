@@ -48,7 +48,6 @@ class Recipe:
     noise_spread: float = 1.6  # Standard deviation of ln sigma (log_normal)
     estimate_weight: float = 1.0  # Weight of the encoder's own guesses; 0 leaves them untrained
     encoder_steps: int = 0  # The first so many steps train the encoders alone, which then stay; 0: all learn together
-    folds: int = 6  # Of the patients: each of several encoders leaves one of them out
     members: int = 3  # One-call members per image, at least 2, for a network with a generator
     edge: float = 0.5  # px: up to here a pixel is object, for P(object) and for the masks of the members
     truncation: float = 10.0  # Pixels
@@ -115,7 +114,7 @@ def encoder_loss(
         return loss
     return loss + mask_loss(features.probability.logit(1e-7), (distances <= r.edge).float())
 
-
+# %% ../../nbs/2_diffusion/6_training.ipynb #training-12b
 def denoising_loss(
     network: ScoreNetwork,  # The network
     features: Features,  # What its encoder said of the images
@@ -130,7 +129,7 @@ def denoising_loss(
     out = scalings(noise_levels, a.deviation, a.parametrisation)[1][:, None, None, None]
     return ((denoised - clean) / out).square().mean()
 
-
+# %% ../../nbs/2_diffusion/6_training.ipynb #training-12d
 def one_call_loss(
     network: ScoreNetwork,  # With a generator
     features: Features,  # What its encoder said of the images; it does not learn from this
@@ -328,11 +327,8 @@ def train(
     table: str | Path | None = None,  # Keep a CSV file of what is read on the way: COLUMNS
 ) -> Iterator[Step]:  # One item per step; stop iterating whenever you like
     "Train step by step (paper, eq. 4, section 3.2). Resumed, it gives the same weights, to the bit, as uninterrupted."
-    device = network.weight.device
-    _check_parts(network, recipe)
+    device, parts = network.weight.device, _parts(network, data, recipe)
     state = _State(network.train().to(memory_format=torch.channels_last), recipe)
-    count = network.architecture.encoders
-    parts = [(data, data)] if count == 1 else folds(data, count, recipe.folds)
     _start(state, checkpoint, recipe, made_of or {}, table)
     dtype = fast_dtype(device) if dtype is None else dtype
     if state.step >= recipe.steps:  # complete, but perhaps not yet used
@@ -363,13 +359,14 @@ def _mixed(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractConte
     return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
 
-def _check_parts(network: ScoreNetwork, recipe: Recipe) -> None:
-    "ValueError for several encoders that would not learn before the rest."
+def _parts(network: ScoreNetwork, data: TrainingData | TissueTrainingData, recipe: Recipe) -> list[tuple]:
+    "Of each encoder: its training data, and the rest's. ValueError for encoders that would not learn before the rest."
     if (count := network.architecture.encoders) > 1 and recipe.encoder_steps < count:
         raise ValueError(
             f"{count} encoders and {recipe.encoder_steps} steps for the encoders alone: each must learn before the "
             "score network learns from what it says of patients it has not seen; give encoder_steps."
         )
+    return [(data, data)] if count == 1 else folds(data, count)
 
 
 def _losses(
@@ -389,8 +386,8 @@ def _losses(
     clean = distances.clamp(-r.truncation, r.truncation) * (r.data_scale / r.truncation)
     levels = _draw_noise_levels(r.levels * r.batch, r, schedule, a.deviation, state.generator).to(device)
     loss = denoising_loss(network, features, clean, levels, state.generator)
-    one_call = a.one_call and one_call_loss(network, features, distances, r, state.generator)
-    return loss, estimate, one_call or None
+    score = one_call_loss(network, features, distances, r, state.generator) if a.one_call else None
+    return loss, estimate, score
 
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-22a
 def _advance(
@@ -428,6 +425,18 @@ def _advance(
     state.remember(*numbers)
     return numbers
 
+# %% ../../nbs/2_diffusion/6_training.ipynb #training-26f
+def _drawn(network: ScoreNetwork, features: Features, schedule: VE, generator: torch.Generator) -> Tensor:
+    "A member for each of the features, model units: in one call, or else as by the method `draft`."
+    start = features.initial_estimate
+    if network.generator is not None:
+        noise = noise_maps(len(start), start.shape[-2:], network.architecture, generator, start.device)
+        return network.generate(noise, features)
+    levels = geometric_levels(0.002, schedule.sigma_max, 4, first=0.7, growth=0.9)
+    noisy = start + levels[0] * gaussian(start.shape, generator, start.device)
+    how = {"final": True, "stochasticity": 0.25}
+    return last(dpm_solver(lambda noisy, level: network(noisy, level, features), noisy, levels, generator, **how))
+
 # %% ../../nbs/2_diffusion/6_training.ipynb #training-26c
 @dataclass(frozen=True)
 class Validation:
@@ -460,16 +469,5 @@ class Validation:
 
     def _draw(self, network: ScoreNetwork, features: Features, generator: torch.Generator) -> Tensor:
         "Members of each image, model units, shape (member, image, 1, row, column)."
-        repeated, start = features.repeated(self.members), features.initial_estimate
-        if network.generator is not None:
-            noise = noise_maps(
-                len(start) * self.members, start.shape[-2:], network.architecture, generator, start.device
-            )
-            return network.generate(noise, repeated).unflatten(0, (self.members, len(start)))
-        levels = geometric_levels(0.002, self.schedule.sigma_max, 4, first=0.7, growth=0.9)
-        noisy = repeated.initial_estimate + levels[0] * gaussian(
-            repeated.initial_estimate.shape, generator, start.device
-        )
-        how = {"final": True, "stochasticity": 0.25}
-        states = dpm_solver(lambda noisy, level: network(noisy, level, repeated), noisy, levels, generator, **how)
-        return last(states).unflatten(0, (self.members, len(start)))
+        repeated = features.repeated(self.members)
+        return _drawn(network, repeated, self.schedule, generator).unflatten(0, (self.members, -1))
