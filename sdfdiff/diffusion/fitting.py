@@ -59,14 +59,6 @@ SETTINGS = {
         licence="CC BY-NC-SA 4.0: non-commercial use only",
         reach=1.0,
     ),
-    "monuseg_grey": Setting(
-        NUCLEI,
-        _DEEP,
-        replace(_RECIPE, steps=4500, noise_centre=1.5),
-        instances=False,
-        licence="CC BY-NC-SA 4.0: non-commercial use only",
-        data="monuseg",
-    ),
     "glas": Setting(
         GLANDS,
         replace(_DEEP, image_channels=3, probability=True, encoders=2, one_call=(1, 2, 2)),
@@ -83,7 +75,16 @@ SETTINGS = {
         licence="made by this package, Apache-2.0",
     ),
 }
-SETTINGS["glas_paper"] = replace(SETTINGS["glas"], preparation=GLANDS_PAPER, data="glas")
+_SMALL = Architecture(3, width=16, probability=True, one_call=(1, 2, 2))
+SETTINGS["glas_paper"] = replace(SETTINGS["glas"], preparation=GLANDS_PAPER, architecture=_SMALL, data="glas")
+_NUCLEI = SETTINGS["monuseg"]
+SETTINGS["monuseg_grey"] = replace(
+    _NUCLEI,
+    preparation=NUCLEI,
+    architecture=replace(_NUCLEI.architecture, image_channels=1),
+    augmentation=STRONG,
+    data="monuseg",
+)
 
 # %% ../../nbs/2_diffusion/8_fitting.ipynb #fitting-10
 def binary(

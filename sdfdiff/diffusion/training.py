@@ -48,6 +48,7 @@ class Recipe:
     noise_spread: float = 1.6  # Standard deviation of ln sigma (log_normal)
     estimate_weight: float = 1.0  # Weight of the encoder's own guesses; 0 leaves them untrained
     encoder_steps: int = 0  # The first so many steps train the encoders alone, which then stay; 0: all learn together
+    folds: int = 6  # Of the patients: each of several encoders leaves one of them out
     members: int = 3  # One-call members per image, at least 2, for a network with a generator
     edge: float = 0.5  # px: up to here a pixel is object, for P(object) and for the masks of the members
     truncation: float = 10.0  # Pixels
@@ -366,7 +367,7 @@ def _parts(network: ScoreNetwork, data: TrainingData | TissueTrainingData, recip
             f"{count} encoders and {recipe.encoder_steps} steps for the encoders alone: each must learn before the "
             "score network learns from what it says of patients it has not seen; give encoder_steps."
         )
-    return [(data, data)] if count == 1 else folds(data, count)
+    return [(data, data)] if count == 1 else folds(data, count, recipe.folds)
 
 
 def _losses(
