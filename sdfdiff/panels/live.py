@@ -72,10 +72,10 @@ def painted(
     result = np.array(image, np.float32)
     for row, column, radius, kind in spots:
         (top, left), reach = (max(0, place - radius - 3) for place in (row, column)), radius + 4
-        part = result[:, top : row + reach, left : column + reach]  # a view: with a ring of 3 px around the spot
+        part = result[:, top : row + reach, left : column + reach]  # a view of the spot and what lies around it
         rows, columns = np.ogrid[top : top + part.shape[1], left : left + part.shape[2]]
         away = np.hypot(rows - row, columns - column)
-        ring = part[:, away > radius + 0.5]
+        ring = part[:, (away > radius + 0.5) & (away < radius + 4)]
         if kind == 2:
             aim = np.median(ring if ring.size else part.reshape(len(part), -1), axis=1)[:, None, None]
         else:
@@ -138,7 +138,7 @@ def _live_controls(model: Model, seed: int) -> dict[str, Widget]:
     end = min(model.reach, 31.0) // 0.25 * 0.25  # a byte counts no further
     return {
         "seed": slider("seed", seed, 0, max(50, seed), 1),
-        "blend": slider("blend with next seed", 0.0, 0.0, 1.0, 0.05),
+        "blend": slider("blend", 0.0, 0.0, 1.0, 0.05),
         "strength": slider("noise strength", 1.0, 0.0, 1.5, 0.05),
         "threshold": slider("threshold (px)", model.threshold("half_pixel"), -end, end, 0.25),
         "shown": choice("members as", ("outlines", "masks", "distances")),
