@@ -668,7 +668,11 @@ SCENES.live = (panel) => {
     if (panel.get("blend") + way > 1.02 || panel.get("blend") + way < -0.02) way = -way;
     panel.set("blend", clamp(Math.round(20 * panel.get("blend") + way) / 20, 0, 1));
   };
-  const later = () => { clearTimeout(timer); timer = setTimeout(step, 40); };
+  const later = () => {
+    panel.says.setAttribute("aria-live", panel.get("playing") ? "off" : "polite");
+    clearTimeout(timer);
+    timer = setTimeout(step, 40);
+  };
   for (const name of ["playing", "answer"]) panel.onChange(name, later);
   panel.leave.push(() => clearTimeout(timer));
   later();
