@@ -19,6 +19,7 @@ from .ensembles.segmentation import segment as segment
 from .files import read_image as read_image
 from .images.synthetic import tissue as tissue
 from .panels.ensembles import EnsemblePanel as EnsemblePanel, ErrorPanel as ErrorPanel
+from .panels.live import LivePanel as LivePanel
 from .panels.masks import CorruptionPanel as CorruptionPanel, PaintPanel as PaintPanel
 from .panels.pages import StackPanel as StackPanel
 from .panels.samplers import ReversePanel as ReversePanel

@@ -3,8 +3,8 @@
 Usage: make latency   (python tests/benchmark_panels.py [OUT.json])
 
 A key moves a slider by one step. The time runs from the key press in the page until the first screen frame that shows
-the new picture. `draw` is the browser's own share of it. Frames: 64 of 256x256, and 200 of 512x512. One screen frame is
-16.7 ms.
+the new picture. `draw` is the browser's own share of it. Frames: 64 of 256x256, and 200 of 512x512. LivePanel draws
+eight new members in the kernel for each step. One screen frame is 16.7 ms.
 """
 
 import json
@@ -29,7 +29,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from IPython.display import display
 from PIL import Image
 from sdfdiff import CorruptionPanel, drawing, signed_distance, tissue
-from sdfdiff.panels import StackPanel
+from sdfdiff.panels import LivePanel, StackPanel
 
 def corrupted(labels, count):
     clean, noise = 0.02 * signed_distance(labels, 10.0), np.random.default_rng(1).standard_normal(labels.shape)
@@ -79,6 +79,11 @@ five.add_class("bench-large")
 megabytes = sum(len(one["bytes"]) for one in five.canvas.data.values()) / 1e6
 display(five)
 """,
+    """
+six = LivePanel(image=np.moveaxis(tissue(1000, (128, 128)).image, -1, 0))
+six.add_class("bench-live")
+display(six)
+""",
 ]
 
 WAIT = """([box, kind]) => {
@@ -89,9 +94,9 @@ WAIT = """([box, kind]) => {
     handle.addEventListener('keydown', () => {
       const start = performance.now();
       const end = async () => { await frame(); done(performance.now() - start); };
-      if (kind === 'canvas') {
+      if (kind !== 'image') {
         const drawn = new MutationObserver(() => { drawn.disconnect(); done(performance.now() - start); });
-        drawn.observe(whole.querySelector('.sdfdiff'), { attributes: true, attributeFilter: ['data-drawn'] });
+        drawn.observe(whole.querySelector('.sdfdiff'), { attributes: true, attributeFilter: [kind] });
         return;
       }
       const before = whole.querySelector('img')?.src;
@@ -118,7 +123,7 @@ def latency(page, box: str, kind: str, steps: int = 40) -> dict[str, float]:
         page.evaluate(WAIT, [box, kind])
         page.keyboard.press("ArrowRight")
         times.append(page.evaluate("window.measured"))
-        if kind == "canvas":
+        if kind != "image":
             drawing.append(float(page.locator(f"{box} .sdfdiff").get_attribute("data-took")))
         page.wait_for_timeout(60)
     times = times[3:]  # the first ones load code
@@ -137,19 +142,20 @@ def main(out: str | None) -> None:
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in CELLS])
         book.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
         nbformat.write(book, path)
-        with lab(Path(folder), [path], height=4500) as (opened, address):
+        with lab(Path(folder), [path], height=5500) as (opened, address):
             opened.open(address, "bench.ipynb")
-            opened.run_all("megabytes")
+            opened.run_all("six")
             page = opened.page
-            for box in ("matplotlib", "image", "stack", "corruption", "large"):
+            for box in ("matplotlib", "image", "stack", "corruption", "large", "live"):
                 page.wait_for_selector(f".bench-{box} .noUi-handle", timeout=60000)
             page.wait_for_timeout(2000)
             rows = {
                 "matplotlib redraw, 256x256": latency(page, ".bench-matplotlib", "image"),
                 "Image.value (PNG), 256x256": latency(page, ".bench-image", "image"),
-                "StackPanel, 64 frames of 256x256": latency(page, ".bench-stack", "canvas"),
-                "CorruptionPanel, 256x256, four pictures": latency(page, ".bench-corruption", "canvas"),
-                "StackPanel, 200 frames of 512x512": latency(page, ".bench-large", "canvas"),
+                "StackPanel, 64 frames of 256x256": latency(page, ".bench-stack", "data-drawn"),
+                "CorruptionPanel, 256x256, four pictures": latency(page, ".bench-corruption", "data-drawn"),
+                "StackPanel, 200 frames of 512x512": latency(page, ".bench-large", "data-drawn"),
+                "LivePanel, 8 new members of 128x128": latency(page, ".bench-live", "data-answered"),
             }
             megabytes, saved = opened.python("[megabytes, five.save('five.html').stat().st_size / 1e6]", 120)
             assert not page.problems, page.problems

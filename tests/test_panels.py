@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
+from small_networks import one_call_network, random_network
 
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VE, VP, displacement, fragments
-from sdfdiff.diffusion.model import load_model
+from sdfdiff.diffusion.model import Model, load_model
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import METHODS, Method, untuned
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.panels import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, StackPanel
-from sdfdiff.panels import ensembles, masks, pages
+from sdfdiff.ensembles.members import Denoiser, draw_members, in_pixels
+from sdfdiff.panels import CorruptionPanel, EnsemblePanel, ErrorPanel, LivePanel, PaintPanel, ReversePanel, StackPanel
+from sdfdiff.panels import ensembles, live, masks, pages
 from sdfdiff.panels.pages import codes, colours, packed
 from sdfdiff.panels.samplers import method_with, reverse_run
 
@@ -140,6 +142,119 @@ def test_too_few_calls_are_named():
         method_with("heun", 2)
 
 
+# ---- members while a slider moves
+
+
+@pytest.fixture(scope="module")
+def generating():
+    "A model with a generator, and an image that is not square and whose padding shows."
+    return Model(one_call_network(3)), np.moveaxis(tissue(3, (72, 90)).image, -1, 0)
+
+
+def test_live_members_are_those_of_the_method_fast(generating):
+    model, image = generating
+    denoiser = Denoiser(model, image)
+    (drawn,) = draw_members(denoiser, model, replace(METHODS["fast"], seed=4), range(8))
+    wanted = in_pixels(model, drawn, image.shape[1:])
+    np.testing.assert_array_equal(live.live_members(denoiser, model, 4), wanted)
+    np.testing.assert_array_equal(live.live_members(denoiser, model, 4), wanted, err_msg="the same bits again")
+    np.testing.assert_array_equal(live.live_members(denoiser, model, 3, blend=1.0), wanted, err_msg="a path's end")
+    assert wanted.shape == (8, 72, 90) and np.abs(wanted).max() <= model.reach
+    assert not np.array_equal(live.live_members(denoiser, model, 3), wanted)
+
+
+def test_without_noise_all_members_are_equal(generating):
+    model, image = generating
+    denoiser = Denoiser(model, image)
+    still = live.live_members(denoiser, model, 4, 0.3, strength=0.0)
+    assert (still == still[0]).all()
+    np.testing.assert_array_equal(still, live.live_members(denoiser, model, 9, strength=0.0))
+    spread = [live.live_members(denoiser, model, 4, strength=one).std(axis=0).mean() for one in (0.0, 0.5, 1.0, 1.5)]
+    assert spread == sorted(spread) and spread[1] > 0
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_noise_on_the_path_is_standard_normal(generating, blend):
+    denoiser = Denoiser(generating[0], np.zeros((3, 256, 256), np.float32))
+    noise = live.live_noise(denoiser, 7, blend, members=16)
+    white = noise[:, :4]
+    assert abs(float(white.mean())) < 0.01 and abs(float(white.std()) - 1) < 0.01
+    ends = [live.live_noise(denoiser, 7 + k, members=16)[:, :4] for k in (0, 1)]
+    shares = [float((white * end).mean()) for end in ends]
+    assert shares == pytest.approx([np.cos(blend * np.pi / 2), np.sin(blend * np.pi / 2)], abs=0.01)
+
+
+def test_paint_changes_its_spot_and_nothing_else():
+    image = np.random.default_rng(0).random((3, 40, 50)).astype(np.float32)
+    before = image.copy()
+    np.testing.assert_array_equal(live.painted(image, []), image)
+    away = np.hypot(np.arange(40)[:, None] - 12, np.arange(50) - 30)
+    for kind, better in ((0, np.less_equal), (1, np.greater_equal)):
+        found = live.painted(image, [[12, 30, 6, kind]])
+        assert better(found, image).all() and (found != image)[:, away < 6].all()
+        np.testing.assert_array_equal(found[:, away >= 7], image[:, away >= 7])
+        assert 0 <= found.min() and found.max() <= 1
+    wiped = live.painted(image, [[12, 30, 6, 2]])
+    ring = (away > 6.5) & (away < 9)
+    assert (wiped[:, away <= 6] == wiped[:, 12, 30][:, None]).all(), "one colour"
+    assert (np.abs(wiped[:, 12, 30] - np.median(image[:, ring], axis=1)) < 0.15).all(), "that of its surroundings"
+    twice = live.painted(live.painted(image, [[12, 30, 6, 0]]), [[0, 49, 20, 2]])
+    np.testing.assert_array_equal(live.painted(image, [[12, 30, 6, 0], [0, 49, 20, 2]]), twice)
+    assert np.isfinite(live.painted(image, [[20, 25, 200, 2]])).all(), "larger than the image"
+    np.testing.assert_array_equal(image, before, err_msg="the image itself stays")
+
+
+def test_the_image_is_read_again_only_when_it_was_painted(generating, monkeypatch):
+    model, image = generating
+    panel, readings = LivePanel(model, image), []
+    monkeypatch.setattr(live, "Denoiser", lambda *given: readings.append(given) or Denoiser(*given))
+    first = panel.distance
+    panel.seed.value, panel.blend.value, panel.strength.value = 3, 0.5, 1.2
+    np.testing.assert_array_equal(
+        panel.distance, live.live_members(Denoiser(model, image), model, 3, blend=0.5, strength=1.2)
+    )
+    panel.threshold.value, panel.shown.value = 1.0, "masks"
+    assert not readings and panel.canvas.answer["number"] == 4, "drawn at first, and for each of three changes"
+    panel.seed.value, panel.blend.value, panel.strength.value = 0, 0.0, 1.0
+    np.testing.assert_array_equal(panel.distance, first)
+    panel.canvas.spots = [[30, 40, 8, 0]]
+    assert len(readings) == 1 and not np.array_equal(panel.distance, first)
+    panel.canvas.spots = []
+    np.testing.assert_array_equal(panel.distance, first, err_msg="taken back")
+
+
+@pytest.mark.parametrize("reach", [0.5, 3.0, 10.0, 12.0, 40.0])
+def test_each_threshold_of_the_slider_gives_the_exact_mask(reach):
+    steps, limit = live._steps(reach), min(reach, 31.0)
+    thresholds = np.arange(-limit // 0.25, limit // 0.25 + 1) * 0.25
+    field = np.random.default_rng(0).uniform(-reach, reach, (40, 50)).astype(np.float32)
+    field[0, : len(thresholds)] = thresholds[:50]
+    field[1, : len(thresholds)] = np.nextafter(thresholds[:50].astype(np.float32), np.float32(99))
+    for edge in thresholds:
+        np.testing.assert_array_equal(live._counted(field, steps) <= 128 + edge * steps, field <= edge)
+
+
+def test_what_is_sent_is_what_was_drawn(generating):
+    model, image = generating
+    panel = LivePanel(model, image, seed=5)
+    sent = np.frombuffer(panel.canvas.frames, np.uint8).reshape(9, 72, 90)
+    edge = model.threshold("half_pixel")
+    assert panel.threshold.value == edge
+    limit = 128 + edge * panel.canvas.settings["steps"]
+    np.testing.assert_array_equal(sent[:8] <= limit, panel.distance <= edge)
+    np.testing.assert_array_equal(sent[8] <= limit, panel.distance.mean(axis=0, dtype=float) <= edge)
+    photo = np.frombuffer(panel.canvas.photo, np.uint8).reshape(72, 90, 3)
+    np.testing.assert_array_equal(photo, np.moveaxis(image * 255, 0, -1).round())
+
+
+def test_a_model_without_a_generator_is_refused(generating):
+    plain = Model(random_network(3), about={"name": "plain"})
+    with pytest.raises(ValueError, match="'plain' has no one-call generator") as refused:
+        live.LiveImage(plain, generating[1])
+    panel = LivePanel(plain, generating[1])
+    assert panel.message == str(refused.value) and panel.message.endswith(".") and not panel.controls
+
+
 # ---- maps of uncertainty
 
 
@@ -244,6 +359,7 @@ def test_every_control_is_tied_to_a_state_that_redraws(material):
         ErrorPanel(dataset),
         StackPanel(np.zeros((2, 4, 4))),
         ReversePanel(model, image, ("draft",), members=1),
+        LivePanel(Model(one_call_network(3)), image),
     ]
     for panel in panels:
         assert panel.controls and panel.message == ""

@@ -3,6 +3,9 @@
 What a canvas holds is compared pixel by pixel with what Python computes from the same state.
 """
 
+from pathlib import Path
+
+import nbformat
 import numpy as np
 import pytest
 from lab import ROOT, lab
@@ -19,13 +22,41 @@ from sdfdiff.uncertainty.margins import margin_trade_off
 pytestmark = pytest.mark.browser
 
 
-IN_LAB = ("2_masks", "3_samplers", "4_ensembles")
+IN_LAB = ("2_masks", "3_samplers", "4_ensembles", "live")
+
+# A notebook of its own: with a small network, to know what is drawn however the shipped weights were trained.
+LIVE = """
+import sys
+import time
+
+sys.path.insert(0, {folder!r})
+import numpy as np
+from sdfdiff.diffusion.model import Model
+from sdfdiff.images.synthetic import tissue
+from sdfdiff.panels import LivePanel
+from small_networks import one_call_network
+
+live = LivePanel(Model(one_call_network(3)), np.moveaxis(tissue(3, (64, 80)).image, -1, 0))
+live
+===
+answer = None
+"""
+
+
+def written(folder: Path) -> Path:
+    "The notebook with members drawn live."
+    text = LIVE.format(folder=str(ROOT / "tests"))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one.strip()) for one in text.split("===")])
+    book.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
+    nbformat.write(book, folder / "live.ipynb")
+    return folder / "live.ipynb"
 
 
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory):
     "One JupyterLab and one browser for all notebooks."
-    with lab(tmp_path_factory.mktemp("lab"), [ROOT / "nbs" / "7_panels" / f"{name}.ipynb" for name in IN_LAB]) as both:
+    books = [ROOT / "nbs" / "7_panels" / f"{name}.ipynb" for name in IN_LAB[:3]]
+    with lab(tmp_path_factory.mktemp("lab"), [*books, written(tmp_path_factory.mktemp("source"))]) as both:
         yield both
 
 
@@ -47,7 +78,9 @@ def opened(jupyter, request):
     assert not [url for url in one.page.requests if not url.startswith(own)]
 
 
-in_masks, in_samplers, in_ensembles = (pytest.mark.parametrize("opened", [name], indirect=True) for name in IN_LAB)
+in_masks, in_samplers, in_ensembles, in_live = (
+    pytest.mark.parametrize("opened", [name], indirect=True) for name in IN_LAB
+)
 
 
 class Box:
@@ -329,3 +362,122 @@ def test_wrong_input_is_said_in_the_notebook(opened):
     box = Box(opened, "Explore an ensemble")
     assert box.panel.locator("[role=alert]").inner_text() == opened.python("wrong.message") != ""
     assert not box.panel.locator("canvas").count()
+
+
+class LiveBox(Box):
+    "A panel whose pictures are drawn in the kernel."
+
+    def __init__(self, opened):
+        super().__init__(opened, "live")
+        self.opened = opened
+        opened.run("live.seed.value, live.blend.value, live.strength.value, live.threshold.value = 0, 0.0, 1.0, 0.5")
+        opened.run("live.shown.value, live.beside.value = 'masks', 'P(object)'")
+        self.answered()
+        self.page.wait_for_timeout(500)
+
+    def answered(self) -> dict:
+        "Wait until what is shown is what the controls say, and give Python's account of it."
+        controls = "[live.seed.value, live.blend.value, live.strength.value, *sum(live.canvas.spots, [])]"
+        for _ in range(200):
+            self.page.wait_for_timeout(200)
+            wanted, answer = self.opened.python(f"[{controls}, live.canvas.answer]")
+            if wanted == answer["state"] and self.panel.get_attribute("data-answered") == str(answer["number"]):
+                return answer
+        raise TimeoutError(f"{wanted} was not drawn: {answer}")
+
+    def same(self) -> np.ndarray:
+        "The masks shown, compared with those of Python."
+        self.answered()
+        threshold = self.opened.python("live.threshold.value")
+        inside = np.array(self.opened.python("live.distance.tolist()")) <= threshold
+        for k, mask in enumerate(inside):
+            np.testing.assert_array_equal(pixels(self.panel, f"member-{k}"), masked(mask), err_msg=f"member {k}")
+        votes = inside.sum(axis=0)
+        wanted = coloured(votes, drawing.PROBABILITY, 0, 8)
+        np.testing.assert_array_equal(pixels(self.panel, "beside"), wanted)
+        disputed = 100 * ((votes > 0) & (votes < 8)).mean()
+        assert f"they disagree on {disputed:.1f} % of the pixels" in says(self.panel)
+        image = (np.moveaxis(np.array(self.opened.python("live.live.image.tolist()")), 0, -1) * 255).round()
+        np.testing.assert_array_equal(pixels(self.panel, "image"), image)
+        return inside
+
+
+@in_live
+def test_live(opened):
+    box = LiveBox(opened)
+    first = box.same()
+    for label, control, share in (("seed", "seed", 0.5), ("blend", "blend", 0.3), ("strength", "strength", 0.9)):
+        box.drag(label, share)
+        assert opened.python(f"live.{control}.value") != 0
+        moved = box.same()
+        assert not np.array_equal(moved, first), f"{label}: other members"
+        first = moved
+    box.drag("threshold", 0.55)
+    number = box.answered()["number"]
+    assert not np.array_equal(box.same(), first) and opened.python("live.threshold.value") != 0.5
+    box.drag("noise strength", 0.0)
+    still = box.same()
+    assert (still == still[0]).all() and "strength 0.00: they disagree on 0.0 %" in says(box.panel)
+    assert box.answered()["number"] > number
+    box.choose("members as", "distances")
+    steps = opened.python("live.canvas.settings['steps']")
+    counted = np.ceil(np.array(opened.python("live.distance[0].tolist()")) * steps) / steps
+    np.testing.assert_array_equal(pixels(box.panel, "member-0"), coloured(counted, drawing.DISTANCE, -10, 10))
+    box.choose("beside", "mask of the mean")
+    mean = np.array(opened.python("live.distance.mean(axis=0, dtype=float).tolist()"))
+    np.testing.assert_array_equal(pixels(box.panel, "beside"), masked(mean <= opened.python("live.threshold.value")))
+
+
+@in_live
+def test_live_paint_and_play(opened):
+    box = LiveBox(opened)
+    first, image = box.same(), pixels(box.panel, "image")
+    x, y = box.point("image", 20, 30, image.shape[:2])
+    settled(box.page, box.panel, lambda: box.page.mouse.click(x, y))
+    box.same()
+    assert opened.python("live.canvas.spots") == [[20, 30, 6, 2]] and "1 spot painted" in says(box.panel)
+    painted = pixels(box.panel, "image")
+    assert (painted[20, 30] != image[20, 30]).any()
+    np.testing.assert_array_equal(painted[:, 50:], image[:, 50:])
+    box.press("z")
+    np.testing.assert_array_equal(box.same(), first)
+    np.testing.assert_array_equal(pixels(box.panel, "image"), image)
+    box.choose("paint", "darken")
+
+    def stroke():
+        box.page.mouse.move(x, y)
+        box.page.mouse.down()
+        box.page.mouse.move(x + 60, y + 60, steps=12)
+        box.page.mouse.up()
+
+    settled(box.page, box.panel, stroke)
+    box.same()
+    spots = opened.python("live.canvas.spots")
+    assert len(spots) > 2 and all(spot[2:] == [6, 0] for spot in spots)
+    settled(box.page, box.panel, lambda: box.panel.locator("button:has-text('Clear')").click())
+    np.testing.assert_array_equal(box.same(), first)
+    opened.run("walk = []")
+    opened.run("live.blend.observe(lambda change: walk.append(change['new']), 'value')")
+    box.panel.focus()
+    box.page.keyboard.press(" ")
+    for _ in range(200):
+        if len(opened.python("walk")) > 25:
+            break
+        box.page.wait_for_timeout(200)
+    box.page.keyboard.press(" ")
+    walk = opened.python("walk")
+    assert max(walk) == 1.0 and np.abs(np.diff([0.0, *walk])).max() < 0.051, "to the next seed and back, step by step"
+    assert np.array_equal(walk[:20], np.arange(1, 21) / 20)
+    box.same()
+
+
+@in_live
+def test_live_draws_the_latest_value_and_no_queue_of_old_ones(opened):
+    box = LiveBox(opened)
+    number = box.answered()["number"]
+    opened.run("quick = live.live.draw; live.live.draw = lambda *noise: (time.sleep(0.4), quick(*noise))[1]")
+    box.drag("seed", 0.9)
+    answer = box.answered()
+    assert answer["number"] - number <= 6, "a mouse that moves in eight steps is not followed step by step"
+    assert answer["state"][0] > 40
+    opened.run("live.live.draw = quick")

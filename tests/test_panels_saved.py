@@ -6,15 +6,16 @@ import browser
 import numpy as np
 import pytest
 from pictures import coloured, expected_corruption, masked, pixels, says, settled
+from small_networks import one_call_network, random_network
 
 from sdfdiff import drawing
 from sdfdiff.diffusion.corruption import VP
-from sdfdiff.diffusion.model import load_model
+from sdfdiff.diffusion.model import Model, load_model
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.panels import CorruptionPanel, EnsemblePanel, ErrorPanel, PaintPanel, ReversePanel, StackPanel
+from sdfdiff.panels import CorruptionPanel, EnsemblePanel, ErrorPanel, LivePanel, PaintPanel, ReversePanel, StackPanel
 from sdfdiff.panels.ensembles import _rounded, _shown_maps
 from sdfdiff.panels.pages import codes, colours
 from sdfdiff.panels.samplers import method_with, reverse_run
@@ -134,6 +135,33 @@ def test_saved_reverse(shown, material):
     assert "heun with 7 calls: not computed before this page was saved. Here are: draft with 5 calls." == says(panel)
 
 
+def test_saved_live(shown, material):
+    "The last members are there, the threshold moves, and for new members the page says what it needs."
+    built = LivePanel(Model(one_call_network(3)), material[1], seed=2)
+    built.shown.value, built.strength.value = "masks", 0.5
+    built.canvas.spots = [[20, 30, 6, 0]]
+    page, panel = shown(built)
+    assert "8 members of seed 2, strength 0.50, 1 spot painted: they disagree on" in says(panel)
+    image = (np.moveaxis(built.live.image, 0, -1) * 255).round()
+    np.testing.assert_array_equal(pixels(panel, "image"), image)
+    for threshold in (0.5, 1.25, -0.75):
+        if threshold != 0.5:
+            slide(page, panel, "threshold", threshold)
+        for k in range(8):
+            np.testing.assert_array_equal(pixels(panel, f"member-{k}"), masked(built.distance[k] <= threshold))
+    before = pixels(panel, "member-0")
+    slide(page, panel, "seed", 7)
+    assert says(panel) == (
+        "Shown are the last members drawn before this page was saved: seed 2, strength 0.50, 1 spot painted. "
+        "New members need a running kernel."
+    )
+    np.testing.assert_array_equal(pixels(panel, "member-0"), before)
+    slide(page, panel, "seed", 2)
+    assert says(panel).startswith("8 members of seed 2")
+    page.set_viewport_size({"width": 500, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off on a narrow page"
+
+
 @pytest.mark.parametrize("with_truth", [True, False])
 def test_saved_ensemble(shown, material, with_truth):
     dataset, truth = material[3], material[2]
@@ -196,6 +224,9 @@ WRONG = {
     "unknown method": (lambda d: ReversePanel(methods=("fastest",)), "No method 'fastest'"),
     "endless": (lambda d: ReversePanel(methods=(untuned("dpm", 9999),), members=6), "too long for a panel"),
     "too many members": (lambda d: ReversePanel(members=7), "7 members"),
+    "no generator": (lambda d: LivePanel(Model(random_network(3))), "no one-call generator"),
+    "large for live": (lambda d: LivePanel(Model(one_call_network(3)), np.zeros((3, 300, 64))), "up to 256 × 256"),
+    "other channels": (lambda d: LivePanel(Model(one_call_network(3)), np.zeros((1, 64, 64))), "takes (batch, 3, row"),
     "bytes": (lambda d: ReversePanel(image=np.full((3, 64, 64), 200.0)), "200"),
     "array": (lambda d: EnsemblePanel(d["mean"]), "DataArray"),
     "channels last": (

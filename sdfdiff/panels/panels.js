@@ -626,6 +626,108 @@ SCENES.error = (panel) => {
   };
 };
 
+/* 6. Members that the kernel draws anew while a slider moves, and spots painted on their image. */
+SCENES.live = (panel) => {
+  const { shape, members, steps, truncation } = panel.settings, [rows, columns] = shape, count = rows * columns;
+  const grid = panel.grid(members / 2 + 1);
+  grid.classList.add("pairs");
+  const row = (from) => Array.from({ length: members / 2 }, (_, k) => new Picture(panel, grid, `member-${from + k}`, `member ${from + k}`, shape));
+  const upper = row(0), image = new Picture(panel, grid, "image", "image: paint here", shape);
+  const pictures = [...upper, ...row(members / 2)], beside = new Picture(panel, grid, "beside", "P(object)", shape);
+  for (const picture of [image, beside]) picture.figure.classList.add("front");
+  const undo = element("button", { type: "button" }, "Undo"), clear = element("button", { type: "button" }, "Clear");
+  panel.root.append(element("div", { class: "buttons" }, undo, clear, panel.says));
+  const numbers = (name, ...shape) => unpacked({ shape, dtype: "uint8", bytes: panel.get(name) });
+  const state = () => [...["seed", "blend", "strength"].map((name) => panel.get(name)), ...panel.get("spots").flat()];
+  const same = (a, b) => a.length === b.length && a.every((one, k) => Math.abs(one - b[k]) < 1e-6);
+  const fresh = () => same(state(), panel.get("answer").state);
+
+  // painting: the list of spots goes to the kernel, and the painted image comes back
+  let cursor = [rows >> 1, columns >> 1], last = null;
+  const paint = (at) => { panel.set("spots", [...panel.get("spots"), [...(last = at), panel.get("brush"), panel.get("paint")]]); };
+  const stack = image.stack;
+  stack.classList.add("brush");
+  stack.addEventListener("pointerdown", (event) => {
+    stack.setPointerCapture(event.pointerId);
+    paint(cursor = image.pixel(event));
+  });
+  stack.addEventListener("pointermove", (event) => {
+    cursor = image.pixel(event);
+    if (last && Math.hypot(cursor[0] - last[0], cursor[1] - last[1]) >= Math.max(1, panel.get("brush") / 2)) paint(cursor);
+    panel.redraw();
+  });
+  for (const end of ["pointerup", "pointercancel"]) stack.addEventListener(end, () => { last = null; });
+  const takeBack = () => panel.set("spots", panel.get("spots").slice(0, -1));
+  undo.addEventListener("click", takeBack);
+  clear.addEventListener("click", () => panel.set("spots", []));
+
+  // play: from one seed's noise to the next and back, a step for each answer
+  let way = 1, timer = 0;
+  const step = () => {
+    if (!panel.get("playing") || !fresh()) return;
+    if (panel.get("blend") + way > 1.02 || panel.get("blend") + way < -0.02) way = -way;
+    panel.set("blend", clamp(Math.round(20 * panel.get("blend") + way) / 20, 0, 1));
+  };
+  const later = () => {
+    panel.says.setAttribute("aria-live", panel.get("playing") ? "off" : "polite");
+    clearTimeout(timer);
+    timer = setTimeout(step, 40);
+  };
+  for (const name of ["playing", "answer"]) panel.onChange(name, later);
+  panel.leave.push(() => clearTimeout(timer));
+  later();
+  const move = (dr, dc) => { cursor = [clamp(cursor[0] + dr, 0, rows - 1), clamp(cursor[1] + dc, 0, columns - 1)]; };
+  panel.keys = {
+    ArrowUp: () => move(-2, 0), ArrowDown: () => move(2, 0), ArrowLeft: () => move(0, -2), ArrowRight: () => move(0, 2),
+    Enter: () => { paint(cursor); last = null; }, z: takeBack, " ": () => panel.set("playing", !panel.get("playing")),
+  };
+
+  const distances = new Uint32Array(256), chances = table(panel.data.probability), black = table(panel.data.mask);
+  colour(distances, Float32Array.from({ length: 256 }, (_, k) => (k - 128) / steps), table(panel.data.distance), -truncation, truncation);
+  const inside = new Uint8Array(count), votes = new Float32Array(count);
+  let before = "", stale = 0, disputed = 0;
+  const show = (answer, limit, shown, aside) => {
+    const frames = numbers("frames", members + 1, rows, columns), photo = numbers("photo", ...shape, ...(panel.settings.colour ? [3] : []));
+    votes.fill(0);
+    for (const [k, picture] of pictures.entries()) {
+      const codes = part(frames, k);
+      for (let i = 0; i < count; i++) votes[i] += inside[i] = codes[i] <= limit ? 1 : 0;
+      if (shown === 0) picture.photograph(photo);
+      else if (shown === 1) { colourMask(picture.pixels, inside, black); picture.put(); }
+      else picture.lookUp(codes, distances);
+      picture.clearLines();
+      if (shown !== 1) picture.outline(inside);
+    }
+    disputed = votes.reduce((sum, one) => sum + (one > 0 && one < members ? 1 : 0), 0);
+    image.photograph(photo);
+    const mean = part(frames, members);
+    for (let i = 0; i < count; i++) inside[i] = mean[i] <= limit ? 1 : 0;
+    if (aside === 0) colour(beside.pixels, votes, chances, 0, members);
+    else colourMask(beside.pixels, inside, black);
+    beside.put();
+    beside.clearLines();
+    if (aside === 0) beside.outline(inside);
+    beside.title.textContent = aside === 0 ? "P(object); mean outlined" : "mask of the mean";
+    panel.root.dataset.answered = answer.number; // for the benchmark
+  };
+  return () => {
+    const answer = panel.get("answer"), choices = [panel.get("threshold"), panel.get("shown"), panel.get("beside")];
+    if (before !== (before = [answer.number, ...choices].join())) show(answer, 128 + Math.round(choices[0] * steps), choices[1], choices[2]);
+    const ring = new Path2D();
+    ring.arc(cursor[1] + 0.5, cursor[0] + 0.5, panel.get("brush") + 0.5, 0, 2 * Math.PI);
+    image.clearLines();
+    image.stroke(ring, "#7ce0ff", 0.7);
+    const [seed, blend, strength] = answer.state, spots = (answer.state.length - 3) / 4;
+    const drawn = `seed ${seed}${blend ? `, ${(100 * blend).toFixed(0)} % of the way to seed ${seed + 1}` : ""}, strength ${strength.toFixed(2)}${spots ? `, ${spots} ${spots === 1 ? "spot" : "spots"} painted` : ""}`;
+    if (fresh()) {
+      stale = 0;
+      panel.say(`${members} members of ${drawn}: they disagree on ${((100 * disputed) / count).toFixed(1)} % of the pixels. Drawn in ${answer.milliseconds.toFixed(0)} ms.`);
+    } else if (panel.saved) panel.say(`Shown are the last members drawn before this page was saved: ${drawn}. New members need a running kernel.`);
+    else if (!stale) { stale = performance.now(); setTimeout(() => panel.redraw(), 1000); }
+    else if (performance.now() - stale > 900) panel.say(`Shown are ${members} members of ${drawn}. New ones are being drawn; that needs a running kernel.`);
+  };
+};
+
 // ---- a panel: what a scene sees of its model
 
 const STYLE = `
@@ -637,6 +739,7 @@ const STYLE = `
 @container (max-width: 620px) {
   .sdfdiff .pairs { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .sdfdiff .pairs figure:has(.plot) { order: 1; } /* plots after pictures */
+  .sdfdiff .pairs .front { order: -1; }
 }
 .sdfdiff figure { margin: 0; min-width: 0; }
 .sdfdiff figcaption { min-height: 1.5em; font-weight: 600; }
@@ -854,7 +957,7 @@ async function page(el, state, controls) {
     save_changes() {},
   };
   await filled(state.data);
-  if (state.mask) state.mask = await unzipped(state.mask);
+  for (const name of state.watched) if (/^bytes-\d+$/.test(state[name])) state[name] = await unzipped(state[name]);
   el.append(element("div", { class: "sdfdiff-controls" }, ...controls.map((one) => control(one, model))));
   const panel = new Panel(model, el, true);
   for (const [name, run] of Object.entries(state.runs ?? {})) panel.runs[name] = unpackedAll(await filled(run));
