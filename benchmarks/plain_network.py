@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from sdfdiff import __version__
 from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
-from sdfdiff.diffusion.training import mask_loss
+from sdfdiff.diffusion.losses import mask_loss
 from sdfdiff.ensembles.collection import ensemble, masks
 from sdfdiff.images.synthetic import Tissue, tissue
 from sdfdiff.images.training_data import TissueTrainingData

@@ -23,7 +23,8 @@ from sdfdiff.diffusion.fitting import (
 )
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
-from sdfdiff.diffusion.training import COLUMNS, Recipe, Step, stored_recipe, train
+from sdfdiff.diffusion.losses import Recipe
+from sdfdiff.diffusion.training import COLUMNS, Step, stored_recipe, train
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
 from sdfdiff.images.cases import DATASETS, CasePaths, find_cases, hold_out, prepare_case

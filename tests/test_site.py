@@ -176,7 +176,7 @@ def test_site_opens_from_the_disk(site):
         tab.goto((site / "index.html").as_uri())
         tab.wait_for_url("**/nbs/index.html")
         tab.goto((site / "search.html").as_uri() + "?q=corrector")
-        tab.wait_for_selector("#search-results a[href*='7_sampling']")
+        tab.wait_for_selector("#search-results a[href*='8_sampling']")
         assert not tab.problems
 
 

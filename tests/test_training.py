@@ -24,7 +24,8 @@ from sdfdiff import shapes
 from sdfdiff.diffusion import training as module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
-from sdfdiff.diffusion.training import Recipe, Validation, denoising_loss, encoder_loss, stored_recipe, train
+from sdfdiff.diffusion.losses import Recipe, denoising_loss, draw_noise_levels, encoder_loss
+from sdfdiff.diffusion.training import Validation, stored_recipe, train
 from sdfdiff.images.training_data import Augmentation, TrainingData
 
 TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
@@ -75,10 +76,10 @@ def numbers(network):
 @given(number=st.integers(1, 40), seed=st.integers(0, 1000), centre=st.floats(0.2, 5), spread=st.floats(0.2, 3))
 def test_each_slice_of_the_law_gets_exactly_one_level(number, seed, centre, spread):
     wide, recipe = VE(1e-30, 1e30), Recipe(noise_centre=centre, noise_spread=spread)
-    levels = module._draw_noise_levels(number, recipe, wide, 0.17, seeded(seed)).double()
+    levels = draw_noise_levels(number, recipe, wide, 0.17, seeded(seed)).double()
     places = stats.norm.cdf((levels / (0.17 * centre)).log().numpy() / spread) * number
     assert levels.shape == (number,) and (np.abs(np.sort(places) - np.arange(number) - 0.5) <= 0.5 + 1e-3).all()
-    levels = module._draw_noise_levels(number, replace(recipe, noise="uniform_time"), VE(), 0.17, seeded(seed))
+    levels = draw_noise_levels(number, replace(recipe, noise="uniform_time"), VE(), 0.17, seeded(seed))
     places = VE().time(levels.double()).numpy() * number
     assert (np.abs(np.sort(places) - np.arange(number) - 0.5) <= 0.5 + 1e-3).all()
 
@@ -94,7 +95,7 @@ def test_each_slice_of_the_law_gets_exactly_one_level(number, seed, centre, spre
 def test_levels_follow_their_law(recipe, law):
     "The logarithm is normal, or uniform; also when a few are drawn at a time, and whichever one of them is looked at."
     generator = seeded()
-    batches = torch.stack([module._draw_noise_levels(16, recipe, VE(), 0.1, generator) for _ in range(250)])
+    batches = torch.stack([draw_noise_levels(16, recipe, VE(), 0.1, generator) for _ in range(250)])
     assert batches.dtype == torch.float32
     logarithm = batches.double().log().numpy()
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
@@ -105,15 +106,15 @@ def test_levels_follow_their_law(recipe, law):
 
 
 def test_levels_never_leave_the_schedule_s_range():
-    levels = module._draw_noise_levels(2000, Recipe(noise_spread=4.0), VE(0.01, 2.0), 0.1, seeded())
+    levels = draw_noise_levels(2000, Recipe(noise_spread=4.0), VE(0.01, 2.0), 0.1, seeded())
     assert levels.min() == pytest.approx(0.01) and levels.max() == 2.0
-    inner = module._draw_noise_levels(2000, Recipe(noise="uniform_time"), VE(0.01, 2.0), 0.1, seeded())
+    inner = draw_noise_levels(2000, Recipe(noise="uniform_time"), VE(0.01, 2.0), 0.1, seeded())
     assert inner.min() >= 0.01 * 0.999 and inner.max() <= 2.0 * 1.001
 
 
 def test_an_unknown_law_is_named():
     with pytest.raises(ValueError, match='"pink"'):
-        module._draw_noise_levels(4, Recipe(noise="pink"), VE(), 0.1, seeded())
+        draw_noise_levels(4, Recipe(noise="pink"), VE(), 0.1, seeded())
 
 
 # The loss ------------------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_the_loop_equals_an_independent_one():
     for k in range(6):
         images, distances = data.draw(2, generator)
         clean = distances.clamp(-10, 10) * 0.02
-        levels = module._draw_noise_levels(4, recipe, VE(), 0.15, generator)
+        levels = draw_noise_levels(4, recipe, VE(), 0.15, generator)
         loss, estimate_loss = both_losses(network, images, clean, levels, generator)
         assert reported[k].loss == pytest.approx(loss.item(), rel=1e-3)
         assert reported[k].estimate_loss == pytest.approx(estimate_loss.item(), rel=1e-3)
