@@ -665,8 +665,9 @@ SCENES.live = (panel) => {
   let way = 1, timer = 0;
   const step = () => {
     if (!panel.get("playing") || !fresh()) return;
-    if (panel.get("blend") + way > 1.02 || panel.get("blend") + way < -0.02) way = -way;
-    panel.set("blend", clamp(Math.round(20 * panel.get("blend") + way) / 20, 0, 1));
+    const here = Math.round(20 * panel.get("blend"));
+    if (here + way > 20 || here + way < 0) way = -way;
+    panel.set("blend", (here + way) / 20);
   };
   const later = () => {
     panel.says.setAttribute("aria-live", panel.get("playing") ? "off" : "polite");
