@@ -41,7 +41,9 @@ def _add_segment(commands):
     )
     one.add_argument("--out", type=Path, required=True, help="folder for the results")
     one.add_argument(
-        "--weights", default="nuclei", help="nuclei, glands, tissue, or a .safetensors file (default nuclei)"
+        "--weights",
+        default="nuclei",
+        help="nuclei, glands, tissue, the same with _fast, or a .safetensors file (default nuclei)",
     )
     one.add_argument(
         "--scale", type=float, help="network pixels per image pixel (default: as trained; nuclei 0.5, for 40x slides)"

@@ -90,7 +90,9 @@ def _add_train(commands):
     )
     one.add_argument("--root", type=Path, help="folder of the data set (tissue needs none)")
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
-    one.add_argument("--start", help="weights to start from: nuclei, glands, tissue, or a .safetensors file")
+    one.add_argument(
+        "--start", help="weights to start from: nuclei, glands, tissue, the same with _fast, or a .safetensors file"
+    )
     _add_target(one)
     one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")
     one.add_argument("--steps", type=whole_number, metavar="N", help="training steps (default: as the shipped weights)")

@@ -45,7 +45,7 @@ def readable(
     return os.fsencode(name).decode("utf8", "backslashreplace")
 
 # %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-08
-SHIPPED = ("nuclei", "glands", "tissue")  # Weights that come with the package
+SHIPPED = ("nuclei", "glands", "tissue", "nuclei_fast", "glands_fast", "tissue_fast")  # With the package: weights
 
 
 def data_folder() -> Path:

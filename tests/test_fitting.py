@@ -141,10 +141,11 @@ def test_training_sees_what_prepare_case_shows(folder, tmp_path, monkeypatch):
         assert distance.shape == image.shape[1:]
 
 
-def test_the_paper_s_glands_differ_in_their_size_only():
+def test_the_paper_s_glands_differ_in_their_size_and_are_small():
     ours, paper = SETTINGS["glas"], SETTINGS["glas_paper"]
     assert (ours.preparation, paper.preparation) == (GLANDS, GLANDS_PAPER) and paper.data == "glas"
-    assert replace(paper, preparation=GLANDS, data=None) == ours and paper.crop == 128
+    assert replace(paper, preparation=GLANDS, data=None, architecture=ours.architecture) == ours and paper.crop == 128
+    assert paper.architecture.width < ours.architecture.width
 
 
 def test_tissue_needs_no_folder():

@@ -50,10 +50,11 @@ class Setting:
 _DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 _STAGED = Recipe(learning_rate=1e-3, levels=1)  # The encoders first, then what learns from their answers
 _RECIPE, _RATED = Recipe(learning_rate=8e-4), replace(TISSUE, colour="grey")
+_FOLDED = Architecture(3, encoder_blocks=1, probability=True, encoders=3, one_call=(1, 2, 2))
 SETTINGS = {
     "monuseg": Setting(
         replace(NUCLEI, colour="rgb"),
-        Architecture(3, encoder_blocks=1, probability=True, encoders=3, one_call=(1, 2, 2)),
+        _FOLDED,
         replace(_STAGED, steps=9800, encoder_steps=7500, noise_centre=1.5, truncation=3.0),
         replace(STRONG, grey=0.2),
         instances=False,
@@ -78,14 +79,8 @@ SETTINGS = {
 }
 _SMALL = Architecture(3, width=16, probability=True, one_call=(1, 2, 2))
 SETTINGS["glas_paper"] = replace(SETTINGS["glas"], preparation=GLANDS_PAPER, architecture=_SMALL, data="glas")
-_NUCLEI = SETTINGS["monuseg"]
-SETTINGS["monuseg_grey"] = replace(
-    _NUCLEI,
-    preparation=NUCLEI,
-    architecture=replace(_NUCLEI.architecture, image_channels=1),
-    augmentation=STRONG,
-    data="monuseg",
-)
+_GREY = {"preparation": NUCLEI, "augmentation": STRONG, "data": "monuseg"}
+SETTINGS["monuseg_grey"] = replace(SETTINGS["monuseg"], architecture=replace(_FOLDED, image_channels=1), **_GREY)
 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-10
 def binary(

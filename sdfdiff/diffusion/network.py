@@ -252,10 +252,8 @@ class _Reader(nn.Module):
             p = p if odds is None else p + _viewed(_in_pixels(odds, a).sigmoid(), view, back=True)
         guess, p = (total / (len(chosen) * views) for total in (guess, p))
         if a.encoders > 1:
-            both = torch.cat(
-                [F.pixel_unshuffle(one, a.unshuffle) for one in (guess.clamp(-3, 3), p.logit(1e-4) / 3)], 1
-            )
-            given = both.to(given.dtype)
+            parts = torch.cat([guess.clamp(-3, 3), p.logit(1e-4) / 3]).to(given.dtype)
+            given = torch.cat(F.pixel_unshuffle(parts, a.unshuffle).chunk(2), dim=1)
         return given, Features(given[:0], a.mean + a.deviation * guess, p if a.probability else None)
 
     def encode(self, image: Tensor, views: int = 1) -> Features:  # With feature maps

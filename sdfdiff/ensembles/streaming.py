@@ -28,8 +28,7 @@ class Running:
         if not 0 < reach < np.inf:
             raise ValueError(f"reach is {reach}: a positive, finite number of pixels is needed.")
         self.count, self.threshold, self.reach = 0, threshold, reach
-        self.total, self.squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.inside, self.covered = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
+        self.inside, self.covered, self.total, self.squares = (np.zeros(shape, np.int64) for _ in range(4))
 
     def add(self, distances: np.ndarray) -> None:  # Pixels, finite, shape (member, row, column)
         if not np.isfinite(distances).all():

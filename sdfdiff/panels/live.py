@@ -167,7 +167,7 @@ class LivePanel(Panel):
 
     def prepare(
         self,
-        model: Model | str | Path = "tissue",  # A model with a generator, or the name or path of its weights
+        model: Model | str | Path = "tissue_fast",  # A model with a generator, or the name or path of its weights
         image: np.ndarray | None = None,  # Prepared, in [0, 1], shape (channel, row, column); None: synthetic tissue
         seed: int = 0,  # First of the ensembles
     ) -> Canvas:
