@@ -32,7 +32,7 @@ from ..images.cases import Prepared, checksums, prepare_case, read_case
 from ..images.preparation import Preparation, check_image, naming
 from ..provenance import check_same, weights_header, weights_path
 from .plan import OWN_NOISE, StudyPlan, case_seed, cropped, from_json, study_cases
-from .schema import MAPS, known, number_format, placed, scored, template
+from .schema import LEARNED, MAPS, known, number_format, placed, scored, template
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -135,7 +135,9 @@ def _work(plan: StudyPlan, store: Path, path, k: int, j: int, batch: int | None 
     check_same({mask: True}, {mask: np.array_equal(truth, case.truth)}, store, *_OTHER)
     how = {"keep": method.members, "batch": batch, "workers": workers, "progress": False, "unseen": case.unseen}
     drawn = ensemble(model, case.image, method, seed=case_seed(method.seed, path.name), **how)
-    values = {name: drawn[name].values for name in MAPS if name in drawn} | scored(drawn, case.truth, case.raters)
+    values = {name: drawn[name].values for name in (*MAPS, *LEARNED) if name in drawn} | scored(
+        drawn, case.truth, case.raters
+    )
     if plan.quantiles:
         values["quantiles"] = np.quantile(drawn["distance"].values, plan.quantiles, axis=0, overwrite_input=False)
     if plan.keep:

@@ -49,6 +49,10 @@ def _detection(maps: xr.Dataset, wrong: xr.DataArray, inside: xr.DataArray, perm
     "How well each map finds the errors."
     uncertainty = maps.to_dataarray("map")
     measures = {"auroc": auroc, "ause": ause, "aurc": aurc, "augrc": augrc}
+    unknown = (
+        uncertainty["map"] == "initial_entropy"
+    ) & uncertainty.isnull()  # by weights that did not learn P(object)
+    inside = inside & ~unknown if bool(unknown.any()) else inside
     found = {name: measure(uncertainty, wrong, where=inside) for name, measure in measures.items()}
     found["sparsification"] = sparsification(uncertainty, wrong, _REMOVED, where=inside)
     told = mutual_information(uncertainty, wrong, _BINS, permutations, where=inside)
@@ -97,7 +101,8 @@ def _raters(one: xr.Dataset) -> xr.Dataset:
     drew = drew.isel(rater=drew.notnull().any(("row", "column")).values)
     count, members = drew.sizes["rater"], one["members"].reset_coords(drop=True)
     share = drew.mean("rater", skipna=False).where(inside)
-    theirs, ours = share * (1 - share) * count / (count - 1), p * (1 - p) * members / (members - 1)
+    own = one["share"].fillna(p) if "share" in one else p  # of the members alone
+    theirs, ours = share * (1 - share) * count / (count - 1), own * (1 - own) * members / (members - 1)
     sums = [reliability(p, drew.isel(rater=k, drop=True) > 0, _BINS, where=inside) for k in range(count)]
     found = {
         "rater_variance": theirs.mean(("row", "column")),
