@@ -20,6 +20,14 @@ from .fitting import (
     setting_of as setting_of,
     watch as watch,
 )
+from .losses import (
+    Recipe as Recipe,
+    denoising_loss as denoising_loss,
+    draw_noise_levels as draw_noise_levels,
+    encoder_loss as encoder_loss,
+    mask_loss as mask_loss,
+    one_call_loss as one_call_loss,
+)
 from .model import Model as Model, load_model as load_model, save_weights as save_weights
 from .network import (
     Architecture as Architecture,
@@ -28,6 +36,15 @@ from .network import (
     fast_dtype as fast_dtype,
     multiply_adds as multiply_adds,
     scalings as scalings,
+)
+from .one_call import (
+    SOFTNESS as SOFTNESS,
+    block_means as block_means,
+    fair_crps as fair_crps,
+    fair_energy as fair_energy,
+    noise_maps as noise_maps,
+    score_terms as score_terms,
+    soft_mask as soft_mask,
 )
 from .oracle import (
     FiniteMasks as FiniteMasks,
@@ -52,10 +69,8 @@ from .sampling import (
 )
 from .training import (
     COLUMNS as COLUMNS,
-    Recipe as Recipe,
     Step as Step,
     Validation as Validation,
-    denoising_loss as denoising_loss,
     stored_made_of as stored_made_of,
     stored_recipe as stored_recipe,
     train as train,
