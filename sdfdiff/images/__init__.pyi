@@ -29,4 +29,5 @@ from .training_data import (
     Augmentation as Augmentation,
     TissueTrainingData as TissueTrainingData,
     TrainingData as TrainingData,
+    folds as folds,
 )
