@@ -142,14 +142,14 @@ def drivers(
         noisy, generators = _start(denoiser, members, seed, levels)
         return last(scheduled(name, denoiser, noisy, levels, generators))
 
-    found = {f"sdfdiff {name}": lambda *given, name=name: ours(*given, name) for name in QUALITIES}
+    found = {f"sdfdiff {name}": lambda *given, name=name: ours(*given, name) for name in QUALITIES[1:]}
     found["FlowSDF's 3 Euler steps"] = _flow
     if library("diffusers"):
         found |= {name: lambda *given, name=name: theirs(*given, name) for name in SCHEDULERS}
     return found
 
 
-DRIVERS = (*(f"sdfdiff {name}" for name in QUALITIES), "FlowSDF's 3 Euler steps", *SCHEDULERS)
+DRIVERS = (*(f"sdfdiff {name}" for name in QUALITIES[1:]), "FlowSDF's 3 Euler steps", *SCHEDULERS)
 
 
 def gathered(

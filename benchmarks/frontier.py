@@ -12,10 +12,19 @@ from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_FIELDS, Method,
 from sdfdiff.images.cases import Prepared, find_cases, prepare_case
 from sdfdiff.provenance import plain
 from sdfdiff.study.plan import StudyPlan
+from sdfdiff.provenance import weights_header
 from sdfdiff.study.schema import ESTIMATORS, scored
 
 CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
 REFERENCE = "long run"  # Name of the method that the others are compared with
+
+
+def _made_for_one_call(weights: str) -> bool:
+    "Whether the weights are there and can make a member in one call."
+    try:
+        return bool(weights_header(weights)["architecture"].get("one_call"))
+    except (OSError, ValueError):  # said in a sentence when they are to be used
+        return False
 
 
 def methods(
@@ -36,7 +45,8 @@ def methods(
                 found[f"{name} {one.calls}"] = one
     tuned = sorted({count for count in counts if 1 < count <= 13})
     found |= {f"tuned {count}": replace(METHODS["default"], steps=count - 1) for count in tuned}
-    found |= {name: METHODS[name] for name in QUALITIES} | {"one call": untuned("dpm_sde", 0)}
+    qualities = QUALITIES if _made_for_one_call(weights) else QUALITIES[1:]  # all but fast
+    found |= {name: METHODS[name] for name in qualities} | {"one call": untuned("dpm_sde", 0)}
     for which in paper:
         one = METHODS[f"paper-{which}"]
         found |= {f"paper's {which}": one, f"authors' {which}": replace(one, sampler="authors")}
