@@ -301,7 +301,7 @@ def test_imports_are_required():
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.parent.name == "6_results"], ids=label)
 def test_analysis_touches_no_model(path):
-    "Results are read from data; only the last of them, which repeats the paper's figures, draws masks."
+    "Results are read from data; only 6.7, which repeats the paper's figures, touches a network itself."
     names = {name for source in code_of(path) for name, _ in imported(ast.parse(source))}
     used = "torch" in names or any(name.startswith("sdfdiff.diffusion") for name in names)
     assert not used or path.stem.endswith("paper")
