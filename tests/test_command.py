@@ -27,7 +27,7 @@ from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.model import save_weights
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles import segmentation as segmenting
-from sdfdiff.ensembles.method import METHODS, untuned
+from sdfdiff.ensembles.method import METHODS, QUALITIES, untuned
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.study.plan import StudyPlan, to_json
 
@@ -76,8 +76,8 @@ def test_help_names_every_sampler_and_quality(run, name):
     code, out, _ = run(name, "--help")
     assert code == 0 and not [sampler for sampler in SAMPLERS if not re.search(rf"\b{sampler}\b", out)]
     help = " ".join(out.split())
-    draft, default, reference = (METHODS[quality].calls for quality in ("draft", "default", "reference"))
-    assert f"draft, default or reference, of {draft}, {default} and {reference} network calls" in help
+    fast, draft, default, reference = (METHODS[quality].calls for quality in QUALITIES)
+    assert f"fast, draft, default or reference, of {fast}, {draft}, {default} and {reference} network calls" in help
     assert (
         f"paper-nuclei or paper-glands, the paper's settings, of {METHODS['paper-nuclei'].calls} and "
         f"{METHODS['paper-glands'].calls}" in help

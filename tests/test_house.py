@@ -467,7 +467,7 @@ def test_links_resolve(path):
 
 def test_files_are_small():
     "A file that is replaced often stays in the history for ever; the weights together stay below 32 MB."
-    assert not [path for path in tracked() if path.stat().st_size > 8e6]
+    assert not [path for path in tracked() if path.stat().st_size > 9e6]
     assert sum(path.stat().st_size for path in (ROOT / "data").glob("*.safetensors")) <= 32e6
 
 

@@ -24,7 +24,7 @@ from sdfdiff import shapes
 from sdfdiff.diffusion import training as module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
-from sdfdiff.diffusion.losses import Recipe, denoising_loss, draw_noise_levels, encoder_loss
+from sdfdiff.diffusion.losses import Recipe, denoising_loss, draw_noise_levels, encoder_loss, mask_loss
 from sdfdiff.diffusion.training import Validation, stored_recipe, train
 from sdfdiff.images.training_data import Augmentation, TrainingData
 
@@ -785,13 +785,18 @@ def seen_by(monkeypatch, recipe, data):
     return seen
 
 
-def test_no_encoder_learns_from_its_own_fold_and_the_rest_from_nothing_else(monkeypatch):
+@pytest.mark.parametrize("divided", [2, 3, 6])
+def test_no_encoder_learns_from_its_own_fold_and_the_rest_from_nothing_else(monkeypatch, divided):
+    "Each leaves out one fold, of half the patients or of a small part; with more folds than patients, of one patient."
     data = patients()
-    folds_ = [{round(5 * image.max().item()) for image in own.images} for _, own in module.folds(data, MANY.encoders)]
-    assert folds_[0] | folds_[1] == {1, 2, 3, 4} and not folds_[0] & folds_[1]
-    seen = seen_by(monkeypatch, replace(STAGED, steps=80, encoder_steps=40, batch=1), data)
+    pairs = module.folds(data, MANY.encoders, divided)
+    others, own = (
+        [{round(5 * image.max().item()) for image in part.images} for part in parts] for parts in zip(*pairs)
+    )
+    assert not own[0] & own[1] and all(a | b == {1, 2, 3, 4} and not a & b for a, b in zip(others, own))
+    seen = seen_by(monkeypatch, replace(STAGED, steps=80, encoder_steps=40, batch=1, folds=divided), data)
     assert [which for which, _ in seen] == [0, 1] * 40  # they take turns, in both stages
-    for stage, wanted in ((seen[:40], [folds_[1], folds_[0]]), (seen[40:], folds_)):
+    for stage, wanted in ((seen[:40], others), (seen[40:], own)):
         for which in (0, 1):
             assert set.union(*(images for one, images in stage if one == which)) == wanted[which]
 
@@ -853,11 +858,11 @@ def test_too_few_patients_for_the_encoders_are_refused():
 def test_the_mask_loss_is_smallest_for_the_true_probability():
     "Cross-entropy by hand; with Dice a law of one in three pulls the answer away from 1/3."
     logits, truth = torch.linspace(-3, 3, 601), torch.tensor([1.0, 0.0, 0.0])
-    losses = torch.stack([module.mask_loss(one.expand(3), truth, dice=0) for one in logits])
+    losses = torch.stack([mask_loss(one.expand(3), truth, dice=0) for one in logits])
     assert logits[losses.argmin()].sigmoid() == pytest.approx(1 / 3, abs=0.005)
     p = logits.sigmoid()
     assert torch.allclose(losses, -(p.log() + 2 * (1 - p).log()) / 3, atol=1e-5)
-    extra = torch.stack([module.mask_loss(one.expand(3), truth) for one in logits]) - losses
+    extra = torch.stack([mask_loss(one.expand(3), truth) for one in logits]) - losses
     assert torch.allclose(extra, 1 - (2 * p + 1) / (3 * p + 2), atol=1e-5)
 
 
@@ -868,7 +873,7 @@ def test_the_encoder_loss_by_hand():
     clean = distances.clamp(-10, 10) * 0.02
     expected = ((features.initial_estimate - clean) ** 2).mean() / 0.15**2
     odds = (features.probability / (1 - features.probability)).log()
-    expected += module.mask_loss(odds, (distances <= 0.5).float())
+    expected += mask_loss(odds, (distances <= 0.5).float())
     assert encoder_loss(network, features, distances, RECIPE).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
