@@ -50,6 +50,7 @@ class Setting:
 _DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 _STAGED = Recipe(learning_rate=1e-3, levels=1)  # The encoders first, then what learns from their answers
 _RECIPE, _RATED = Recipe(learning_rate=8e-4), replace(TISSUE, colour="grey")
+_WHOLE = replace(_DEEP, image_channels=3, probability=True, one_call=(1, 2, 2))
 _FOLDED = Architecture(3, encoder_blocks=1, probability=True, encoders=3, one_call=(1, 2, 2))
 SETTINGS = {
     "monuseg": Setting(
@@ -63,11 +64,11 @@ SETTINGS = {
     ),
     "glas": Setting(
         GLANDS,
-        replace(_DEEP, image_channels=3, probability=True, encoders=2, one_call=(1, 2, 2)),
+        replace(_WHOLE, encoders=2),
         replace(_STAGED, steps=6000, encoder_steps=4000, noise_centre=2.0),
         licence="GlaS challenge: research only, no commercial use",
     ),
-    "folder": Setting(TISSUE, replace(_DEEP, image_channels=3), replace(_RECIPE, steps=3000)),
+    "folder": Setting(TISSUE, _WHOLE, replace(_RECIPE, steps=3000)),
     "raters": Setting(_RATED, _DEEP, replace(_RECIPE, steps=2000, noise_centre=1.5), licence="unknown"),
     "tissue": Setting(
         TISSUE,

@@ -249,8 +249,8 @@ def _parts(network: ScoreNetwork, data: TrainingData | TissueTrainingData, recip
     "Of each encoder: its training data, and the rest's. ValueError for encoders that would not learn before the rest."
     if (count := network.architecture.encoders) > 1 and recipe.encoder_steps < count:
         raise ValueError(
-            f"{count} encoders and {recipe.encoder_steps} steps for the encoders alone: each must learn before the "
-            "score network learns from what it says of patients it has not seen; give encoder_steps."
+            f"{count} encoders and {recipe.encoder_steps} of {recipe.steps} steps for them alone: each must learn "
+            "before the rest learns from what it says of patients it has not seen; more steps are needed."
         )
     return [(data, data)] if count == 1 else folds(data, count, recipe.folds)
 
