@@ -387,3 +387,19 @@ def test_a_generator_changes_nothing_before_it():
     "The generator comes last: networks with and without it begin with the same weights."
     plain, with_generator = fresh().state_dict(), fresh(one_call=(1,)).state_dict()
     assert all(torch.equal(value, with_generator[name]) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("wrong", [(1,), (2,), (8, 9), (0,)], ids=str)
+def test_cells_of_the_noise_that_cannot_be_made_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"cells of {wrong[-1]} px.*multiples of 2 px are possible, from 4 px on"):
+        replace(TINY, cells=wrong)
+
+
+def test_images_fit_the_deeper_of_body_and_generator():
+    "A generator of more levels than the score network halves the maps more often."
+    network = fresh(one_call=(1, 1, 1, 1))
+    assert network.architecture.multiple == 16 and TINY.multiple == 4
+    features = network.encode(torch.zeros(1, 1, 16, 32))
+    assert network.generate(noise(1, 4 + len(TINY.cells), 8, 16), features).shape == (1, 1, 16, 32)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        network.encode(torch.zeros(1, 1, 8, 32))

@@ -116,7 +116,7 @@ class Architecture:
 
     @property
     def multiple(self) -> int:  # Rows and columns must be multiples of this
-        return self.unshuffle * 2 ** (len(self.multipliers) - 1)
+        return self.unshuffle * 2 ** (max(len(self.multipliers), len(self.one_call)) - 1)
 
     def checked(self, field: Tensor, channels: int, what: str) -> Tensor:  # The field, if it fits
         "ValueError for images or maps of a shape that the network cannot take."
@@ -141,6 +141,11 @@ def _check_architecture(a: Architecture) -> None:
         raise ValueError(
             f"{a.encoders} encoders with probability={a.probability}: at least one is needed, and several "
             "with probability=True, since the score network then sees of an image no more than their answers."
+        )
+    if wrong := [cell for cell in a.cells if cell < 2 * a.unshuffle or cell % a.unshuffle]:
+        raise ValueError(
+            f"The noise has cells of {wrong[0]} px: multiples of {a.unshuffle} px are possible, from "
+            f"{2 * a.unshuffle} px on."
         )
 
 # %% ../../nbs/2_diffusion/4_network.ipynb #network-12
