@@ -102,6 +102,8 @@ class Box:
     def drag(self, label: str, to: float) -> None:
         "Drag a slider's handle to a fraction of its length, with the mouse."
         slider = self.whole.locator(f".widget-slider:has-text('{label}')")
+        slider.scroll_into_view_if_needed()  # above a tall panel it may lie outside the window
+        self.page.wait_for_timeout(200)
         handle, bar = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
         y = handle["y"] + handle["height"] / 2
 
