@@ -48,6 +48,10 @@ TRAINING = {  # weights that are not shipped: the command that trains them, seed
         "scorehelp_binary": "--form raw-score-helped --target binary",
     }.items()
 }
+EARLIER = {  # weights of earlier versions, beside which today's are judged: the history holds them
+    f"runs/{name}_earlier.safetensors": f"git show ef5bfd0:data/{name}.safetensors > runs/{name}_earlier.safetensors"
+    for name in ("nuclei", "glands")
+}
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def lacking(
         return f"it needs {', '.join(absent)}: `make bench` installs them." if absent else ""
     absent = [name for name in dict.fromkeys(each.weights for each in one.plan.methods) if not _there(name)]
     if absent:
-        ways = "; ".join(TRAINING.get(name, f"sdfdiff train ... --out {name}") for name in absent)
+        ways = "; ".join((TRAINING | EARLIER).get(name, f"sdfdiff train ... --out {name}") for name in absent)
         return f"the weights {', '.join(absent)} are not here: {ways}"
     name = one.plan.dataset
     if name != "tissue" and not roots.get(name):
@@ -149,7 +153,7 @@ def _seconds_per_pixel(weights: str, workers: int) -> float:
     image = np.zeros((model.network.architecture.image_channels, 64, 64), np.float32)
     for _ in range(2):
         start = perf_counter()
-        calls = ensemble(model, image, members=16, progress=False, workers=workers).attrs["calls_per_member"]
+        calls = ensemble(model, image, "default", members=16, progress=False, workers=workers).attrs["calls_per_member"]
         spent.append(perf_counter() - start)
     return spent[-1] / (16 * calls * 64**2)
 
@@ -161,7 +165,7 @@ def seconds_of(
     "How long the drawing will take here: a network call is timed, and the plan says how many there are."
     if not one.calls:
         return float("nan")
-    here = [each.weights for each in one.plan.methods if each.weights not in TRAINING]
+    here = [each.weights for each in one.plan.methods if each.weights not in TRAINING | EARLIER]
     return one.calls * one.pixels / len(one.images) * _seconds_per_pixel((here or ["nuclei"])[0], workers)
 
 

@@ -58,7 +58,12 @@ def add_method_options(
     add("--members", type=whole_number, metavar="N", default=members, help=f"masks per image (default {members})")
     calls = "1, 5, 10 and 151 network calls per mask (fast: for weights that were trained for it)"
     quality = f"fast, draft, default or reference, of {calls}; paper-nuclei or paper-glands, the paper's settings, of "
-    add("--quality", choices=list(METHODS), metavar="NAME", help=f"{quality}1500 and 400 (default: default)")
+    add(
+        "--quality",
+        choices=list(METHODS),
+        metavar="NAME",
+        help=f"{quality}1500 and 400 (default: fast if the weights can, else default)",
+    )
     sampler = "instead of a quality, for experts: %(choices)s"
     add("--sampler", choices=list(SAMPLER_CALLS)[:-1], metavar="NAME", help=sampler)
     steps = "steps of --sampler (default 12; paper, score_sde and authors: 500)"
@@ -87,17 +92,19 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 # %% ../nbs/8_engine_room/7_options.ipynb #options-09
 def chosen_method(
     arguments: argparse.Namespace,  # What `add_method_options` understood
-    weights: str = "",  # Name or file of the weights
+    weights: str = "",  # Name or file of the weights, which say what is usual with them; none: default
 ) -> "Method":
     "The method that the options describe; ValueError if they contradict each other."
     from dataclasses import replace
 
-    from sdfdiff.ensembles.method import METHODS, method_of, untuned
+    from sdfdiff.ensembles.method import METHODS, method_for, untuned
+    from sdfdiff.provenance import weights_header
 
     if arguments.sampler is None:
         if arguments.steps is not None:
             raise ValueError("--steps belongs to --sampler NAME: name one, or leave the steps to --quality.")
-        method = method_of(arguments.quality or "default")
+        trained = weights_header(weights)["architecture"] if weights and arguments.quality is None else {}
+        method = method_for(trained.get("one_call"), arguments.quality)
     elif arguments.quality is not None:
         raise ValueError("--quality and --sampler each say how masks are drawn: give one of the two.")
     else:

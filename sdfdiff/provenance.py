@@ -45,7 +45,7 @@ def readable(
     return os.fsencode(name).decode("utf8", "backslashreplace")
 
 # %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-08
-SHIPPED = ("nuclei", "glands", "tissue", "nuclei_fast", "glands_fast", "tissue_fast")  # With the package: weights
+SHIPPED = ("nuclei", "glands", "tissue", "tissue_fast")  # With the package: weights
 
 
 def data_folder() -> Path:

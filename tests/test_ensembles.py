@@ -1013,7 +1013,6 @@ def test_mean_and_majority_are_different_questions():
         (lambda: drawn(replace(known(), reach=1.0), tolerance=0.5), "cut at 1 px, is at most 0.258 px"),
         (lambda: drawn(known(), sampling="best"), "draft, default, reference"),
         (lambda: drawn(known(), sampling="paper"), "draft, default, reference"),
-        (lambda: drawn(known(), sampling=None), "draft, default, reference"),
         (lambda: drawn(known(), members=1, truth=np.zeros((5, 5), bool)), "truth"),
     ],
 )

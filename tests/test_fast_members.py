@@ -105,6 +105,21 @@ def test_weights_without_a_generator_are_refused_in_one_sentence():
         fast(plain)
 
 
+def test_weights_with_a_generator_are_drawn_in_one_call_unless_told_otherwise():
+    "A setting of a sampler belongs to a sampler with steps."
+    one, plain = model(), Model(random_network(), about={"name": "plain"})
+    for weights, changes, calls in (
+        (one, {}, 1),
+        (one, {"seed": 2}, 1),
+        (one, {"steps": 2}, 3),
+        (plain, {"steps": 2}, 3),
+    ):
+        found = ensemble(weights, IMAGE, members=2, progress=False, **changes)
+        assert found.attrs["calls_per_member"] == calls, changes
+    xr.testing.assert_identical(ensemble(one, IMAGE, members=5, progress=False), fast(one))
+    assert ensemble(plain, IMAGE, members=2, progress=False).attrs["calls_per_member"] == METHODS["default"].calls
+
+
 def test_one_call_has_no_steps():
     assert METHODS["fast"].calls == 1
     for wrong in ({"steps": 3}, {"steps": 0, "final": False}, {"steps": 0, "corrections": 1}):

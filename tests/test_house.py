@@ -371,7 +371,7 @@ def test_module_is_small(path):
 def test_package_is_small():
     "Lines of all modules, the index left out, at a width of 120 columns (ruff checks the width)."
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "_modidx.py"]
-    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 13_500
+    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 14_100
 
 
 def unannotated(tree):
@@ -466,9 +466,9 @@ def test_links_resolve(path):
 
 
 def test_files_are_small():
-    "A file that is replaced often stays in the history for ever; the weights together stay below 32 MB."
-    assert not [path for path in tracked() if path.stat().st_size > 9e6]
-    assert sum(path.stat().st_size for path in (ROOT / "data").glob("*.safetensors")) <= 32e6
+    "A file that is replaced often stays in the history for ever; the weights together stay below 20 MB."
+    assert not [path for path in tracked() if path.stat().st_size > 8e6]
+    assert sum(path.stat().st_size for path in (ROOT / "data").glob("*.safetensors")) <= 20e6
 
 
 def test_text_names_no_machine():

@@ -1,8 +1,11 @@
 "The commands that measure and train: their words, their numbers, and what is said when something is wrong."
 
+import io
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +17,18 @@ import torch
 from PIL import Image
 from shell import QUICK, files, no_work, refused, tiny
 
+from sdfdiff import measuring
 from sdfdiff.command import parser
 from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.model import load_model, save_weights
 from sdfdiff.diffusion.sampling import SAMPLERS
 from sdfdiff.ensembles.method import METHODS, Method, method_of, untuned
+from sdfdiff.images.downloads import SOURCES
+from sdfdiff.images.layouts import LAYOUTS
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.options import chosen_method, chosen_workers
+from sdfdiff.provenance import SHIPPED
 from sdfdiff.study.plan import from_json
 from sdfdiff.study.store import open_study
 
@@ -252,14 +259,15 @@ def test_a_checkpoint_survives_a_mistake(run, place, small):
 # ---- how the words become settings
 
 
-def chosen(words):
-    return chosen_method(parser().parse_args(["segment", "a.png", "--out", "b", *words.split()]), "nuclei")
+def chosen(words, weights="nuclei"):
+    return chosen_method(parser().parse_args(["segment", "a.png", "--out", "b", *words.split()]), weights)
 
 
 def test_qualities_and_samplers():
     for name in METHODS:
         assert chosen(f"--quality {name}") == method_of(name, weights="nuclei")
-    assert chosen("") == Method(weights="nuclei")
+    for weights in SHIPPED:  # in one call by weights that can
+        assert chosen("", weights) == method_of("default" if weights == "tissue" else "fast", weights=weights)
     for name in SAMPLERS:
         paper = name in ("paper", "score_sde", "authors")
         expected = replace(METHODS["paper-nuclei"], sampler=name) if paper else untuned(name)
@@ -267,7 +275,7 @@ def test_qualities_and_samplers():
         assert chosen(f"--sampler {name}") == expected
         assert chosen(f"--sampler {name} --steps 7") == replace(expected, steps=7)
     words = "--members 5 --seed 7 --reach 2.5 --tolerance 0.5"
-    assert chosen(words) == Method(members=5, seed=7, reach=2.5, tolerance=0.5, weights="nuclei")
+    assert chosen(words, "tissue") == Method(members=5, seed=7, reach=2.5, tolerance=0.5, weights="tissue")
 
 
 @pytest.mark.parametrize(
@@ -297,3 +305,55 @@ def test_a_prepared_process(variable, threads):
     environment |= {"OMP_NUM_THREADS": variable} if variable else {}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [str(threads), "[1]"], done.stderr
+
+
+# ---- data, and what a folder's training is told
+
+
+def test_words_of_the_help_are_those_of_the_package():
+    assert measuring.FOLDER == LAYOUTS["folder"]
+    said = {
+        name: int(steps)
+        for names, steps in re.findall(r"([a-z_ ]+?) (\d+)", measuring.STEPS)
+        for name in names.split(" and ")
+    }
+    assert {name.strip(): steps for name, steps in said.items()} == {
+        name: fitting.setting_of(name).recipe.steps for name in fitting.SETTINGS
+    }
+    for words in (["get", name, "--to", "a"] for name in SOURCES):
+        assert parser().parse_args(["data", *words]).dataset in SOURCES
+    for name in LAYOUTS:
+        assert parser().parse_args(["data", "check", "a", "--dataset", name]).dataset == name
+
+
+def test_data_check_says_all_and_fails(run, dataset, place):
+    code, out, lines = run("data", "check", "data")
+    assert (code, lines) == (0, []) and "no problem was found" in out
+    next(Path("data").rglob("masks/*")).unlink()
+    code, out, lines = run("data", "check", "data", "--dataset", "folder")
+    assert code == 1 and "has no annotation" in out and lines == ["sdfdiff: data has 1 problem: see above."]
+
+
+def test_data_get_shows_the_licence_and_unpacks(run, place):
+    assert refused(run("data", "get", "monuseg", "--to", "new"), "CC BY-NC-SA 4.0", "--accept to accept it")
+    assert refused(run("data", "get", "monuseg", "--to", "new", "--accept"), "log in at https://")
+    with zipfile.ZipFile("mine.zip", "w") as file:
+        for kind, suffix in (("Tissue Images", "tif"), ("Binary Masks", "png")):
+            for k, name in enumerate(("TCGA-AA-1", "TCGA-BB-2")):
+                picture = np.full((40, 40, 3), 50 * k, np.uint8) if suffix == "tif" else np.eye(40, dtype=np.uint8)
+                with io.BytesIO() as memory:
+                    Image.fromarray(picture).save(memory, {"tif": "TIFF", "png": "PNG"}[suffix])
+                    file.writestr(f"train/{kind}/{name}.{suffix}", memory.getvalue())
+    code, out, lines = run("data", "get", "monuseg", "--to", "new", "--accept", "--archive", "mine.zip")
+    assert (code, lines) == (0, []) and "recorded now, compared with nothing" in out and "2 images" in out
+    assert refused(run("data", "get", "monuseg", "--to", "new", "--accept", "--archive", "mine.zip"), "not empty")
+
+
+def test_scale_stain_and_crop_of_a_training(run, dataset, small, place):
+    words = ("train", "folder", "--root", "data", "--steps", "2", "--no-validation")
+    assert run(*words, "--scale", "0.5", "--stain", "none", "--crop", "32", "--out", "a.safetensors")[0] == 0
+    about = load_model("a.safetensors")
+    assert about.preparation.scale == 0.5 and about.preparation.stain == "none" and about.about["crop"] == 32
+    assert refused(run(*words, "--crop", "40", "--out", "b.safetensors"), "--crop is 40", "multiple of 16")
+    assert refused(run("train", "tissue", "--scale", "2", "--out", "b.safetensors"), "scenes of tissue have none")
+    assert not Path("b.safetensors").exists()

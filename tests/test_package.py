@@ -173,7 +173,7 @@ def test_wheel_holds_package_and_weights(wheel):
     note = {f"sdfdiff/data/{file.name}" for file in (ROOT / "data").glob("README.md")}
     assert names == code | data | note
     assert sum(1 for name in inside if name.endswith("LICENSE")) == 1
-    assert wheel.stat().st_size < 32e6
+    assert wheel.stat().st_size < 21e6
 
 
 def test_wheel_imports_offline(offline):

@@ -310,8 +310,7 @@ def _cases(
     if best and not choosing:
         raise ValueError("best=True needs validation: validate=True, and at least three patients to train on.")
     if validate and not choosing:
-        few = "there are fewer than three patients to train on, so none is set aside to judge the training on its way"
-        warnings.warn(f"No validation: {few}.", stacklevel=3)
+        warnings.warn("No validation: with fewer than three patients none can judge a training.", stacklevel=3)
     return fitted, choosing
 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-24a

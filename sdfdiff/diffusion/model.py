@@ -70,18 +70,41 @@ def _checksum(tensors: dict[str, Tensor], description: dict) -> str:
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
+# %% ../../nbs/2_diffusion/5_model.ipynb #model-13a
+_STEP = ".step"  # Behind the name of a kernel in whole numbers: the size of a step, for each output channel
+
+
+def _stored(name: str, value: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    "A tensor as it lies on disk; a kernel in whole numbers from -127 to 127, with its steps."
+    if dtype != torch.int8:
+        return {name: value.to(dtype)}
+    if value.dim() < 2:
+        return {name: value.half()}
+    step = value.float().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+    whole = (value.float() / step.view(-1, *[1] * (value.dim() - 1))).round().to(torch.int8)
+    return {name: whole, name + _STEP: step}
+
+
+def _restored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:  # float32
+    "The numbers of a network; KeyError for a kernel in whole numbers without its steps."
+    found = {}
+    for name, value in tensors.items():
+        if not name.endswith(_STEP):
+            shape = (-1, *[1] * (value.dim() - 1))
+            found[name] = value.float() * (tensors[name + _STEP].view(shape) if value.dtype == torch.int8 else 1)
+    return found
+
 # %% ../../nbs/2_diffusion/5_model.ipynb #model-14
 def save_weights(
     path: str | os.PathLike,  # Where, ending in .safetensors
     model: Model,  # What to save
-    dtype: torch.dtype = torch.float16,  # Number format on disk
+    dtype: torch.dtype = torch.float16,  # Number format on disk; int8: kernels in 255 steps, all else float16
     force: bool = False,  # Replace a file that is there
 ) -> None:
     "Write a model as one safetensors file; raises FileExistsError without `force`."
-    tensors = {
-        name: value.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
-        for name, value in model.network.state_dict().items()
-    }
+    tensors = {}
+    for name, value in model.network.state_dict().items():
+        tensors |= _stored(name, value.detach().cpu().clone(memory_format=torch.contiguous_format), dtype)
     description = {
         "architecture": asdict(model.network.architecture),
         "schedule": asdict(model.schedule),
@@ -131,7 +154,7 @@ def load_model(
         architecture = description["architecture"]
         architecture = {key: tuple(one) if isinstance(one, list) else one for key, one in architecture.items()}
         network = ScoreNetwork(Architecture(**architecture))
-        network.load_state_dict({k: v.float() for k, v in tensors.items()})
+        network.load_state_dict(_restored(tensors))
         rest = {k: description[k] for k in ("truncation", "data_scale", "boundary", "reach", "about")}
         model = Model(
             network,

@@ -17,7 +17,7 @@ import xarray as xr
 
 from .. import __version__
 from .members import Denoiser, in_pixels, sample_batches
-from .method import Method, method_of, settings_of
+from .method import Method, method_for, settings_of
 from ..diffusion.model import Model
 from .streaming import ROUND, Running, certain, check_tolerance, joined
 from ..provenance import check_same
@@ -161,7 +161,7 @@ def _fill(collected: Collected, draw, members: int, tolerance: float | None) -> 
 def ensemble(
     model: Model,  # The model
     image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
-    method: str | Method = "default",  # How to draw: a name of METHODS, or a Method
+    method: str | Method | None = None,  # How to draw: a name of METHODS, or a Method; None: `method_for` the weights
     *,
     keep: int | None = None,  # Members to store whole; None: all, up to 256 MB
     truth: np.ndarray | None = None,  # True mask, shape (row, column), stored beside the rest
@@ -176,7 +176,8 @@ def ensemble(
     **changes,  # Settings of the method that differ, for example members=32, seed=1
 ) -> xr.Dataset:  # Labelled fields; see UNITS
     "Draw many plausible masks of one image; mean, spread and P(object) of each pixel (paper, sections 3.4 and 3.6)."
-    method, image, shape = method_of(method, **changes), np.asarray(image, np.float32), np.shape(image)[1:]
+    method = method_for(model.network.architecture.one_call, method, **changes)
+    image, shape = np.asarray(image, np.float32), np.shape(image)[1:]
     model = model if method.reach is None else replace(model, reach=method.reach)
     _check(keep, workers, truth, unseen, np.shape(image))
     check_tolerance(method.tolerance, model.reach)

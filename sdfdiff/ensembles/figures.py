@@ -52,10 +52,8 @@ def summary_figure(
     )
     figure, (first, second) = drawing.panels(4, 2, size=3.0, title=title)
     drawing.draw_image(first[0], image, "image")
-    drawing.draw_image(first[1], image, "mask: at least half of the members", outline=mask, width=0.9)
-    drawing.draw_probability(
-        first[2], dataset["probability"].values, f"P(object): share of {dataset.attrs['members']} members"
-    )
+    drawing.draw_image(first[1], image, "mask: P(object) is at least 1/2", outline=mask, width=0.9)
+    drawing.draw_probability(first[2], dataset["probability"].values, f"P(object), {dataset.attrs['members']} members")
     drawing.draw_spread(first[3], dataset["mask_std"].values, "uncertainty: std of the mask", limit=0.5, unit="1")
     _frame(first, window, image.shape)
     members = min(members, dataset.sizes["member"])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLER_CALLS', 'METHOD_FIELDS', 'SAMPLER_FIELDS', 'METHODS', 'QUALITIES', 'Method', 'untuned', 'method_of',
-           'written', 'from_written', 'settings_of']
+           'method_for', 'written', 'from_written', 'settings_of']
 
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-04
 from dataclasses import dataclass, fields, replace
@@ -154,6 +154,18 @@ def method_of(
     if unknown := [key for key in changes if key not in METHOD_FIELDS]:
         raise TypeError(f"There is no setting {unknown[0]!r}; a method has {', '.join(METHOD_FIELDS)}.")
     return replace(method, **changes)
+
+# %% ../../nbs/3_ensembles/1_method.ipynb #method-14a
+def method_for(
+    one_call: object,  # Channels of the one-call generator of the weights; empty: they have none
+    method: str
+    | Method
+    | None = None,  # A name of METHODS, or a method; None: `fast` by weights that can, or `default`
+    **changes,  # Settings of `Method` that differ; without a method, those of a sampler belong to `default`
+) -> Method:
+    "How weights draw: as is asked for, else in one call if they can. Errors as of `method_of`."
+    fast = one_call and not changes.keys() & set(SAMPLER_FIELDS)
+    return method_of(("fast" if fast else "default") if method is None else method, **changes)
 
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-19
 def written(

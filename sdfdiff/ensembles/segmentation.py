@@ -17,7 +17,7 @@ from skimage.transform import resize
 
 from .. import drawing
 from .collection import ensemble, masks
-from .method import METHOD_FIELDS, Method, method_of
+from .method import METHOD_FIELDS, Method, method_for
 from ..files import Refused, check_writable, read_dataset, read_image, write_dataset, write_png, writing
 from ..images.preparation import check_image, naming, prepared_shape, see_image
 from ..diffusion.model import Model, load_model
@@ -30,7 +30,7 @@ _SMALLEST, _LARGEST = 32, 4096  # Pixels per side
 def segment(
     image: np.ndarray | str | os.PathLike,  # In [0, 1], grey (row, column) or RGB (row, column, 3); or an image file
     model: Model | str,  # Trained for this kind of image; or the name or file of its weights
-    method: str | Method = "default",  # How to draw: a name of METHODS, or a Method
+    method: str | Method | None = None,  # How to draw: a name of METHODS, or a Method; None: `method_for` the weights
     *,
     scale: float | None = None,  # Network pixels per image pixel; None: as the model was trained
     stain: str | None = None,  # "vahadane", "haematoxylin" (H-DAB slides) or "none"; None: the model's
@@ -82,7 +82,7 @@ def at_source(
 
 
 def source_mask(dataset: xr.Dataset) -> np.ndarray:  # Boolean, shape of the source image
-    "The pixels that at least half of the members hold; between these pixels the mean distance draws the outline."
+    "The pixels with P(object) of at least 1/2; between these pixels the mean distance draws the outline."
     majority, above = masks(dataset)["majority"], dataset["mean"].values - dataset.attrs["threshold_px"]
     nearly = np.where(majority, -0.5, 0.5)  # px, where the mean distance says something else: halfway to the next pixel
     return at_source(dataset, np.where((above <= 0) == majority, above, nearly)) <= 0
@@ -112,7 +112,7 @@ def segment_file(
     path: str | os.PathLike,  # PNG, TIFF, JPEG or BMP, grey or RGB, 8 or 16 bit
     folder: str | os.PathLike,  # Where the results go; made if missing
     model: Model | str,  # Trained for this kind of image; or the name or file of its weights
-    method: str | Method = "default",  # How to draw; the members of `previous` are among its members
+    method: str | Method | None = None,  # How to draw, see `segment`; the members of `previous` are among its members
     *,
     force: bool = False,  # Replace results that are there
     previous: xr.Dataset | None = None,  # The result that is there (`read_result`): more members are added to it
@@ -124,7 +124,8 @@ def segment_file(
     check_writable(outputs, force or previous is not None)
     try:
         wanted = {key: options.pop(key) for key in list(options) if key in METHOD_FIELDS}
-        method = method_of(method, **wanted)
+        model = load_model(model) if isinstance(model, str | os.PathLike) else model
+        method = method_for(model.network.architecture.one_call, method, **wanted)
         method = replace(method, members=max(method.members, before))
         dataset = segment(image, model, method, previous=previous, name=str(path), **options)
         dataset = dataset.assign_attrs(source=readable(Path(path).name), image_checksum=drawn_from)
@@ -140,10 +141,8 @@ def segment_file(
         uncertainty = np.full_like(uncertainty, 0.5)
     with ExitStack() as stack:  # all four or none; renamed in the order of OUTPUTS
         last, *others = [stack.enter_context(writing(output, force or bool(before))) for output in reversed(outputs)]
-        for temporary, picture in zip(
-            reversed(others),
-            (mask, overlay(image, mask), uncertainty.astype(np.float32)),
-        ):
+        pictures = (mask, overlay(image, mask), uncertainty.astype(np.float32))
+        for temporary, picture in zip(reversed(others), pictures):
             write_png(temporary, picture)
         write_dataset(dataset, last)
     return dataset

@@ -67,7 +67,8 @@ TERMS = {  # Defined before the first of them is used
     "member": "one mask that a method drew for an image; all of them are the ensemble",
     "distance": "of a pixel to the edge of the object; where it is at most the threshold, the pixel is object",
     "mask of the mean": "where the mean distance of the members is at most the threshold",
-    "P": "P(object), the share of the members in which a pixel is object; majority: where P is at least 1/2",
+    "P": "P(object): the share of the members in which a pixel is object; if the weights learned P, the mean of that "
+    "and their own; majority: where P is at least 1/2",
     "initial estimate": "the network's first guess from the image alone, before any diffusion",
     "F1": "2 TP / (2 TP + FP + FN) of right (TP), invented (FP) and missed (FN) object pixels; 100 % is perfect",
     "IoU": "intersection over union: pixels in both of two masks, divided by pixels in either",
