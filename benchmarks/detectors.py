@@ -72,9 +72,7 @@ def judged(
     weights: str,  # Name of the weights
     dataset: str,  # One of `sdfdiff.images.cases.DATASETS`
     root: Path | None,  # Its folder; None for tissue
-) -> tuple[
-    xr.DataArray, xr.DataArray
-]:  # AUROC (map, case), patients as coordinate `group`; losses (case, quarter, kind)
+) -> tuple[xr.DataArray, xr.DataArray]:  # AUROC (map, case), and losses (case, quarter, kind); both with `group`
     "Draw the members and ask every map for the wrong pixels of the shown mask, image by image."
     model, rows, names, groups, losses = load_model(weights), [], [], [], []
     scenes = [f"scene {seed}" for seed in SCENES]

@@ -161,7 +161,7 @@ def _asked(arguments: argparse.Namespace, method) -> dict:
 def _segment(arguments: argparse.Namespace) -> None:
     """Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each.
 
-    In NAME_uncertainty.png all members agree where it is black; where it is brightest, half of them say object.
+    NAME_uncertainty.png is black where P(object) is 0 or 1, and brightest where it is 1/2.
     """
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(

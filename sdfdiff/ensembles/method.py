@@ -158,9 +158,7 @@ def method_of(
 # %% ../../nbs/3_ensembles/1_method.ipynb #method-14a
 def method_for(
     one_call: object,  # Channels of the one-call generator of the weights; empty: they have none
-    method: str
-    | Method
-    | None = None,  # A name of METHODS, or a method; None: `fast` by weights that can, or `default`
+    method: str | Method | None = None,  # A name of METHODS, or a method; None: `fast` if the weights can
     **changes,  # Settings of `Method` that differ; without a method, those of a sampler belong to `default`
 ) -> Method:
     "How weights draw: as is asked for, else in one call if they can. Errors as of `method_of`."

@@ -152,9 +152,11 @@ def unpack(
         for name, text in (notes or {}).items():
             with open(whole / name, "x", encoding="utf-8") as file:
                 file.write(text)
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in sorted(whole.iterdir()):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for part in sorted(whole.iterdir()) if folder.exists() else ():
             os.rename(part, folder / part.name)
+        if not folder.exists():
+            os.rename(whole, folder)
 
 # %% ../../nbs/8_engine_room/16_downloads.ipynb #downloads-12b
 def _unpacked(path: Path, place: Path, most_files: int, most_bytes: int) -> None:

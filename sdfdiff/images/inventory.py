@@ -147,7 +147,9 @@ def _outline(root: Path, seen: list[_Seen]) -> tuple[list[str], list[str]]:
         polygons = [path for path in one.paths.annotations if path.suffix.lower() == ".xml"]
         beside = root.rglob(f"{one.paths.image.stem}.*") if polygons else ()
         beside = [path for path in beside if path.suffix.lower() in IMAGE_SUFFIXES and path != one.paths.image]
-        for path in [path for path in beside if _MASKS.search(path.parent.name) and "/." not in str(path)][:1]:
+        for path in [
+            path for path in beside if _MASKS.search(path.parent.name) and "/." not in f"/{path.relative_to(root)}"
+        ][:1]:
             try:
                 mask, drawn = read_labels(path) > 0, polygon_labels(polygons[0], one.shape[:2], one.paths.layers) > 0
             except (ValueError, OSError) as error:
@@ -246,7 +248,7 @@ def _unused(root: Path, seen: list[_Seen], problems: list[str]) -> list[str]:
     there = [path for path in root.rglob("*") if path.is_file() and path not in used] if root.is_dir() else []
     there = [path.relative_to(root) for path in there]
     there = sorted(str(path) for path in there if not any(part[0] == "." for part in path.parts))
-    known = (*problems, "Grade.csv", "SOURCE.json")
+    known = (*problems, "Grade.csv", "sdfdiff_source.json")
     there = [name for name in there if not any(name in one for one in known)]
     return [f"not used: {_number(len(there), 'file')} ({', '.join(there[:3])}{', ...' * (len(there) > 3)})"] * bool(
         there

@@ -149,9 +149,7 @@ def _pairs_in(
 # %% ../../nbs/8_engine_room/4_layouts.ipynb #layouts-17-places
 def _pair_files(
     root: Path,  # Folder to look through
-) -> tuple[
-    list[tuple], list[str]
-]:  # (folders, name, image or None, annotation or None) in natural order; what is wrong
+) -> tuple[list[tuple], list[str]]:  # Pairs as of `_pairs_in`, in natural order, and what is wrong
     "Pair every image below `root` with its annotation: the same name in the same place."
     places = {}
     for folders, path in _files(root):
