@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from benchmarks.detectors import MEMBERS, WHOLE, correlation, maps, quarters
+from benchmarks.detectors import MEMBERS, WHOLE, at_equal_time, correlation, maps, quarters
 
 DISTANCE = np.random.default_rng(0).normal(0, 4, (MEMBERS, 8, 12)).astype(np.float32)
 
@@ -48,3 +48,9 @@ def test_the_correlation_is_that_of_all_quarters_together():
     assert low < estimate < high and -1 <= low and high <= 1
     losses.values[..., 1] = losses.values[..., 0]
     np.testing.assert_allclose(correlation(losses), 1, atol=1e-6)
+
+
+def test_more_members_are_nearer_to_the_exact_answer_and_take_longer():
+    found = at_equal_time(range(2000, 2003), (("fast", 2), ("fast", 48)))
+    few, many = (found[f"fast, {members}"] for members in (2, 48))
+    assert few.shape == many.shape == (3, 3) and (many[:, 0] < few[:, 0]).all() and (many[:, 2] > few[:, 2]).all()
