@@ -465,6 +465,12 @@ def test_links_resolve(path):
 # ---- the repository
 
 
+def test_scripts_can_be_run():
+    "Git keeps the run bit; a script without it is refused by a shell that is given its name."
+    kept = subprocess.run(["git", "ls-files", "-s", "*.sh"], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert [line for line in kept.stdout.splitlines() if not line.startswith("100755")] == []
+
+
 def test_files_are_small():
     "A file that is replaced often stays in the history for ever; the weights together stay below 20 MB."
     assert not [path for path in tracked() if path.stat().st_size > 8e6]
