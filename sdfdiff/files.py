@@ -315,6 +315,8 @@ def write_dataset(
     force: bool = False,  # Replace a file that is there
 ) -> None:
     "Write a netCDF file, compressed, whole or not at all; FileExistsError without `force`."
+    import dask  # not before it is needed
+
     encoding = {
         name: {"zlib": True, "complevel": 4, "shuffle": True}
         for name, data in dataset.data_vars.items()
@@ -322,7 +324,8 @@ def write_dataset(
     }
     with writing(path, force=force) as temporary:  # an encoding that was read would cut longer names: drop it
         buffer = io.BytesIO()  # HDF5 crashes the process when its disk is full: let Python do the writing
-        dataset.drop_encoding().to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
+        with dask.config.set(scheduler="synchronous"):  # or a client of a cluster would have to know the buffer
+            dataset.drop_encoding().to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
         temporary.write_bytes(buffer.getbuffer())
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-41

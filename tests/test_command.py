@@ -51,7 +51,7 @@ def test_help_and_version_are_quick():
         from contextlib import redirect_stdout
         from io import StringIO
         from sdfdiff.command import main
-        names = ("demo", "segment", "explore", "evaluate", "train", "study", "report")
+        names = ("demo", "segment", "explore", "evaluate", "train", "study", "table", "report")
         for words in (["--help"], ["--version"], [], *([name, "--help"] for name in names)):
             with redirect_stdout(StringIO()) as shown:
                 try:

@@ -711,3 +711,13 @@ def test_shipped_tables_hold_today_s_names(path):
     "They were written anew: nothing in them is renamed when they are read."
     stored = xr.load_dataset(path, engine="h5netcdf")
     xr.testing.assert_identical(with_current_names(stored), stored)
+
+
+def test_a_dataset_is_written_while_a_cluster_works(tmp_path):
+    "Results that come from a cluster are whole in memory before they are on the disk."
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None, silence_logs=50)
+    with cluster, distributed.Client(cluster):
+        write_dataset(xr.Dataset({"a": ("x", np.arange(3.0))}), tmp_path / "a.nc")
+    with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as found:
+        assert found["a"].values.tolist() == [0, 1, 2]

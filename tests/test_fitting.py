@@ -163,14 +163,14 @@ def data(folder):
 
 def test_a_new_network_depends_on_seed_and_data_only(data):
     before = torch.random.get_rng_state()
-    one, two, other = (fitting._new_network(TINY, data, Recipe(seed=seed)) for seed in (5, 5, 6))
+    one, two, other = (fitting.new_network(TINY, data, Recipe(seed=seed)) for seed in (5, 5, 6))
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(numbers(one), numbers(two)) and not torch.equal(numbers(one), numbers(other))
     mean, deviation = moments(data, 10.0, 0.2)
     assert one.architecture == replace(TINY, mean=one.architecture.mean, deviation=one.architecture.deviation)
     assert one.architecture.mean == pytest.approx(mean, abs=1e-4)
     assert one.architecture.deviation == pytest.approx(deviation, abs=1e-4) and deviation > 0.02
-    scaled = fitting._new_network(TINY, data, Recipe(truncation=5.0, data_scale=1.0)).architecture
+    scaled = fitting.new_network(TINY, data, Recipe(truncation=5.0, data_scale=1.0)).architecture
     assert scaled.deviation == pytest.approx(moments(data, 5.0, 1.0)[1], abs=1e-4)
 
 
@@ -180,7 +180,7 @@ def test_masks_without_any_boundary_are_named(label, side):
     "Empty masks, or full ones: there is nothing to learn. (The deviation of equal numbers may be 1e-8 instead of 0.)"
     image, labels = np.zeros((3, side, side), np.float32), np.full((side, side), label)
     with pytest.raises(ValueError, match="mask") as caught:
-        fitting._new_network(TINY, TrainingData.of([image], [labels], 16), Recipe())
+        fitting.new_network(TINY, TrainingData.of([image], [labels], 16), Recipe())
     assert "\n" not in str(caught.value)
 
 
@@ -194,7 +194,7 @@ def test_minutes_become_steps(monkeypatch, data):
             yield Step(k + 1, 1.0, 1.0, 10 + 0.5 * k, network)
 
     monkeypatch.setattr(fitting, "train", timed)
-    network = fitting._new_network(TINY, data, Recipe())
+    network = fitting.new_network(TINY, data, Recipe())
     assert (
         fitting._steps_in(1.0, network, data, Recipe(steps=10**6)) == 120
         and fitting._steps_in(2.5, network, data, Recipe()) == 300
@@ -203,7 +203,7 @@ def test_minutes_become_steps(monkeypatch, data):
 
 
 def test_measuring_does_not_change_the_network(data):
-    network = fitting._new_network(TINY, data, SETTING.recipe)
+    network = fitting.new_network(TINY, data, SETTING.recipe)
     before = numbers(network)
     assert fitting._steps_in(0.01, network, data, SETTING.recipe) >= 20
     assert torch.equal(numbers(network), before)
@@ -353,7 +353,7 @@ def test_scenes_that_judge_are_used_by_nobody_else():
 def test_without_validation_all_others_are_trained_on(folder, tmp_path, data):
     recipe = replace(SETTING.recipe, seed=3)
     model = quiet(tmp_path / "a.safetensors", folder, seed=3, validate=False)
-    *_, last = train(fitting._new_network(TINY, data, recipe), data, recipe)
+    *_, last = train(fitting.new_network(TINY, data, recipe), data, recipe)
     assert len(data.images) == 5 and torch.equal(numbers(last.average), numbers(model.network))
     (own,) = rows(tmp_path / "a.safetensors")
     assert model.about["chosen_on"] == [] and own[0] == "6" and all(own[1:3]) and own[3:] == [""] * 4
@@ -387,7 +387,7 @@ def test_the_best_weights_are_kept_also_when_stopped(folder, tmp_path, monkeypat
     "In one go, and stopped after the best one: its weights are in the checkpoint."
     setting = replace(SETTING, recipe=replace(SETTING.recipe, average=0.5))
     data, _ = load_training_data("folder", folder, setting, progress=False, validate=True)
-    network = fitting._new_network(TINY, data, setting.recipe)
+    network = fitting.new_network(TINY, data, setting.recipe)
     for one in train(network, data, setting.recipe):
         if one.number == step:
             expected = numbers(one.average).clone()
@@ -478,7 +478,7 @@ class Bar:
 def test_a_bar_begins_at_the_first_loss_and_goes_on_where_it_stopped(tmp_path, data, monkeypatch):
     monkeypatch.setattr(fitting, "tqdm", Bar)
     recipe, checkpoint = replace(SETTING.recipe, steps=8), tmp_path / "c.safetensors"
-    steps = list(train(fitting._new_network(TINY, data, recipe), data, recipe))
+    steps = list(train(fitting.new_network(TINY, data, recipe), data, recipe))
     watch(iter(steps), 8)
     shown = Bar.last.shown
     assert shown[0] == (f"{steps[0].loss:.3f}", f"{steps[0].estimate_loss:.3f}")
@@ -486,10 +486,10 @@ def test_a_bar_begins_at_the_first_loss_and_goes_on_where_it_stopped(tmp_path, d
         weights = 0.98 ** np.arange(count)[::-1]
         mean = np.average([step.loss for step in steps[:count]], weights=weights)
         assert float(shown[count - 1][0]) == pytest.approx(mean, abs=6e-4)
-    for step in train(fitting._new_network(TINY, data, recipe), data, recipe, checkpoint=checkpoint):
+    for step in train(fitting.new_network(TINY, data, recipe), data, recipe, checkpoint=checkpoint):
         if step.number == 5:
             break
-    watch(train(fitting._new_network(TINY, data, recipe), data, recipe, checkpoint=checkpoint), 8)
+    watch(train(fitting.new_network(TINY, data, recipe), data, recipe, checkpoint=checkpoint), 8)
     assert Bar.last.shown == shown[5:] and Bar.last.initial == 5 and Bar.last.n == 8
 
 
@@ -521,7 +521,7 @@ def test_the_file_says_how_it_was_made(uninterrupted, folder):
 def test_it_is_the_average_after_the_last_step(uninterrupted, folder):
     recipe = replace(SETTING.recipe, seed=3)
     data, _ = load_training_data("folder", folder, SETTING, progress=False, validate=True)
-    *_, last = train(fitting._new_network(TINY, data, recipe), data, recipe)
+    *_, last = train(fitting.new_network(TINY, data, recipe), data, recipe)
     assert torch.equal(numbers(last.average), numbers(uninterrupted[0].network))
 
 

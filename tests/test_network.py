@@ -178,7 +178,7 @@ def test_the_encoder_s_own_guess_is_in_model_units_and_full_size():
 
 
 def test_noise_embedding_tells_levels_apart_over_four_decades():
-    embedding, levels = module._NoiseEmbedding(32), torch.logspace(-3, 1, 30)
+    embedding, levels = module.NoiseEmbedding(32), torch.logspace(-3, 1, 30)
     waves = embedding.waves(levels)
     assert waves.shape == (30, 32) and embedding(levels).shape == (30, 32)
     assert torch.allclose(waves[:, :16] ** 2 + waves[:, 16:] ** 2, torch.ones(30, 16), atol=1e-5)
@@ -190,8 +190,8 @@ def test_noise_embedding_tells_levels_apart_over_four_decades():
 def test_noise_embedding_keeps_its_frequencies_in_any_number_format():
     "In bfloat16 a frequency of 50 would be off by up to 0.125: another embedding than the one that was trained."
     levels = torch.logspace(-3, 0.7, 20)
-    exact = module._NoiseEmbedding(32).waves(levels)
-    assert torch.allclose(module._NoiseEmbedding(32).to(torch.bfloat16).waves(levels), exact, atol=1e-5)
+    exact = module.NoiseEmbedding(32).waves(levels)
+    assert torch.allclose(module.NoiseEmbedding(32).to(torch.bfloat16).waves(levels), exact, atol=1e-5)
 
 
 def test_bfloat16_answers_in_float32_and_nearly_the_same():

@@ -13,6 +13,7 @@ CHAPTERS = {  # folder: title; a chapter whose name (without the number) is a pa
     "6_results": "Results",
     "7_panels": "Panels",
     "8_engine_room": "The engine room",
+    "9_comparisons": "Other methods",
 }
 
 INDEX = ROOT / "nbs" / "index.ipynb"  # leads to the others

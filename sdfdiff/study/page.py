@@ -114,6 +114,7 @@ WORDS = {  # quantity: (words, unit, factor, digits, better)
     "brier": ("Brier score of P near edges", "1", 1, 3, "lower"),
     "spread_skill": ("spread over error of the distance", "1", 1, 2, "1"),
     "crps": ("CRPS of the distance at disputed pixels", "px", 1, 2, "lower"),
+    "crps_image": ("CRPS of the distance, mean over all pixels", "px", 1, 3, "lower"),
     "ged_u": ("squared energy distance to the raters (U-statistic)", "1", 1, 3, "lower, 0"),
     "hungarian_iou": ("IoU of members and raters, matched", "%", 100, 1, "higher"),
     "posterior_gap": ("mean |P - exact posterior|", "1", 1, 3, "lower"),

@@ -257,6 +257,9 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
     means["information_ratio"] = v["information_share"].sel(map="ratio", drop=True)
     for name in ("expected_loss", "crps", "wrong", "ged_u", "hungarian_iou", "posterior_gap", "auroc_best"):
         means |= {name: v[name]} if name in v else {}
+    if "crps" in v:  # where members and truth agree it is 0
+        share = v["ranks"].sum("rank") / v["pixels"].sel(region="image", drop=True).sum("bin")
+        means["crps_image"] = v["crps"].where(share > 0, 0.0) * share
     means |= {f"f1_{name}": v["f1"].sel(estimator=name, drop=True) for name in v["estimator"].values}
     table = v[["pixels", "forecast", "squares", "truths", "products"]]
     image, near = (table.sel(region=region, drop=True) for region in ("image", "band"))
@@ -274,6 +277,7 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
 # %% ../../nbs/5_study/5_verification.ipynb #verification-23-bounds
 _LIMITS = {  # quantity: where it can lie; the others are shares, from 0 to 1
     "crps": (0, np.inf),
+    "crps_image": (0, np.inf),
     "spread_skill": (0, np.inf),
     "ged_u": (-np.inf, np.inf),
     "loss_correlation": (-1, 1),
@@ -317,7 +321,7 @@ def headline(
     rows = [_one_method(verified.isel(method=k), **how) for k in range(verified.sizes["method"])]
     found = xr.concat(rows, verified["method"]).transpose("quantity", "method", "bound").rename("headline")
     meaning = "estimate, low and high end of the 95 % interval"
-    return found.assign_attrs(units="px for crps, 1 for all others", long_name=meaning)
+    return found.assign_attrs(units="px for crps and crps_image, 1 for all others", long_name=meaning)
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-24-pairs
 def _minus(pair: tuple, other: tuple) -> tuple[xr.Dataset, Callable]:
