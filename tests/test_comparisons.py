@@ -444,6 +444,17 @@ def test_numbers_of_the_table(made):
         gaps(whole, "FCN")
 
 
+def test_weights_are_judged_on_other_images_without_training(small, made, monkeypatch):
+    "The folder has no split of its own: all of its images are judged, those that were held out with the same numbers."
+    whole, (_, root, out, _) = made
+    monkeypatch.setattr(table, "_trained", lambda names, *_: iter([]) if not names else pytest.fail("trained"))
+    how = {"split": "test", "rows": ["Res-UNet"], "weights": out.with_name("t_weights")}
+    found = finish_table(run_table("folder", root, out.with_name("test.nc"), 9.0, **how), progress=False)
+    assert found.sizes["case"] == 20 and found.attrs["split"] == "test" and "minutes" not in found.attrs
+    again = found["f1"].sel({"case": whole["case"].values, "method": "Res-UNet, seed 0"})
+    assert np.array_equal(again, whole["f1"].isel(method=0))
+
+
 def test_seeds_are_paired_where_both_have_them(made):
     whole, _ = made
     found = gaps(whole, "SDF, one call").sel(approach="U-Net", quantity="f1_mmse", bound="estimate")
