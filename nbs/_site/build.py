@@ -97,7 +97,12 @@ def lay_out(source: Path, panels: Path) -> None:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source / name)
     titles = [name.removesuffix(".md") for name in TEXTS if (ROOT / name).exists()]  # Sphinx finds the titles
-    chapters["Beside the course"] = [*titles, "Weights and data <data/README>", "Licence <LICENSE>"]
+    chapters["Beside the course"] = [
+        *titles,
+        "Weights and data <data/README>",
+        "Networks of the table <data/comparisons/README>",
+        "Licence <LICENSE>",
+    ]
     front = nbformat.read(INDEX, as_version=4)
     readable(front)
     for caption, entries in chapters.items():
