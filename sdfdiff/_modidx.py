@@ -152,6 +152,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                         'sdfdiff/comparisons/networks.py'),
                                               'sdfdiff.comparisons.networks._monai': ( '9_comparisons/networks.html#_monai',
                                                                                        'sdfdiff/comparisons/networks.py'),
+                                              'sdfdiff.comparisons.networks.check_installed': ( '9_comparisons/networks.html#check_installed',
+                                                                                                'sdfdiff/comparisons/networks.py'),
                                               'sdfdiff.comparisons.networks.drop_out': ( '9_comparisons/networks.html#drop_out',
                                                                                          'sdfdiff/comparisons/networks.py'),
                                               'sdfdiff.comparisons.networks.probabilities': ( '9_comparisons/networks.html#probabilities',

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,17 @@ def test_same_seed_same_network(name):
     with torch.no_grad():
         a, b, c = (each(torch.full((1, 1, 128, 128), 0.3)) for each in (one, two, other))
     assert torch.equal(a, b) and not torch.equal(a, c) and a.dtype == torch.float32
+
+
+def test_a_library_that_is_missing_is_named_before_anything_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    networks.check_installed(["segnet", "axial", "mask_diffusion", "sdf"])
+    with pytest.raises(ValueError, match=r"network res_unet is MONAI's, which is not installed: pip install 'sdfdiff"):
+        networks.check_installed(["segnet", "res_unet"])
+    with pytest.raises(ValueError, match="is MONAI's"):
+        Segmenter("unet")
+    with pytest.raises(ValueError, match="unet_plus_plus is MONAI's"):
+        table._check_training(["segnet-0", "unet_plus_plus-0"], tmp_path, 5.0, "folder", tmp_path)
 
 
 def test_unknown_network():
@@ -294,6 +306,26 @@ def test_killed_and_continued_it_gives_the_same_weights(small, monkeypatch, tmp_
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert about["steps"] == 60 and about["budget"] == 1.0 and len(about["held_out"]) == 4
     assert not (tmp_path / "cut" / f"{name}-0.checkpoint.safetensors").exists()
+
+
+def test_a_training_is_not_continued_with_other_images(small, monkeypatch, tmp_path, folder):
+    shutil.copytree(folder, tmp_path / "data")
+    begin = fitting._begin
+
+    def killed(*arguments, **how):
+        for step in begin(*arguments, **how):
+            yield step
+            if how and step.number == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "_begin", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit_network("segnet", "folder", tmp_path / "data", tmp_path / "w", 0.4)
+    monkeypatch.setattr(fitting, "_begin", begin)
+    fitting._data.cache_clear()
+    write_png(tmp_path / "data" / "masks" / "3.png", np.eye(40) > 0, force=True)
+    with pytest.raises(ValueError, match="was begun with other files or settings.*mask of 3"):
+        fit_network("segnet", "folder", tmp_path / "data", tmp_path / "w", 0.4)
 
 
 def test_a_setting_is_the_same_for_all_but_what_is_learned():

@@ -37,6 +37,7 @@ from ..diffusion.losses import Recipe, mask_loss
 from ..diffusion.model import Model, load_model, save_weights
 from ..diffusion.training import Step, Validation, criterion, train
 from ..files import writing
+from ..images.cases import checksums, find_cases
 from ..images.preparation import Preparation
 from ..provenance import check_same, weights_path
 
@@ -90,10 +91,11 @@ class _Chooser:
 
 @lru_cache(maxsize=2)
 def _data(dataset: str, root: str | None, crop: int, boundary: str) -> tuple:
-    "Training data and the crops that choose; read once in a process."
+    "Training data, who is held out, the crops that choose, and checksums of all files; read once in a process."
     setting = replace(setting_of(dataset), crop=crop, boundary=boundary)
     data, held_out = load_training_data(dataset, root, setting, progress=False, validate=True)
-    return data, held_out, validation_views(dataset, root, setting, count=16)
+    files = {} if root is None else checksums(*find_cases(dataset, root, "train", layers=setting.layers))
+    return data, held_out, validation_views(dataset, root, setting, count=16), files
 
 # %% ../../nbs/9_comparisons/4_fitting.ipynb #fitting-10
 def _begin(
@@ -215,12 +217,12 @@ def fit_network(
     if name == "shipped":
         return _copied(dataset, out)
     setting = setting_for(name, dataset)
-    data, held_out, views = _data(dataset, None if root is None else str(root), setting.crop, setting.boundary)
+    data, held_out, views, files = _data(dataset, None if root is None else str(root), setting.crop, setting.boundary)
     plan = _plan(name, setting, dataset, data, views, minutes, folder / f"{name}.json")
     recipe = _recipe(setting, name, plan["steps"], plan["rate"], seed)
     start, first = time.process_time(), None
     run = _begin(name, setting, data, views, recipe, seed, checkpoint=checkpoint, table=out.with_suffix(".csv"),
-                 made_of={"dataset": dataset, "network": name})  # fmt: skip
+                 made_of={"dataset": dataset, "network": name} | files)  # fmt: skip
     for step in run:
         first = step.number if first is None else first
     share = (step.number - first + 1) / recipe.steps

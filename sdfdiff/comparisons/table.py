@@ -20,6 +20,7 @@ from .. import __version__
 from .answers import APPROACHES, Approach
 from .fitting import SHIPPED_FOR, fit_network
 from .judging import judge
+from .networks import check_installed
 from ..files import Exists, read_dataset, write_dataset
 from ..images.cases import CasePaths, checksums, find_cases
 from ..images.inventory import take_inventory
@@ -82,7 +83,7 @@ def run_table(
     names = dict.fromkeys(name for one, seed in waiting for name in one.files(seed))
     missing = [name for name in names if not (folder / f"{name}.safetensors").exists()]
     if untrained := [name for name in missing if name != "shipped-0"]:
-        _check_training(untrained[0], folder, minutes if split == "validation" else None, dataset, root)
+        _check_training(untrained, folder, minutes if split == "validation" else None, dataset, root)
     done, total = len(pieces) - len(waiting), len(pieces) + len(missing)
     yield TableProgress(done, total, table=table)
     for name in _trained(missing, (dataset, root, folder, minutes), client):
@@ -106,10 +107,13 @@ def _checked(out: Path, split: str, replace: bool) -> Path:
     return out
 
 
-def _check_training(missing: str, folder: Path, minutes: float | None, dataset: str, root: str | os.PathLike) -> None:
+def _check_training(
+    missing: list[str], folder: Path, minutes: float | None, dataset: str, root: str | os.PathLike
+) -> None:
     "FileNotFoundError where nothing may be trained; ValueError with all that is wrong with the files."
+    check_installed(name.rsplit("-", 1)[0] for name in missing)
     if minutes is None:
-        problem = f"{folder} has no {missing}.safetensors: train it with a table of the validation images and"
+        problem = f"{folder} has no {missing[0]}.safetensors: train it with a table of the validation images and"
         raise FileNotFoundError(f"{problem} a budget, or name the folder of the weights, or fewer rows.")
     if problems := take_inventory(root, dataset).problems:
         raise ValueError(f"{root} cannot be trained on: {'; '.join(problems)}.")
