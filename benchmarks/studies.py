@@ -35,6 +35,11 @@ COMMANDS = {  # title of a file: the command of `python -m benchmarks` that make
     "sdfdiff plain network": "plain",
     "sdfdiff two kinds of uncertainty": "kinds",
 }
+_TABLE = "sdfdiff table {0} --root DIR --budget 5 --out runs/table_{0}.nc --processes 2 --resume"
+ELSEWHERE = {  # title of a file that is not made here: what makes it
+    "sdfdiff table": f"`{_TABLE.format('monuseg')}`, and the same with glas, hours of training",
+    "sdfdiff figure": "the slow cell of 9.8 who wins, from the networks of `" + _TABLE.format("monuseg") + "`",
+}
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"
 TRAINING = {  # weights that are not shipped: the command that trains them, seed 0
     "runs/raters.safetensors": f"sdfdiff train raters --root DIR --steps 1500 --no-validation {_OUT}raters.safetensors",
@@ -80,7 +85,7 @@ def _stored(path: Path) -> Stored:
         return Stored(path, LATENCY, None)
     with read_dataset(path, lazy=True) as found:
         about, title = found.attrs, found.attrs.get("title")
-        if title in COMMANDS:
+        if title in COMMANDS | ELSEWHERE:
             return Stored(path, title, None)
         if title == BENCHMARK:
             given = {key.removeprefix("plan_"): value for key, value in about.items() if key.startswith("plan_")}
@@ -120,6 +125,8 @@ def lacking(
     "What is needed and not here, in one sentence that says how to get it."
     if one.title == LATENCY:
         return "" if find_spec("playwright") else "it needs a browser: `make latency` installs what measures it."
+    if one.title in ELSEWHERE:
+        return f"it is made elsewhere, by {ELSEWHERE[one.title]}."
     if one.title in COMMANDS:
         return ""
     if one.title == BENCHMARK:
@@ -183,7 +190,11 @@ def overview(
         seconds = seconds_of(one, workers)
         total += 0 if np.isnan(seconds) else seconds
         amount = f"{len(one.images)} images, {one.calls:,} network calls, {_duration(seconds)}"
-        other = "trains networks of its own: its command says how long" if one.title in COMMANDS else "some ten minutes"
+        other = (
+            "trains networks of its own: its command says how long"
+            if one.title in COMMANDS | ELSEWHERE
+            else "some ten minutes"
+        )
         lines.append(f"{one.name:<18} {amount if one.calls else other}")
     about = "the maps are then measured: a second or two per image and way to draw"
     return "\n".join([*lines, f"Drawing takes {_duration(total)} on this machine; {about}."])

@@ -98,7 +98,8 @@ def test_competitors_are_an_optional_group():
         names = [name.lower() for name in packages.get(module, [])]
         assert not names or any(f"{name}>=" in about["bench_requirements"] for name in names), module
     for word in ("monai", "edt", "opencv", "diffusers"):
-        assert word in about["bench_requirements"] and word not in about["requirements"] + about["lab_requirements"]
+        assert word in about["bench_requirements"] and word not in about["requirements"]
+        assert (word in about["lab_requirements"]) == (word in about["comparisons_requirements"]) == (word == "monai")
 
 
 def test_no_competitor_is_imported_before_it_is_asked_for():

@@ -265,6 +265,9 @@ def test_every_stored_result_can_be_made_again():
         if one.title == studies.LATENCY:
             assert (studies.ROOT / "tests" / "benchmark_panels.py").exists()
             continue
+        if one.title in studies.ELSEWHERE:
+            assert "sdfdiff table monuseg" in studies.lacking(one, {})
+            continue
         if one.title in studies.COMMANDS:
             typed = benchmarks_parser().parse_args([studies.COMMANDS[one.title], "--out", "a.nc"])
             assert typed.out == Path("a.nc") and {"plan", "seed"} & set(read_dataset(one.path).attrs)

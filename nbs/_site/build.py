@@ -71,7 +71,8 @@ def readable(notebook) -> None:
 
 def lay_out(source: Path, panels: Path) -> None:
     "Write what Sphinx reads, in the places where it lies in the project, so that its links stay true."
-    shutil.copytree(ROOT / "data", source / "data")
+    networks = shutil.ignore_patterns("*-[0-9].safetensors")  # of data/comparisons: no page needs their 50 MB
+    shutil.copytree(ROOT / "data", source / "data", ignore=networks)
     (source / "LICENSE.md").write_text(f"# Licence\n\n```text\n{(ROOT / 'LICENSE').read_text()}```\n")
     chapters = {}
     beside = "Beside the course: benchmarks"
@@ -97,12 +98,8 @@ def lay_out(source: Path, panels: Path) -> None:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source / name)
     titles = [name.removesuffix(".md") for name in TEXTS if (ROOT / name).exists()]  # Sphinx finds the titles
-    chapters["Beside the course"] = [
-        *titles,
-        "Weights and data <data/README>",
-        "Networks of the table <data/comparisons/README>",
-        "Licence <LICENSE>",
-    ]
+    table = ["Networks of the table <data/comparisons/README>"] * (ROOT / "data/comparisons/README.md").exists()
+    chapters["Beside the course"] = [*titles, "Weights and data <data/README>", *table, "Licence <LICENSE>"]
     front = nbformat.read(INDEX, as_version=4)
     readable(front)
     for caption, entries in chapters.items():

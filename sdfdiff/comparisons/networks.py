@@ -7,7 +7,7 @@ __all__ = ['NETWORKS', 'SegNet', 'check_installed', 'Segmenter', 'probabilities'
 
 # %% ../../nbs/9_comparisons/1_networks.ipynb #networks-04
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.util import find_spec
 from itertools import product
 
@@ -71,7 +71,7 @@ def _monai(name: str) -> type:
     return getattr(nets, name)
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {  # name: makes the network for images of so many channels
+NETWORKS = {  # name: makes the network for images of so many channels
     "segnet": SegNet,
     "unet": lambda channels: _monai("BasicUNet")(2, channels, 1),
     "unet_dropout": lambda channels: _monai("BasicUNet")(2, channels, 1, dropout=0.2),
