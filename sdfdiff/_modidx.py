@@ -98,6 +98,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                           'sdfdiff/comparisons/fitting.py')},
             'sdfdiff.comparisons.judging': { 'sdfdiff.comparisons.judging._as_study': ( '9_comparisons/judging.html#_as_study',
                                                                                         'sdfdiff/comparisons/judging.py'),
+                                             'sdfdiff.comparisons.judging._check_unseen': ( '9_comparisons/judging.html#_check_unseen',
+                                                                                            'sdfdiff/comparisons/judging.py'),
                                              'sdfdiff.comparisons.judging._expected_loss': ( '9_comparisons/judging.html#_expected_loss',
                                                                                              'sdfdiff/comparisons/judging.py'),
                                              'sdfdiff.comparisons.judging._history': ( '9_comparisons/judging.html#_history',

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -284,22 +285,28 @@ def test_both_stages_of_a_training_are_timed(monkeypatch):
     assert math.isclose(found, (1 * 7500 + 4 * 2300) / 9800, rel_tol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["segnet", "sdf", "mask_diffusion"])
-def test_killed_and_continued_it_gives_the_same_weights(small, monkeypatch, tmp_path, folder, name):
-    whole = load_network(fit_network(name, "folder", folder, tmp_path / "whole", 1.0))[0]
+@contextmanager
+def killed_after(steps):
+    "Ctrl-C after so many steps of a training; trials of learning rates end."
     begin = fitting._begin
 
     def killed(*arguments, **how):
         for step in begin(*arguments, **how):
             yield step
-            if how and step.number == 11:
+            if how and step.number == steps:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "_begin", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(fitting, "_begin", killed)
+        yield
+
+
+@pytest.mark.parametrize("name", ["segnet", "sdf", "mask_diffusion"])
+def test_killed_and_continued_it_gives_the_same_weights(small, tmp_path, folder, name):
+    whole = load_network(fit_network(name, "folder", folder, tmp_path / "whole", 1.0))[0]
+    with killed_after(11), pytest.raises(KeyboardInterrupt):
         fit_network(name, "folder", folder, tmp_path / "cut", 1.0)
     assert (tmp_path / "cut" / f"{name}-0.checkpoint.safetensors").exists()
-    monkeypatch.setattr(fitting, "_begin", begin)
     path = fit_network(name, "folder", folder, tmp_path / "cut", 1.0)
     resumed, _, about = load_network(path)
     one, two = (getattr(each, "network", each).state_dict() for each in (whole, resumed))
@@ -308,20 +315,10 @@ def test_killed_and_continued_it_gives_the_same_weights(small, monkeypatch, tmp_
     assert not (tmp_path / "cut" / f"{name}-0.checkpoint.safetensors").exists()
 
 
-def test_a_training_is_not_continued_with_other_images(small, monkeypatch, tmp_path, folder):
+def test_a_training_is_not_continued_with_other_images(small, tmp_path, folder):
     shutil.copytree(folder, tmp_path / "data")
-    begin = fitting._begin
-
-    def killed(*arguments, **how):
-        for step in begin(*arguments, **how):
-            yield step
-            if how and step.number == 3:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting, "_begin", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(3), pytest.raises(KeyboardInterrupt):
         fit_network("segnet", "folder", tmp_path / "data", tmp_path / "w", 0.4)
-    monkeypatch.setattr(fitting, "_begin", begin)
     fitting._data.cache_clear()
     write_png(tmp_path / "data" / "masks" / "3.png", np.eye(40) > 0, force=True)
     with pytest.raises(ValueError, match="was begun with other files or settings.*mask of 3"):
@@ -476,15 +473,37 @@ def test_numbers_of_the_table(made):
         gaps(whole, "FCN")
 
 
-def test_weights_are_judged_on_other_images_without_training(small, made, monkeypatch):
-    "The folder has no split of its own: all of its images are judged, those that were held out with the same numbers."
+def test_weights_are_judged_on_other_images_without_training(small, made, monkeypatch, tmp_path):
+    "Images under other names have the numbers that they had; images that were trained on are refused."
     whole, (_, root, out, _) = made
     monkeypatch.setattr(table, "_trained", lambda names, *_: iter([]) if not names else pytest.fail("trained"))
     how = {"split": "test", "rows": ["Res-UNet"], "weights": out.with_name("t_weights")}
-    found = finish_table(run_table("folder", root, out.with_name("test.nc"), 9.0, **how), progress=False)
-    assert found.sizes["case"] == 20 and found.attrs["split"] == "test" and "minutes" not in found.attrs
-    again = found["f1"].sel({"case": whole["case"].values, "method": "Res-UNet, seed 0"})
-    assert np.array_equal(again, whole["f1"].isel(method=0))
+    with pytest.raises(ValueError, match="were trained on .* and 15 more of these images"):
+        finish_table(run_table("folder", root, tmp_path / "a.nc", 9.0, **how), progress=False)
+    assert not (tmp_path / "a.nc").exists()
+    for part in ("images", "masks"):
+        (tmp_path / "new" / part).mkdir(parents=True)
+        for name in whole["case"].values:
+            shutil.copy(root / part / f"{name}.png", tmp_path / "new" / part / f"new{name}.png")
+    found = finish_table(run_table("folder", tmp_path / "new", tmp_path / "b.nc", 9.0, **how), progress=False)
+    assert found.sizes["case"] == 4 and found.attrs["split"] == "test" and "minutes" not in found.attrs
+    assert np.array_equal(found["f1"].isel(method=0), whole["f1"].isel(method=0))
+
+
+@pytest.mark.parametrize("changed", ["masks/{0}.png", "weights"])
+def test_a_table_is_not_continued_with_other_files(small, made, tmp_path, changed):
+    whole, (_, root, out, _) = made
+    shutil.copytree(root, tmp_path / "d"), shutil.copytree(out.with_name("t_weights"), tmp_path / "t_weights")
+    shutil.copy(out, tmp_path / "t.nc")
+    file = tmp_path / "d" / changed.format(whole["case"].values[0])
+    if changed == "weights":
+        shutil.copy(tmp_path / "t_weights" / "unet-1.safetensors", tmp_path / "t_weights" / "unet-0.safetensors")
+    else:
+        write_png(file, np.eye(40) > 0)
+    with pytest.raises(ValueError, match="is a table of something else.*(mask of|weights unet-0)"):
+        finish_table(
+            run_table("folder", tmp_path / "d", tmp_path / "t.nc", 0.4, rows=ROWS, resume=True), progress=False
+        )
 
 
 def test_seeds_are_paired_where_both_have_them(made):

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
-from .answers import Approach, ask, load_approach
+from .answers import Approach, ask
 from .fitting import load_network, setting_for
 from ..diffusion.fitting import Setting
 from ..images.cases import CasePaths, Prepared, checksums, prepare_case
@@ -76,6 +76,17 @@ def _judged_case(
     return found.drop_dims(["removed", "margin"])  # curves that no row of a table needs
 
 # %% ../../nbs/9_comparisons/6_judging.ipynb #judging-12
+def _check_unseen(cases: Sequence[CasePaths], about: dict) -> None:
+    "ValueError if some images were held out of the training and others not: those were trained on."
+    names, held_out = [paths.name for paths in cases], set(about.get("held_out", []))
+    trained = [name for name in names if name not in held_out]
+    if trained and len(trained) < len(names):
+        raise ValueError(
+            f"The networks were trained on {trained[0]} and {len(trained) - 1} more of these images: judge the "
+            "validation split, or a folder of other images."
+        )
+
+
 def _history(about: dict) -> dict:
     "Minutes, steps and learning rate of a training; those of the shipped weights have other names."
     if "minutes" in about:
@@ -97,13 +108,12 @@ def judge(
     folder: str | os.PathLike,  # Of the weights
 ) -> xr.Dataset:  # Dims (case, method), the latter of length 1, named by row and seed; see `verify`
     "What one row says of all images. Errors as of `load_network`."
-    folder, setting, loaded = Path(folder), setting_for("sdf", dataset), load_approach(approach, folder, seed)
-    fragments = []
-    files = [folder / f"{name}.safetensors" for name in approach.files(seed)]
-    abouts, parts, pixels = [_history(load_network(file)[2]) for file in files], [], 0
-    preparation = load_network(files[0])[1]
+    files = [Path(folder, f"{name}.safetensors") for name in approach.files(seed)]
+    loaded, preparations, abouts = zip(*map(load_network, files))
+    _check_unseen(cases, abouts[0])
+    setting, abouts, fragments, parts, pixels = setting_for("sdf", dataset), [*map(_history, abouts)], [], [], 0
     for paths in cases:
-        case = prepare_case(paths, preparation)
+        case = prepare_case(paths, preparations[0])
         parts.append(_judged_case(approach, loaded, case, setting, seed))
         fragments.append(ndimage.label(case.truth)[1])
         pixels += case.truth.size
@@ -125,6 +135,7 @@ def judge(
             "group": ("case", [paths.group for paths in cases]),
             "fragments_truth": ("case", fragments),
             "image_checksum": ("case", [checksums(paths)[f"the image of {paths.name}"] for paths in cases]),
+            "mask_checksum": ("case", [checksums(paths)[f"the mask of {paths.name}"] for paths in cases]),
         }
     )
     return found.assign_attrs(permutations=0)

@@ -24,7 +24,7 @@ from .networks import check_installed
 from ..files import Exists, read_dataset, write_dataset
 from ..images.cases import CasePaths, checksums, find_cases
 from ..images.inventory import take_inventory
-from ..provenance import check_same
+from ..provenance import check_same, checksum
 from ..study.verification import differences, headline
 from ..uncertainty.errors import augrc
 from ..uncertainty.fields import bootstrap
@@ -77,7 +77,7 @@ def run_table(
     cases = find_cases(dataset, root, split)
     about = {"dataset": dataset, "split": split, "weights from": folder.name}
     about |= {} if minutes is None or split == "test" else {"minutes": minutes}
-    table = _begun(out, about, cases) if resume and out.exists() else None
+    table = _begun(out, about, cases, folder) if resume and out.exists() else None
     have = set() if table is None else set(table["method"].values.tolist())
     waiting = [(one, seed) for one, seed in pieces if f"{one.label}, seed {seed}" not in have]
     names = dict.fromkeys(name for one, seed in waiting for name in one.files(seed))
@@ -131,12 +131,11 @@ def _trained(names: list[str], how: tuple, client) -> Iterator[str]:
         return
     from distributed import as_completed
 
-    planned, futures = set(), {}
+    futures = {}
     for network, seed, name in tasks:  # the first seed of a network plans for the others
         after = [one for one, other in futures.items() if other.rsplit("-", 1)[0] == network]
-        work = (network, dataset, root, folder, minutes, int(seed), after[:1] if network in planned else [])
+        work = (network, dataset, root, folder, minutes, int(seed), after[:1])
         futures[client.submit(_fit_after, *work, pure=False)] = name
-        planned.add(network)
     try:
         for future in as_completed(futures):
             future.result()
@@ -150,13 +149,22 @@ def _fit_after(network: str, dataset: str, root, folder: Path, minutes: float, s
     return str(fit_network(network, dataset, root, folder, minutes, seed))
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-11
-def _begun(out: Path, about: dict, cases: list[CasePaths]) -> xr.Dataset:
-    "The rows that are there. ValueError if the file is of another table, or of images that changed."
+def _begun(out: Path, about: dict, cases: list[CasePaths], folder: Path) -> xr.Dataset:
+    "The rows that are there. ValueError if the file is of another table, or of files that changed."
     table = read_table(out)
-    sums = {f"the image of {name}": one for name, one in zip(table["case"].values, table["image_checksum"].values)}
-    now = {f"the image of {one.name}": checksums(one)[f"the image of {one.name}"] for one in cases}
-    stored = {name: table.attrs[name] for name in about if name in table.attrs} | sums
-    check_same(stored, about | now, out, "is a table of something else", "; name another file", force="to start anew")
+    stored = {name: table.attrs[name] for name in about if name in table.attrs}
+    stored["the cases"] = table["case"].values.tolist()
+    for what in ("image", "mask"):
+        if f"{what}_checksum" in table.coords:
+            names = [f"the {what} of {name}" for name in stored["the cases"]]
+            stored |= dict(zip(names, table[f"{what}_checksum"].values.tolist()))
+    asked = about | {"the cases": [one.name for one in cases]} | checksums(*cases)
+    asked = {name: value for name, value in asked.items() if name in stored}
+    for names, kept in zip(table["weights"].values.tolist(), table["weights_checksum"].values.tolist()):
+        files = [folder / f"{name}.safetensors" for name in names.split("; ")]
+        if all(file.exists() for file in files):
+            stored[f"the weights {names}"], asked[f"the weights {names}"] = kept, checksum(*files)
+    check_same(stored, asked, out, "is a table of something else", "; name another file", force="to start anew")
     return table
 
 
