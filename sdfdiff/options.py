@@ -158,7 +158,7 @@ def add_command(
 def run_command(
     arguments: argparse.Namespace,  # What was typed, with `run` and `traceback`
     program: str,  # Begins each sentence
-) -> int:  # Exit code: 0, 1 for an error, 130 when interrupted
+) -> int:  # Exit code: 0, 1 for an error, 130 when interrupted, 141 when whoever reads the output has left
     "Run what was typed. Every error that a user can mend is one sentence on standard error; others are raised."
     stopped = _listen()
     for stream in (sys.stdout, sys.stderr):
@@ -168,7 +168,11 @@ def run_command(
         with warnings.catch_warnings():
             warnings.showwarning = partial(_show, program, warnings.showwarning)
             arguments.run(arguments)
+        sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # as in `sdfdiff ... | head`: nobody reads on, and that is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (KeyboardInterrupt, Exception) as error:
         if stopped or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may fail with any error
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes of zarr that were cut short
