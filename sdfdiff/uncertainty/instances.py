@@ -62,9 +62,11 @@ def _passes(depth: np.ndarray, basins: np.ndarray) -> list[tuple[float, int, int
     return list(zip(saddle[order].tolist(), first[order].tolist(), second[order].tolist()))
 
 
-def _joined(depth: np.ndarray, basins: np.ndarray, height: float, share: float) -> np.ndarray:
+def _joined(depth: np.ndarray, tops: np.ndarray, basins: np.ndarray, height: float, share: float) -> np.ndarray:
     "Basins joined wherever a peak does not count; a map from old to new numbers."
-    peaks = [0.0, *np.atleast_1d(ndimage.maximum(depth, basins, np.arange(1, basins.max(initial=0) + 1))).tolist()]
+    peaks, there = np.zeros(tops.max() + 1), tops > 0
+    peaks[tops[there]] = depth[there]
+    peaks = peaks.tolist()
     island, owner = list(range(len(peaks))), list(range(len(peaks)))  # above the present pass; of one object
 
     def root(parents, k):
@@ -116,7 +118,7 @@ def split(
     if mask.all() and not tops.any():  # flat and full: no pixel is higher than its neighbours
         tops = mask.astype(int)
     basins = watershed(-depth, tops, mask=mask)
-    return _numbered(_joined(depth, basins, height, share)[basins], least)
+    return _numbered(_joined(depth, tops, basins, height, share)[basins], least)
 
 # %% ../../nbs/4_uncertainty/9_instances.ipynb #instances-15
 _SUMS = {
