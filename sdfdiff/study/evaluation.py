@@ -137,12 +137,23 @@ def summary(
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16b
 def _one_by_one(case: Case) -> bool:
-    "Are the true objects known one by one?"
-    return bool(case.raters is None or case.path is None) and (
-        case.labels.max(initial=0) != 1 or label(case.labels, connectivity=1).max() == 1
-    )
+    "Are the true objects known one by one? Not of several raters' majority, nor of a mask in several pieces."
+    if case.raters is not None and case.path is not None:
+        return False
+    return case.labels.max(initial=0) != 1 or label(case.labels, connectivity=1).max() == 1
 
 
+def _measured_objects(case: Case, model: Model, method: Method, **options) -> tuple[xr.Dataset, xr.Dataset]:
+    "The sums of one image, and a row for each object shown."
+    scale = model.preparation.at_microns(case.microns).scale
+    drawn = segment(case.image, model, method, scale=scale, name=case.name, **options)
+    labels, table = objects_of(drawn)
+    iou = match_objects(at_source(drawn, drawn["probability"].values), labels, case.labels)[0]["iou"]
+    rows = table[["id", "exists"]].drop_attrs().assign(iou=("object", iou))
+    rows["case_name"] = "object", np.full(len(iou), case.name, dtype=f"U{max(1, len(case.name))}")
+    return instance_sums(labels, case.labels, hausdorff=True), rows
+
+# %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16b2
 def evaluate_objects(
     dataset: str,  # A name of sdfdiff.images.cases.DATASETS
     root: str | os.PathLike | None,  # Its folder; none for tissue
@@ -154,36 +165,29 @@ def evaluate_objects(
     layers: Sequence[str] = (),  # Of Aperio XML files, names or numbers; none: all but a frame
     instances: str | os.PathLike | None = None,  # Folder of label images named as the images
     anyway: bool = False,  # Go on with images that the weights cannot know
-) -> xr.Dataset:  # Sums of `instance_sums` per case; iou, exists and case_name per object
+) -> xr.Dataset:  # Sums of `instance_sums` per case; id, exists, iou and case_name per object
     "Measure the objects of one method on the images whose true objects are known one by one. ValueError without any."
     if method.members < 2:
         raise ValueError(f"The method draws {method.members} members: how sure an object is needs 2.")
-    model, sums, rows, names, without = load_model(method.weights), [], [], [], []
-    for paths in find_cases(
-        dataset, root, split, None if isinstance(cases, int) and root else cases, layers, instances
-    ):
-        if isinstance(cases, int) and len(sums) == cases:
+    model, found, without = load_model(method.weights), {}, []
+    only, most = (None, cases) if isinstance(cases, int) and dataset != "tissue" else (cases, None)
+    for paths in find_cases(dataset, root, split, only, layers, instances):
+        case = read_case(paths) if most is None or len(found) < most else None
+        if case is None:
             break
-        case = read_case(paths)
-        if not _one_by_one(case):
+        if _one_by_one(case):
+            options = {"progress": progress, "workers": workers, "anyway": anyway}
+            found[case.name] = _measured_objects(case, model, method, **options)
+        else:
             without.append(case.name)
-            continue
-        scale, about = model.preparation.at_microns(case.microns).scale, {"progress": progress, "workers": workers}
-        drawn = segment(case.image, model, method, scale=scale, anyway=anyway, name=case.name, **about)
-        labels, table = objects_of(drawn)
-        iou = match_objects(at_source(drawn, drawn["probability"].values), labels, case.labels)[0]["iou"]
-        sums.append(instance_sums(labels, case.labels, hausdorff=True))
-        rows.append(xr.Dataset({"iou": ("object", iou), "exists": table["exists"], "id": table["id"]}))
-        names.append(case.name)
-    if not sums:
+    if not found:
         raise ValueError(f"{root} has no image whose objects are known one by one: name a folder of label images.")
-    found = xr.concat(sums, "case").assign_coords(case=names)
-    found = found.merge(xr.concat(rows, "object"))
-    found["case_name"] = "object", np.repeat(names, [row.sizes["object"] for row in rows])
-    held = ("case", np.isin(names, model.about.get("held_out", [])))
+    sums, rows = zip(*found.values())
+    held = ("case", np.isin(list(found), model.about.get("held_out", [])))
     about = {"dataset": dataset, "split": split, "weights": method.weights, "without_instances": ", ".join(without)}
     about |= {"method": method.name, "members": method.members, "seed": method.seed}
-    return found.assign_coords(held_out=held).assign_attrs(title="sdfdiff objects measured", **about)
+    result = xr.concat(sums, "case").merge(xr.concat(rows, "object"))
+    return result.assign_coords(case=list(found), held_out=held).assign_attrs(title="sdfdiff objects measured", **about)
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16c
 def object_summary(
