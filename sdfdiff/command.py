@@ -19,6 +19,7 @@ from .measuring import add_measuring
 from sdfdiff.options import (
     add_command,
     add_method_options,
+    add_pixel_size,
     chosen_method,
     chosen_workers,
     prepare_process,
@@ -36,18 +37,20 @@ def _add_demo(commands):
 
 def _add_segment(commands):
     one = add_command(commands, _segment, "segment images", _kept)
-    one.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them"
-    )
+    words = "PNG, TIFF, JPEG or BMP, a slide, or a folder of them"
+    one.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=words)
     one.add_argument("--out", type=Path, required=True, help="folder for the results")
     one.add_argument(
         "--weights",
         default="nuclei",
         help="nuclei, glands, tissue, tissue_fast, or a .safetensors file (default nuclei)",
     )
-    one.add_argument(
-        "--scale", type=float, help="network pixels per image pixel (default: as trained; nuclei 0.5, for 40x slides)"
-    )
+    add_pixel_size(one)
+    scale = "network pixels per image pixel, for those who know (default: what the um per pixel say)"
+    one.add_argument("--scale", type=float, help=scale)
+    words = "the part of a slide to segment, in pixels of its level (default: all of it, at most 4096 a side)"
+    one.add_argument("--region", type=int, nargs=4, metavar=("ROW", "COLUMN", "ROWS", "COLUMNS"), help=words)
+    one.add_argument("--level", type=int, default=0, metavar="N", help="of a slide, 0 is the largest (default 0)")
     one.add_argument(
         "--stain", choices=("vahadane", "haematoxylin", "none"), help="how stains are treated (default: as trained)"
     )
@@ -86,16 +89,19 @@ def parser() -> argparse.ArgumentParser:
 def _found(arguments: argparse.Namespace) -> list[Path]:
     "The images that are named, and those in folders that are named."
     from sdfdiff.files import IMAGE_SUFFIXES
+    from sdfdiff.images.readers import SLIDE_SUFFIXES, is_store
     from sdfdiff.provenance import OUTPUTS
 
     images = []
     for path in arguments.images:
-        inside = sorted(path.glob("[!.]*")) if path.is_dir() else [path]
-        if path.is_dir():  # all its images, but for results of an earlier run, and ._NAME of macOS
-            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+        folder = path.is_dir() and not is_store(path)
+        inside = sorted(path.glob("[!.]*")) if folder else [path]
+        if folder:  # all its images, but for results of an earlier run, and ._NAME of macOS
+            known = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
+            inside = [p for p in inside if p.suffix.lower() in known and (is_store(p) or not p.is_dir())]
             inside = [p for p in inside if not p.name.endswith(OUTPUTS)]
         if not inside:
-            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
+            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files, or slides, are needed.")
         images += inside
     return images
 
@@ -137,10 +143,10 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
                 if error.errno != errno.ENAMETOOLONG or len(images) == 1:  # of many images, one that fails later
                     raise
         elif arguments.resume:
-            stored = read_attributes(outputs[-1])
+            stored = {"level": 0, "region": "whole"} | read_attributes(outputs[-1])
             enough = arguments.tolerance is not None and stored.get("members", 0) <= arguments.members
             members = {} if enough else {"members": arguments.members}
-            check_same(stored, asked | members, outputs[-1], force="to replace it")
+            check_same(stored, asked | _asked_of(path, arguments) | members, outputs[-1], force="to replace it")
     return images
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08
@@ -153,9 +159,25 @@ def _asked(arguments: argparse.Namespace, method) -> dict:
     most, seen = about.get("truncation"), about.get("preparation", {})
     reach = method.reach or about.get("reach") or most
     found = {"weights_checksum": about["checksum"], "reach_px": min(reach, most)}
-    return (
-        settings_of(method) | found | {name: getattr(arguments, name) or seen.get(name) for name in ("scale", "stain")}
-    )
+    return settings_of(method) | found | {"stain": arguments.stain or seen.get("stain")}
+
+
+def _asked_of(path: Path, arguments: argparse.Namespace) -> dict:
+    "The same of one image: which part of it, and at which scale."
+    from sdfdiff.images.preparation import Preparation
+    from sdfdiff.images.slides import Slide, microns_of
+    from sdfdiff.provenance import weights_header
+
+    scale, microns = arguments.scale, arguments.mpp
+    if scale is None:
+        if arguments.level:
+            with Slide(path, microns) as slide:
+                microns = slide.microns and slide.microns * slide.level(arguments.level).downsample
+        elif microns is None:
+            microns, _ = microns_of(path)
+        scale = Preparation.from_dict(weights_header(arguments.weights)["preparation"]).at_microns(microns).scale
+    region = "whole" if arguments.region is None else " ".join(map(str, arguments.region))
+    return {"scale": scale, "level": arguments.level, "region": region}
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08b
 def _segment(arguments: argparse.Namespace) -> None:
@@ -227,7 +249,8 @@ def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str,
         return "done before, skipped", False
     from sdfdiff.ensembles.segmentation import read_result, segment_file
 
-    how = {"scale": arguments.scale, "stain": arguments.stain, "anyway": arguments.anyway}
+    how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "region", "level")}
+    how["microns"] = arguments.mpp
     how["workers"] = chosen_workers(arguments, model)
     try:
         previous = read_result(outputs[-1]) if there and arguments.add else None

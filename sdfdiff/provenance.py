@@ -26,13 +26,16 @@ def _digest(path: str, state: tuple) -> str:
 
 
 def checksum(
-    *paths: str | os.PathLike,  # Files
+    *paths: str | os.PathLike,  # Files; a folder stands for all files in it
 ) -> str:  # 64 digits; of several files one for all, of none "none"
     "SHA-256 of a file's bytes, which says whether it changed. Raises OSError."
     found = []
     for path in paths:
         if not os.path.exists(path):
             raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
+        if os.path.isdir(path):  # a zarr store
+            found.append(checksum(*sorted(one for one in Path(path).rglob("*") if one.is_file())))
+            continue
         about = os.stat(path)
         found.append(_digest(os.fspath(path), (about.st_ino, about.st_size, about.st_mtime_ns)))
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest() if found else "none"
