@@ -173,12 +173,13 @@ def normalise_stain(
 def haematoxylin(
     image: np.ndarray,  # Brown-stained slide (haematoxylin and DAB), intensities in [0, 1], shape (row, column, 3)
     reference: Stain = REFERENCE_STAIN,  # Its haematoxylin gives colour and strength
+    stain: Stain | None = None,  # The slide's own, of which the first strength counts; None: as the image shows it
 ) -> np.ndarray:  # float32 in [0, 1], same shape: haematoxylin alone, dark nuclei on a light ground
     "Separate the haematoxylin of an immunohistochemistry slide and show it in the reference's colour."
     density = _optical_density(image)
     found = separate_stains(np.exp(-density), hed_from_rgb)[..., 0] * -np.log(1e-6)  # scikit-image counts in that unit
-    tissue = found[_is_tissue(density) & ~_foreign(density, brown=True)]
-    strength = np.percentile(tissue, 99) if len(tissue) else 0.0
+    tissue = found[_is_tissue(density) & ~_foreign(density, brown=True)] if stain is None else found
+    strength = stain.strength[0] if stain else np.percentile(tissue, 99) if len(tissue) else 0.0
     scale = reference.strength[0] / strength if strength > 0.05 else 1.0
     return np.exp(-scale * found[..., None] * np.array(reference.matrix[0])).astype(np.float32)
 
@@ -371,14 +372,17 @@ def see_image(
     image: np.ndarray,  # Intensities in [0, 1], shape (row, column) or (row, column, 3)
     preparation: Preparation,  # Stain, colour and size
     fill: bool = True,  # Mirror tissue into what is none
+    stain: Stain | None = None,  # Of the slide of which this is a part, None: that of the image
+    unseen: np.ndarray | None = None,  # What is no tissue, Boolean (row, column); None: what the image itself shows
 ) -> tuple[np.ndarray, np.ndarray]:  # float32 in [0, 1], (channel, row, column); bool (row, column): where not seen
     "An image as a network sees it: stain at full resolution, then colour, then size. Warns of what is not seen."
     image = _checked_image(image).astype(np.float32)
-    wanted, unseen = prepared_shape(image.shape, preparation), np.zeros(image.shape[:2], bool)
-    if preparation.stain != "none" and not _is_grey(image):
+    wanted, fill = prepared_shape(image.shape, preparation), fill and unseen is None
+    unseen = np.zeros(image.shape[:2], bool) if unseen is None else unseen
+    if preparation.stain != "none" and (stain or not _is_grey(image)):
         if fill and not _wrong_kind(image, preparation)[0]:
             unseen = _unseen(image, preparation.stain == "haematoxylin", wanted[0] / image.shape[0])
-        image = normalise_stain(image) if preparation.stain == "vahadane" else haematoxylin(image)
+        image = (normalise_stain if preparation.stain == "vahadane" else haematoxylin)(image, stain=stain)
         image = _mirrored(image, unseen)
     elif preparation.stain != "none" and fill and image.std() < 0.01:
         unseen[:] = True
