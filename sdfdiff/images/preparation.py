@@ -372,7 +372,7 @@ def see_image(
     image: np.ndarray,  # Intensities in [0, 1], shape (row, column) or (row, column, 3)
     preparation: Preparation,  # Stain, colour and size
     fill: bool = True,  # Mirror tissue into what is none
-    stain: Stain | None = None,  # Of the slide of which this is a part, None: that of the image
+    stain: Stain | None = None,  # Of the slide of which this is a part; None: that of the image
     unseen: np.ndarray | None = None,  # What is no tissue, Boolean (row, column); None: what the image itself shows
 ) -> tuple[np.ndarray, np.ndarray]:  # float32 in [0, 1], (channel, row, column); bool (row, column): where not seen
     "An image as a network sees it: stain at full resolution, then colour, then size. Warns of what is not seen."
