@@ -7,6 +7,7 @@ from .method import (
     method_of as method_of,
     untuned as untuned,
 )
+from .objects import objects_of as objects_of
 from .segmentation import (
     overlay as overlay,
     read_result as read_result,

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from skimage.transform import resize_local_mean
 
-from ..files import read_image, read_labels
+from ..files import IMAGE_SUFFIXES, read_image, read_labels
 from .annotations import polygon_labels
 from .layouts import LAYOUTS, find_files
 from .preparation import Preparation, prepare_labels, prepared_shape, see_image
@@ -187,6 +187,20 @@ def _chosen(found: list[CasePaths], only: int | Sequence[str] | None, root: Path
         raise ValueError(f"{root} has no {split} case {missing[0]!r} that is asked for; there are {some}.")
     return [there[name] for name in only]
 
+# %% ../../nbs/1_images/3_cases.ipynb #cases-27-instances
+def _with_instances(found: list[CasePaths], folder: Path) -> list[CasePaths]:
+    "The cases with the label image of their name from a folder; those that have none there keep what they have."
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected label images named as the images: NAME.png.")
+    compose = partial(unicodedata.normalize, "NFC")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    there = {readable(compose(path.stem)): path for path in files if path.name[0] != "."}
+    if not any(compose(case.name) in there for case in found):
+        some = ", ".join(case.name for case in found[:3])
+        raise ValueError(f"{folder} has {len(there)} label images, but none named as an image: {some}.")
+    own = [(case, there.get(compose(case.name))) for case in found]
+    return [case if path is None else replace(case, annotations=(path,)) for case, path in own]
+
 # %% ../../nbs/1_images/3_cases.ipynb #cases-28
 def find_cases(
     dataset: str,  # One of DATASETS
@@ -194,6 +208,7 @@ def find_cases(
     split: str = "all",  # One of SPLITS; "train" is all official training images, "validation" the held-out part of it
     only: int | Sequence[str] | None = None,  # How many, from the first on, or their names; None: all, of tissue 16
     layers: Sequence[str] = (),  # Of Aperio XML files, names or numbers; none: all but a frame
+    instances: str | os.PathLike | None = None,  # Folder of label images named as the cases, to be read instead
 ) -> list[CasePaths]:  # In natural order of their names, or in the order asked for
     "Find the cases of a data set. Raises ValueError, FileNotFoundError: one sentence each."
     for what, value, choices in (("data set", dataset, DATASETS), ("split", split, SPLITS)):
@@ -206,6 +221,7 @@ def find_cases(
     else:
         found = _found(dataset, Path(root), "train" if split == "validation" else split)
         found = _chosen(hold_out(found, dataset)[1] if split == "validation" else found, only, Path(root), split)
+    found = found if instances is None else _with_instances(found, Path(instances))
     layers = tuple(map(str, [layers] if isinstance(layers, str | int) else layers))
     files = [path for case in found for path in case.annotations or [case.image or case.name]]
     without = [path for path in files if Path(path).suffix.lower() != ".xml"]
