@@ -155,7 +155,7 @@ def _polygons(
     following = np.roll(corners, -1, axis=0)
     following[ends - 1] = corners[first]
     areas = np.add.reduceat(corners[:, 0] * following[:, 1] - following[:, 0] * corners[:, 1], first)  # twice
-    rings = np.split(corners, first[1:])
+    rings = [corners[start:stop] for start, stop in zip(first.tolist(), ends.tolist())]
     change = np.flatnonzero(np.diff(label, prepend=-1))
     for k, stop in zip(change.tolist(), [*change[1:].tolist(), len(label)]):
         yield int(label[k]), [[rings[k]]] if stop == k + 1 else _parts(rings[k:stop], areas[k:stop])

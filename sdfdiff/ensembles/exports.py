@@ -9,7 +9,7 @@ __all__ = ['DOUBTFUL', 'write_labels', 'columns', 'write_geojson', 'write_object
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -121,16 +121,13 @@ def _batches(pairs: Iterable, size: int = 2000) -> Iterator[list]:
     yield batch
 
 
-def _geometry(polygons: list, origin: np.ndarray, scale: float) -> str:
+def _geometry(polygons: list, moved: Callable | None) -> str:
     "A Polygon or a MultiPolygon, its rings closed."
     parts = []
     for polygon in polygons:
         rings = []
         for ring in polygon:
-            if scale != 1 or origin.any():
-                ring = ring * scale + origin
-                ring = ring.round(2) if ring.dtype.kind == "f" else ring
-            corners = ring.tolist()
+            corners = (moved(ring) if moved else ring).tolist()
             rings.append(str([*corners, corners[0]]).replace(" ", ""))
         parts.append(f"[{','.join(rings)}]")
     kind, coordinates = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", f"[{','.join(parts)}]")
@@ -141,8 +138,7 @@ def _features(
     objects: Iterable[tuple[int, list]],  # Number and polygons of each object
     table: xr.Dataset,  # One row per object
     identity: UUID,  # Of the file
-    origin: np.ndarray,  # Column and row of the labels' corner
-    scale: float,  # Pixels of full resolution per pixel
+    moved: Callable | None,  # From corners of labels to corners of the slide; None: they are the same
 ) -> Iterator[str]:
     "Text of one feature after another. ValueError unless there is one for each row of the table."
     found = columns(table)
@@ -166,7 +162,7 @@ def _features(
         for (number, polygons), kind, text in zip(batch, kinds, texts):
             head = f'{{"type":"Feature","id":"{uuid5(identity, str(number))}","geometry":'
             rest = f'{{"objectType":"detection","name":"{number}",{kind},"measurements":{{{text}}}}}'
-            yield f'{head}{_geometry(polygons, origin, scale)},"properties":{rest}}}'
+            yield f'{head}{_geometry(polygons, moved)},"properties":{rest}}}'
     if not seen.all():
         raise ValueError(f"Object {known[~seen][0]} of the table is not among the labels.")
 
@@ -189,10 +185,16 @@ def write_geojson(
         raise ValueError(f"{path} must end in .geojson or .geojson.gz.")
     objects = trace_outlines(labels) if hasattr(labels, "shape") else labels
     corner = np.array(origin[::-1])
+
+    def moved(ring):
+        return np.round(ring * scale + corner, 2)
+
     with writing(path, force) as temporary, temporary.open("wb") as raw:
         with gzip.GzipFile("", "wb", 4, raw, mtime=0) if path.suffix == ".gz" else raw as file:
             file.write(b'{"type":"FeatureCollection","features":[')
-            for k, feature in enumerate(_features(objects, table, _identity(path), corner, scale)):
+            for k, feature in enumerate(
+                _features(objects, table, _identity(path), moved if scale != 1 or corner.any() else None)
+            ):
                 file.write((",\n" * bool(k) + feature).encode())
             file.write(b"]}\n")
     return path
