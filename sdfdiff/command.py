@@ -164,20 +164,18 @@ def _asked(arguments: argparse.Namespace, method) -> dict:
 
 def _asked_of(path: Path, arguments: argparse.Namespace) -> dict:
     "The same of one image: which part of it, and at which scale."
-    from sdfdiff.images.preparation import Preparation
-    from sdfdiff.images.slides import Slide, microns_of
+    from sdfdiff.images.readers import microns_of
     from sdfdiff.provenance import weights_header
 
-    scale, microns = arguments.scale, arguments.mpp
-    if scale is None:
-        if arguments.level:
-            with Slide(path, microns) as slide:
-                microns = slide.microns and slide.microns * slide.level(arguments.level).downsample
-        elif microns is None:
-            microns, _ = microns_of(path)
-        scale = Preparation.from_dict(weights_header(arguments.weights)["preparation"]).at_microns(microns).scale
+    microns, seen = arguments.mpp or microns_of(path)[0], weights_header(arguments.weights).get("preparation", {})
+    if arguments.level and microns:
+        from sdfdiff.images.slides import Slide
+
+        with Slide(path, microns) as slide:
+            microns *= slide.level(arguments.level).downsample
+    usual = microns / seen["microns"] if microns and seen.get("microns") else seen.get("scale")
     region = "whole" if arguments.region is None else " ".join(map(str, arguments.region))
-    return {"scale": scale, "level": arguments.level, "region": region}
+    return {"scale": arguments.scale or usual, "level": arguments.level, "region": region}
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08b
 def _segment(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from skimage.transform import resize
 from .. import drawing
 from .collection import ensemble, masks
 from .method import METHOD_FIELDS, Method, method_for
-from ..files import Refused, check_writable, warnings_naming_file, read_dataset, write_dataset, write_png, writing
+from ..files import check_writable, read_dataset, warnings_naming_file, write_dataset, write_png, writing
 from ..images.preparation import check_image, prepared_shape, see_image
 from ..images.slides import Slide, assumption
 from ..diffusion.model import Model, load_model
@@ -30,27 +30,23 @@ from ..provenance import SHIPPED, checksum, output_paths, readable
 _SMALLEST, _LARGEST = 32, 4096  # Pixels per side
 
 
-def _check_sides(rows: int, columns: int, more: str = "") -> None:
+def _check_sides(rows: int, columns: int, name: str = "", advice: str = "") -> None:
+    "ValueError for what is too small, or too large to be segmented at once."
     if min(rows, columns) < _SMALLEST or max(rows, columns) > _LARGEST:
-        allowed = f"each side must have {_SMALLEST} to {_LARGEST}"
-        raise ValueError(f"The image has {rows} x {columns} pixels: {allowed}{more}.")
+        allowed = f"each side must have {_SMALLEST} to {_LARGEST}{advice}"
+        raise ValueError(f"{name}{': the' if name else 'The'} image has {rows} x {columns} pixels: {allowed}.")
 
 
 def _read(
     path: str | os.PathLike, region: Sequence[int] | None, level: int, microns: float | None
 ) -> tuple[np.ndarray, float | None, dict]:
-    "A region of a slide, or all of an image; um per pixel of it; and where it lies, for the attributes."
+    "All of an image, or a region of a slide; um per pixel of it; and where it lies, for the attributes."
     with Slide(path, microns) as slide:
-        rows, columns, *_ = slide.level(level)
+        rows, columns, downsample, _ = slide.level(level)
         window = (0, 0, rows, columns) if region is None else tuple(region)
-        part = (
-            "; name a part of it (region), or a smaller level"
-            if region is None and max(rows, columns) > _LARGEST
-            else ""
-        )
-        _check_sides(*window[2:], part)
-        size = None if slide.microns is None else slide.microns * slide.levels[level].downsample
-        image = slide.read(*window, level)
+        advice = "; choose a region of it" + ", or a smaller level" * (level + 1 < len(slide.levels))
+        _check_sides(*window[2:], str(path), advice if region is None and max(rows, columns) > _LARGEST else "")
+        image, size = slide.read(*window, level), slide.microns and slide.microns * downsample
     place = {"level": level, "region": "whole" if region is None else " ".join(map(str, window))}
     return image, size, place | {"region_row": window[0], "region_column": window[1], "microns_from": slide.source}
 
@@ -68,21 +64,6 @@ def _preparation(model: Model, shape: tuple, microns: float | None, scale: float
         )
     return found
 
-# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07b
-def _segmented(image, microns, place: dict, model, method, name, scale, stain, anyway, **options) -> xr.Dataset:
-    "An image that was read, of so many um per pixel (None: unknown), as `segment` returns it."
-    _check_sides(*(shape := image.shape[:2]))
-    preparation = _preparation(model, shape, microns, scale, stain)
-    with warnings_naming_file(name):
-        if unknown := assumption(preparation, microns, place.get("microns_from", "no pixel size")):
-            warnings.warn(unknown, stacklevel=2)
-        sees = check_image(image, preparation, name=name, anyway=anyway, microns=microns)
-        prepared, unseen = see_image(image, preparation)
-    dataset = ensemble(model, prepared, method, source_shape=shape, unseen=unseen if unseen.any() else None, **options)
-    about = {"scale": preparation.scale, "stain": preparation.stain, "sees": sees} | place
-    about |= {} if microns is None else {"microns": float(microns)}
-    return dataset.assign_attrs(about, unseen_share=float(unseen.mean()))
-
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-08
 def segment(
     image: np.ndarray | str | os.PathLike,  # In [0, 1], grey (row, column) or RGB (row, column, 3); or an image file
@@ -99,7 +80,7 @@ def segment(
     **options,  # Settings of the method that differ (members, seed, ...), keep, previous, workers: see `ensemble`
 ) -> xr.Dataset:  # See sdfdiff.ensembles.collection.ensemble
     "Bring an image to the network's resolution and draw an ensemble of masks. ValueError, TypeError: a sentence."
-    place, how = {}, {"scale": scale, "stain": stain, "anyway": anyway}
+    place = {}
     if isinstance(image, str | os.PathLike):
         name = name or str(image)
         image, microns, place = _read(image, region, level, microns)
@@ -108,8 +89,18 @@ def segment(
     if getattr(image, "ndim", 0) < 2 or not isinstance(model, Model | str | os.PathLike):
         kinds = f"{type(image).__name__} and {type(model).__name__}"
         raise TypeError(f"An array or an image file, then a model or its name ({', '.join(SHIPPED)}); not {kinds}.")
+    _check_sides(*(shape := image.shape[:2]))
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
-    return _segmented(image, microns, place, model, method, name, **how, **options)
+    preparation = _preparation(model, shape, microns, scale, stain)
+    with warnings_naming_file(name):
+        if unknown := assumption(preparation, microns, place.get("microns_from", "no pixel size")):
+            warnings.warn(unknown, stacklevel=2)
+        sees = check_image(image, preparation, name=name, anyway=anyway, microns=microns)
+        prepared, unseen = see_image(image, preparation)
+    dataset = ensemble(model, prepared, method, source_shape=shape, unseen=unseen if unseen.any() else None, **options)
+    about = {"scale": preparation.scale, "stain": preparation.stain, "sees": sees} | place
+    about |= {} if microns is None else {"microns": float(microns)}
+    return dataset.assign_attrs(about, unseen_share=float(unseen.mean()))
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-10
 def at_source(
@@ -160,14 +151,11 @@ def segment_file(
     *,
     force: bool = False,  # Replace results that are there
     previous: xr.Dataset | None = None,  # The result that is there (`read_result`): more members are added to it
-    microns: float | None = None,  # See `segment`, as for the next two
-    region: Sequence[int] | None = None,
-    level: int = 0,
-    **options,  # See `segment`
+    **options,  # See `segment`: microns, scale, region, level, ...
 ) -> xr.Dataset:
     "Segment an image file and write mask, overlay, uncertainty and dataset; FileExistsError before any sampling."
-    outputs = output_paths(path, folder)
-    (image, microns, place), drawn_from = _read(path, region, level, microns), checksum(path)
+    outputs, drawn_from = output_paths(path, folder), checksum(path)
+    image, *_ = _read(path, options.get("region"), options.get("level", 0), options.get("microns"))
     before = 0 if previous is None else previous.attrs["members"]
     check_writable(outputs, force or previous is not None)
     try:
@@ -175,12 +163,11 @@ def segment_file(
         model = load_model(model) if isinstance(model, str | os.PathLike) else model
         method = method_for(model.network.architecture.one_call, method, **wanted)
         method = replace(method, members=max(method.members, before))
-        how = {"scale": None, "stain": None, "anyway": False, "previous": previous} | options
-        dataset = _segmented(image, microns, place, model, method, str(path), **how)
+        dataset = segment(path, model, method, previous=previous, **options)
         dataset = dataset.assign_attrs(source=readable(Path(path).name), image_checksum=drawn_from)
     except ValueError as error:
-        if isinstance(error, Refused) and error.problem.startswith(str(path)):
-            raise  # it names the file
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}{f' and {outputs[-1]}' * bool(before)}: {error}") from None
     if dataset.attrs["members"] == before:
         return previous
