@@ -71,6 +71,7 @@ def _build(
     channels: tuple[str, ...],  # Names of the fields
     microns: float | None,  # Size of a pixel
     name: str,  # Of the slide
+    dtype: str,  # Of the fields
 ) -> None:
     "Groups, arrays without values, and their description."
     import zarr
@@ -92,7 +93,7 @@ def _build(
     for level, size in enumerate(levels):
         names, chunks = {"dimension_names": ("c", "y", "x")}, (1, _CHUNK, _CHUNK)
         root.create_array(
-            str(level), shape=(len(channels), *size), dtype="float32", chunks=chunks, fill_value=np.nan, **names
+            str(level), shape=(len(channels), *size), dtype=dtype, chunks=chunks, fill_value=np.nan, **names
         )
         names = {"dimension_names": ("y", "x")}
         objects.create_array(str(level), shape=size, dtype="uint32", chunks=chunks[1:], fill_value=0, **names)
@@ -108,45 +109,53 @@ class Store:
     force: bool = False  # Replace what is there, at the end
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        "Where it is until it is complete."
         return self.path.with_name(self.path.name + _UNFINISHED)
 
     def _opened(self) -> "zarr.Group":
         import zarr
 
-        return zarr.open_group(self._folder, mode="r+", use_consolidated=False)
+        return zarr.open_group(self.folder, mode="r+", use_consolidated=False)
+
+    def safe(self) -> "_kept":
+        "For `with`, around other arrays that are written into the folder: a full disk is one sentence."
+        return _kept(self.path)
 
     def done(self) -> set[tuple[int, int]]:
         "Row and column of each region that is complete."
-        return {tuple(map(int, one.name.split("_"))) for one in (self._folder / "regions").iterdir()}
+        return {tuple(map(int, one.name.split("_"))) for one in (self.folder / "regions").iterdir()}
 
     def write(
         self,
         row: int,  # First row of the region, a multiple of 512
         column: int,  # The same
-        labels: np.ndarray,  # Whole numbers, shape (row, column); numbers of the whole slide
+        labels: np.ndarray | None,  # Whole numbers, shape (row, column); numbers of the whole slide. None: they follow
         fields: Mapping[str, np.ndarray],  # Numbers of each channel, the same shape
     ) -> None:
         "Write one region. Other processes may write others at the same time. ValueError, DiskFull."
-        check_labels(labels)
+        if labels is not None:
+            check_labels(labels)
         if wrong := {*fields} ^ {*self.channels}:
             raise ValueError(f"{self.path} has the channels {', '.join(self.channels)}; {sorted(wrong)[0]} is wrong.")
+        shape = np.shape(next(iter(fields.values())) if labels is None else labels)
         for name, one in fields.items():
-            if one.shape != labels.shape:
-                raise ValueError(f"{name} has the shape {one.shape} and the labels {labels.shape}; they must agree.")
-        for begin, size, whole in zip((row, column), labels.shape, self.shape):
+            if one.shape != shape:
+                raise ValueError(f"{name} has the shape {one.shape} and the labels {shape}; they must agree.")
+        for begin, size, whole in zip((row, column), shape, self.shape):
             end = begin + size
             if begin < 0 or end > whole or begin % _CHUNK or (end % _CHUNK and end != whole) or not size:
-                where = f"row {row}, column {column}, {labels.shape[0]} x {labels.shape[1]} px"
+                where = f"row {row}, column {column}, {shape[0]} x {shape[1]} px"
                 much = f"must begin and end at multiples of {_CHUNK}, or end with the slide ({self.shape})"
                 raise ValueError(f"The region at {where} {much}: two processes may not share a chunk.")
-        rows, columns = (slice(begin, begin + size) for begin, size in zip((row, column), labels.shape))
+        rows, columns = (slice(begin, begin + size) for begin, size in zip((row, column), shape))
         with _kept(self.path):
             root = self._opened()
             for k, name in enumerate(self.channels):
-                root["0"][k, rows, columns] = np.asarray(fields[name], np.float32)
-            root["labels/objects/0"][rows, columns] = checked_labels(labels)
-            (self._folder / "regions" / f"{row}_{column}").touch()
+                root["0"][k, rows, columns] = np.asarray(fields[name], root["0"].dtype)
+            if labels is not None:
+                root["labels/objects/0"][rows, columns] = checked_labels(labels)
+            (self.folder / "regions" / f"{row}_{column}").touch()
 
     def finish(self) -> Path:
         "Make the levels above, give the folder its name. FileExistsError where something has appeared."
@@ -159,9 +168,9 @@ class Store:
             if not self.force:
                 raise Exists(f"{self.path} exists", force="to replace it")
             shutil.rmtree(self.path)
-        shutil.rmtree(self._folder / "regions")
-        (self._folder / "about.json").unlink()
-        return self._folder.rename(self.path)
+        shutil.rmtree(self.folder / "regions")
+        (self.folder / "about.json").unlink()
+        return self.folder.rename(self.path)
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-12
 class _kept:
@@ -194,6 +203,7 @@ def create_store(
     shape: tuple[int, int],  # Rows and columns of the slide
     channels: tuple[str, ...] = ("probability", "mean", "std"),  # Names of the fields
     microns: float | None = None,  # Size of a pixel, µm; None: not known, places are in pixels
+    dtype: str = "float32",  # Of the fields; float16 needs half the room
     about: Mapping | None = None,  # What it is made of (checksums, plan), as JSON knows it; resuming compares it
     resume: bool = False,  # Go on with a store that was not finished
     force: bool = False,  # Start anew, and replace what is there at the end
@@ -205,7 +215,7 @@ def create_store(
     if min(shape) < 1 or not channels or not (microns is None or 0 < microns < np.inf):
         raise ValueError(f"A pyramid needs rows, columns, channels and microns above 0; not {shape}, {microns}.")
     store = Store(path, tuple(map(int, shape)), tuple(channels), force)
-    folder, ways = store._folder, {"resume": "to go on", "force": "to start anew"}
+    folder, ways = store.folder, {"resume": "to go on", "force": "to start anew"}
     if path.exists() and not force:
         raise Exists(f"{path} exists", force="to replace it")
     asked = {"shape": list(store.shape), "channels": list(channels), "microns": microns, **(about or {})}
@@ -219,7 +229,7 @@ def create_store(
     if folder.exists() and not force:
         raise Exists(f"{folder} exists, a run that was stopped", **ways)
     with writing(folder) as temporary:
-        _build(temporary, store.shape, store.channels, microns, path.name.split(".")[0])
+        _build(temporary, store.shape, store.channels, microns, path.name.split(".")[0], dtype)
         (temporary / "regions").mkdir()
         (temporary / "about.json").write_text(json.dumps(asked), encoding="utf8")
     return store
@@ -250,4 +260,4 @@ def write_ome_zarr(
     except DiskFull as full:
         raise OSError(errno.ENOSPC, "No space left on device", str(path)) from full
     finally:
-        shutil.rmtree(store._folder, ignore_errors=True)
+        shutil.rmtree(store.folder, ignore_errors=True)

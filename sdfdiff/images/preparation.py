@@ -393,7 +393,7 @@ def see_image(
     if wanted != image.shape[:2]:
         image = resize(image, wanted, order=1, mode="reflect", anti_aliasing=True)
     image = np.ascontiguousarray(np.clip(image, 0, 1).transpose(2, 0, 1), dtype=np.float32)
-    return image, prepare_labels(unseen, preparation) > 0
+    return image, prepare_labels(unseen, preparation) > 0 if unseen.any() else np.zeros(wanted, bool)
 
 
 def prepare_image(
