@@ -1,4 +1,4 @@
-"""`python -m benchmarks bench | frontier | means | plain | kinds | studies`: what is measured, and made again.
+"""`python -m benchmarks bench | exports | frontier | means | plain | kinds | studies`: what is measured and made again.
 
 Run it in the root of a checkout; `make bench` is the first of them.
 """
@@ -45,6 +45,26 @@ def bench(arguments: argparse.Namespace) -> None:
         write_dataset(result, arguments.out, arguments.force)
     print(benchmark_table(result))
     if arguments.out is not None:
+        print(f"numbers: {arguments.out}")
+
+
+def _add_exports(commands: argparse._SubParsersAction) -> None:
+    one = add_command(commands, exports, "write a million objects as GeoJSON, and some beside shapely (five minutes)")
+    one.add_argument("--quick", action="store_true", help="twenty thousand objects, and a shorter race")
+    one.add_argument("--out", type=Path, metavar="FILE.nc", help="write the numbers to this file")
+
+
+def exports(arguments: argparse.Namespace) -> None:
+    "Measure time and memory of GeoJSON; prints a table and, with --out, writes the numbers."
+    from benchmarks.exports import export_study, export_table
+    from sdfdiff.files import check_writable, write_dataset
+
+    check_writable([arguments.out] if arguments.out else [], arguments.force)
+    prepare_process()
+    result = export_study(20_000, patches=2, rounds=1) if arguments.quick else export_study()
+    print(export_table(result))
+    if arguments.out is not None:
+        write_dataset(result, arguments.out, arguments.force)
         print(f"numbers: {arguments.out}")
 
 
@@ -220,9 +240,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="bench | frontier | means | plain | kinds | studies"
+        dest="command", required=True, metavar="bench | exports | frontier | means | plain | kinds | studies"
     )
-    for add in (_add_bench, _add_frontier, _add_means, _add_plain, _add_kinds, _add_studies):
+    for add in (_add_bench, _add_exports, _add_frontier, _add_means, _add_plain, _add_kinds, _add_studies):
         add(commands)
     return top
 

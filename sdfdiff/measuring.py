@@ -12,6 +12,7 @@ from pathlib import Path
 from sdfdiff.options import (
     add_command,
     add_method_options,
+    add_pixel_size,
     chosen_method,
     chosen_workers,
     positive_number,
@@ -40,6 +41,7 @@ def _add_evaluate(commands):
     one.add_argument("--resume", action="store_true", help="continue a store that is there")
     _add_layers(one)
     one.add_argument("--anyway", action="store_true", help="go on with images that the weights cannot know")
+    add_pixel_size(one)
     add_method_options(one, 16)
 
 
@@ -80,6 +82,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         workers=chosen_workers(arguments, model),
         layers=arguments.layers,
         anyway=arguments.anyway,
+        microns=arguments.mpp,
     )
     print(summary(result))
     if arguments.out is not None:

@@ -8,12 +8,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import shapely
 import xarray as xr
 from shell import command, files, no_work, sentences, tiny
 from small_studies import stopped_at
 
-from benchmarks import benchmark, frontier, table
+from benchmarks import benchmark, exports, frontier, table
 from benchmarks.__main__ import main
 from sdfdiff.diffusion.model import save_weights
 from sdfdiff.ensembles.method import untuned
@@ -83,6 +85,40 @@ def test_bench_writes_whole_or_not_at_all(run, place, monkeypatch, problem, expe
     monkeypatch.setattr(benchmark, "run_benchmark", stopped)
     code, _, lines = run("bench", "--out", "new/a.nc")
     assert code == expected and len(lines) == 1 and "--resume" not in lines[0] and files() == before
+
+
+# ---- exports
+
+
+def test_exports(run, place, monkeypatch):
+    calls = []
+
+    def study(*sizes, **options):
+        calls.append(sizes)
+        return xr.Dataset({"seconds": ("way", [1.0])})
+
+    monkeypatch.setattr(exports, "export_study", study)
+    monkeypatch.setattr(exports, "export_table", lambda result: f"{result.sizes['way']} ways")
+    assert run("exports") == (0, "1 ways\n", [])
+    assert run("exports", "--quick", "--out", "new/a.nc") == (0, "1 ways\nnumbers: new/a.nc\n", [])
+    assert calls == [(), (20_000,)] and files("new") == ["a.nc"]
+    assert refused(run("exports", "--out", "new/a.nc"), "new/a.nc", "--force") and len(calls) == 2
+
+
+def test_exports_write_what_they_say():
+    "Labels and given polygons are the same objects; what is measured comes back, and is printed."
+    one = exports.patch(100)
+    slide, given = exports.Slide(one, 25), exports.given(one, 40)
+    assert len(np.unique(one)) == 17 and slide.shape == (2500, 2500)
+    labels = slide[:200, :200]
+    assert (labels[:100, :100] == one).all() and len(np.unique(labels)) == 65
+    shapes = exports.by_shapely(slide[:100, :300])
+    for number, ((ring,),) in given:
+        assert shapes[number].equals(shapely.Polygon(ring)) if number <= 16 else True
+    result = exports.export_study(50, patches=1, rounds=1)
+    assert result["many_objects"].values.tolist() == [50, 50, 1600] and (result["many_size"] > 1000).all()
+    text = exports.export_table(result)
+    assert "polygons to .geojson.gz" in text and "1600 objects to .geojson" in text and len(text.splitlines()) == 8
 
 
 # ---- frontier

@@ -150,7 +150,7 @@ def test_segment(run, place):
     )
     assert re.fullmatch(
         r"photo\.png: [\d.]+ % object \([\d.]+ to [\d.]+ in single members\), mean std of the mask [\d.]+, "
-        r"64x48 px at scale 0\.5 -> 32x24 px \(0\.5 um per pixel\), "
+        r"64x48 px at 0\.25 um/px \(assumed\) -> 32x24 px at 0\.5 um/px, "
         r"[\d.]+ s -> out/photo_mask\.png\n",
         out,
     )

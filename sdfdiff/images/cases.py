@@ -23,6 +23,7 @@ from ..files import IMAGE_SUFFIXES, read_image, read_labels
 from .annotations import polygon_labels
 from .layouts import LAYOUTS, find_files
 from .preparation import Preparation, prepare_labels, prepared_shape, see_image
+from .slides import microns_of
 from ..provenance import checksum, readable
 from .synthetic import tissue
 
@@ -38,7 +39,7 @@ class CasePaths:
     index: int | None = None  # Place in the .npz file
     seed: int | None = None  # Of the scene
     layers: tuple[str, ...] = ()  # Of the XML file, by name or number; none: all but a frame
-    microns: float | None = None  # um per pixel, of an image that is whole; None: unknown
+    microns: float | None = None  # um per pixel, of an image that is whole; None: what the file says
     whole: int = 0  # An image with all sides below so many pixels is a copy at half the size: twice as many um
 
 
@@ -69,6 +70,7 @@ class Prepared:
     group: str = ""  # Of the case
     unseen: np.ndarray | None = None  # Boolean, (row, column): black, ink, dirt, much glass; None: nothing
     instances: np.ndarray | None = None  # int32, (row, column): the objects of the truth, if they are known one by one
+    microns: float | None = None  # um per pixel before preparation; None: unknown
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-19
 _LARGEST = 2**31  # Bytes of one unpacked array: more is refused
@@ -272,7 +274,7 @@ def read_case(
         image = read_image(paths.image)
         masks = [_annotation(path, image, paths) for path in paths.annotations]
     halved = max(image.shape[:2]) < paths.whole
-    microns = None if paths.microns is None else paths.microns * (2 if halved else 1)
+    microns = microns_of(paths.image)[0] if paths.microns is None else paths.microns * (2 if halved else 1)
     if len(masks) == 1:
         return Case(paths.name, image, masks[0], paths.group, paths.image, microns=microns)
     raters = (np.stack(masks) > 0).astype(np.int32)
@@ -294,4 +296,4 @@ def prepare_case(
     (image, unseen), labels = see_image(case.image, preparation), prepare_labels(case.labels, preparation)
     unseen, instances = unseen if unseen.any() else None, labels if case.labels.max(initial=0) > 1 else None
     about = (case.labels.shape, raters, posterior, case.name, case.group)
-    return Prepared(image, labels > 0, *about, unseen, instances)
+    return Prepared(image, labels > 0, *about, unseen, instances, case.microns)

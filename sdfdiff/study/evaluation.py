@@ -8,6 +8,7 @@ __all__ = ['evaluate', 'unseen', 'scores_by_convention', 'summary', 'evaluate_ob
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-05
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -45,9 +46,11 @@ def evaluate(
     progress: bool = True,  # Show a progress bar
     layers: Sequence[str] = (),  # Of Aperio XML files, names or numbers; none: all but a frame
     anyway: bool = False,  # Go on with images that the weights cannot know
+    microns: float | None = None,  # um per pixel of all images; None: what data set or file say
 ) -> xr.Dataset:  # A study without maps: counts, scores and labels, in memory
     "Measure one method on a data set under every convention (paper, section 3.4 and table 1)."
-    plan = StudyPlan(dataset, (method,), split, quantiles=(), images=False, layers=tuple(layers))
+    how = {"quantiles": (), "images": False, "layers": tuple(layers), "microns": microns}
+    plan = StudyPlan(dataset, (method,), split, **how)
     if isinstance(cases, int) and dataset != "tissue":
         cases = min(cases, len(study_cases(plan, root)))
     plan = replace(plan, cases=cases if isinstance(cases, int | None) else tuple(cases))
@@ -104,6 +107,13 @@ def _rows(counted: xr.DataArray, scores: xr.Dataset) -> list[str]:
     return lines
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-13
+def _seen(study: xr.Dataset) -> list[str]:
+    "What networks saw of the images: the most frequent sizes, with how many images have them."
+    found = Counter(study["sees"].values.tolist() if "sees" in study.coords else []).most_common()
+    lines = [f"{count} image{'s' * (count > 1)} of {sees}" for sees, count in found[:4]]
+    return lines + [f"{sum(count for _, count in found[4:])} images of {len(found) - 4} other sizes"] * (len(found) > 4)
+
+
 def summary(
     study: xr.Dataset,  # Any study, from `evaluate` or `open_study`
 ) -> str:  # A table to print, for each method
@@ -133,7 +143,7 @@ def summary(
             ]
             lines += [f"mmse, half_pixel: F1 {', '.join(parts)}", ""]
     rule = 'per cent; per-image mean unless pooled; "one": an image without any true positive scores 1 (MedT), else 0'
-    return "\n".join([*lines, rule])
+    return "\n".join([*lines, rule, *_seen(study)])
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16b
 def _one_by_one(case: Case) -> bool:
