@@ -10,7 +10,7 @@ here = Path(__file__).parent
 settings = ConfigParser(delimiters=["="])
 settings.read(here / "settings.ini", encoding="utf8")
 about = settings["DEFAULT"]
-extras = {name: about[f"{name}_requirements"].split() for name in ("lab", "docs", "dev", "bench", "comparisons")}
+extras = {name: about[f"{name}_requirements"].split() for name in ("lab", "docs", "dev", "bench", "comparisons", "slides")}
 
 
 class BuildWithData(build_py):

@@ -246,6 +246,20 @@ def prepared_shape(
     scaled = tuple(max(1, round(number * preparation.scale)) for number in shape[:2])
     return preparation.size or scaled
 
+
+def geometry(
+    shape: tuple[int, int],  # Rows and columns of an image
+    preparation: Preparation,  # With the scale for it: see at_microns
+    microns: float | None = None,  # um per pixel of the image; None: unknown
+) -> str:  # "775x522 px at 0.62 um/px -> 194x130 px at 2.48 um/px"
+    "What a network sees of an image."
+    (rows, columns), at, to = prepared_shape(shape, preparation), f" at scale {preparation.scale:g}", ""
+    if side := microns or preparation.usual:
+        at = f" at {side:.4g} um/px{' (assumed)' * (microns is None)}"
+        to = f" at {side / preparation.scale:.4g} um/px"
+    at, to = (at, to) if preparation.size is None else ("", "")
+    return f"{shape[1]}x{shape[0]} px{at} -> {columns}x{rows} px{to}"
+
 # %% ../../nbs/1_images/2_preparation.ipynb #unseen-02
 def _unseen(image: np.ndarray, brown: bool, scale: float) -> np.ndarray:  # bool (row, column)
     "Black, ink, dirt, and glass where it fills a third of a tile; glass in holes of the tissue is seen."
@@ -316,20 +330,6 @@ def _wrong_kind(image: np.ndarray, preparation: Preparation) -> tuple[str, list[
 
 _DARK = "the ground is dark, as in fluorescence; these weights know dyed tissue on a light ground"
 _NEGATIVE = "the colours are those of a negative; these weights know dyed tissue on a light ground"
-
-# %% ../../nbs/1_images/2_preparation.ipynb #check-02a
-def geometry(
-    shape: tuple[int, int],  # Rows and columns of an image
-    preparation: Preparation,  # With the scale for it: see at_microns
-    microns: float | None = None,  # um per pixel of the image; None: unknown
-) -> str:  # "775x522 px at 0.62 um/px -> 194x130 px at 2.48 um/px"
-    "What a network sees of an image."
-    (rows, columns), at, to = prepared_shape(shape, preparation), f" at scale {preparation.scale:g}", ""
-    if side := microns or preparation.usual:
-        at = f" at {side:.4g} um/px{' (assumed)' * (microns is None)}"
-        to = f" at {side / preparation.scale:.4g} um/px"
-    at, to = (at, to) if preparation.size is None else ("", "")
-    return f"{shape[1]}x{shape[0]} px{at} -> {columns}x{rows} px{to}"
 
 # %% ../../nbs/1_images/2_preparation.ipynb #check-03
 def check_image(

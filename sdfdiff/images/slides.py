@@ -9,7 +9,7 @@ __all__ = ['assumption', 'Level', 'Slide', 'find_tissue', 'Tile', 'tiles']
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,12 @@ class Level(NamedTuple):
     tile: tuple[int, int]  # Rows and columns that are stored together
 
 
+def _levels(sizes: list) -> Iterator[Level]:
+    "From rows, columns and tile of each level, the largest first."
+    for rows, columns, tile in sizes:
+        yield Level(rows, columns, (sizes[0][0] / rows + sizes[0][1] / columns) / 2, tile)
+
+
 _ONCE = 2**27  # Pixels that are read at once, at most
 
 
@@ -71,7 +77,7 @@ def _check_window(slide: "Slide", level: int, row: int, column: int, rows: int, 
         raise ValueError(f"{slide.path}: {region} is too large to be read at once; read it in parts.")
 
 # %% ../../nbs/1_images/5_slides.ipynb #slides-14
-class Slide:
+class Slide(AbstractContextManager):
     "An image of any size, read in parts. ValueError, FileNotFoundError: one sentence."
 
     def __init__(
@@ -80,10 +86,7 @@ class Slide:
         microns: float | None = None,  # um per pixel of level 0, if the file says nothing, or something wrong
     ):
         self.path, self._given, self._readers = Path(path), microns, {}
-        levels = self._reader().levels
-        (rows, columns), tiles = np.transpose([one[:2] for one in levels]), [one[2] for one in levels]
-        factors = (rows[0] / rows + columns[0] / columns) / 2
-        self.levels = tuple(map(Level, rows.tolist(), columns.tolist(), factors.tolist(), tiles))
+        self.levels = tuple(_levels(self._reader().levels))
         self.microns, self.source = microns_of(path) if microns is None else (microns, "given")
 
     def _reader(self):  # this process's own; a copy made by fork or pickle has none yet
@@ -107,9 +110,6 @@ class Slide:
 
     def __reduce__(self):
         return Slide, (self.path, self._given)
-
-    def __enter__(self) -> "Slide":
-        return self
 
     def __exit__(self, *error) -> None:
         if reader := self._readers.pop(os.getpid(), None):
