@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, binary_opening
 
 from ..files import light_of
-from .preparation import Preparation, tissue_mask
+from .preparation import Preparation, tissue_mask, usual_microns
 from .readers import microns_of, open_reader
 from ..pixels import Unread
 
@@ -48,7 +48,7 @@ def _levels(sizes: list) -> Iterator[Level]:
     for rows, columns, tile in sizes:
         yield Level(rows, columns, (sizes[0][0] / rows + sizes[0][1] / columns) / 2, tile)
 
-
+# %% ../../nbs/1_images/5_slides.ipynb #slides-window
 _ONCE = 2**27  # Pixels that are read at once, at most
 
 
