@@ -28,10 +28,11 @@ def assumption(
     why: str = "no pixel size",  # Begins the sentence
 ) -> str:  # "no pixel size: assumed 0.25 um/px (40x); ...", or nothing
     "What must be said when an image does not say how large its pixels are."
-    if microns is not None or preparation.usual is None:
+    usual = usual_microns(preparation)
+    if microns is not None or usual is None:
         return ""
-    times = {0.25: " (40x)", 0.5: " (20x)", 1.0: " (10x)"}.get(preparation.usual, "")
-    return f"{why}: assumed {preparation.usual:.4g} um/px{times}; give the true one (microns, --mpp)"
+    times = {0.25: " (40x)", 0.5: " (20x)", 1.0: " (10x)"}.get(usual, "")
+    return f"{why}: assumed {usual:.4g} um/px{times}; give the true one (microns, --mpp)"
 
 # %% ../../nbs/1_images/5_slides.ipynb #slides-13
 class Level(NamedTuple):
