@@ -87,8 +87,9 @@ class Slide(AbstractContextManager):
         microns: float | None = None,  # um per pixel of level 0, if the file says nothing, or something wrong
     ):
         self.path, self._given, self._readers = Path(path), microns, {}
-        self.levels = tuple(_levels(self._reader().levels))
         self.microns, self.source = microns_of(path) if microns is None else (microns, "given")
+        self.levels = tuple(_levels(self._reader().levels))
+        self.shape = self.levels[0][:2]  # Rows and columns of level 0
 
     def _reader(self):  # this process's own; a copy made by fork or pickle has none yet
         if os.getpid() not in self._readers:
