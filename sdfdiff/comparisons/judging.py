@@ -53,6 +53,15 @@ def _as_study(drawn: xr.Dataset, numbers: dict, case: Prepared) -> xr.Dataset:
     labels |= {"members": ("method", [2]), "rows": ("case", [shape[0]]), "columns": ("case", [shape[1]])}
     return xr.Dataset(data, labels)
 
+# %% ../../nbs/9_comparisons/6_judging.ipynb #judging-07-pairs
+def _disagreement(masks: np.ndarray) -> float:
+    "1 - F1 of two members, mean over all pairs; two empty masks agree. Masks of shape (member, row, column)."
+    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    both = flat @ flat.T
+    total = both.diagonal() + both.diagonal()[:, None]
+    f1 = np.where(total > 0, 2 * both / np.maximum(total, 1), 1)
+    return 1 - float(f1[np.triu_indices(len(masks), 1)].mean())
+
 # %% ../../nbs/9_comparisons/6_judging.ipynb #judging-08
 def _judged_case(
     approach: Approach, loaded: list, case: Prepared, setting: Setting, seed: int
@@ -69,6 +78,10 @@ def _judged_case(
     found = verify(_as_study(drawn, numbers, case), permutations=2, progress=False)
     found = found.assign_coords({name: list(values) for name, values in SCORE_LABELS.items()})
     found["counts"] = ((*both, *_DIMS["counts"]), numbers["counts"][None, None])
+    pairs = (
+        numbers["expected_loss"] if single else _disagreement(drawn["distance"].values <= drawn.attrs["threshold_px"])
+    )
+    found["disagreement"] = both, [[pairs]]
     found["drawn"] = (both, [[drawn.sizes["member"]]])
     for name in ("assd", "hausdorff_95"):
         found[name] = both, [[edges[name]]]
