@@ -21,7 +21,7 @@ from sdfdiff.comparisons.attention import AxialAttention, AxialUNet, MedT
 from sdfdiff.comparisons.fitting import fit_network, load_network, save_network, setting_for
 from sdfdiff.comparisons.masks import MaskDiffusion, draw_masks, noise_loss
 from sdfdiff.comparisons.networks import SegNet, Segmenter, drop_out, probabilities
-from sdfdiff.comparisons.table import by_approach, finish_table, gaps, read_table, run_table
+from sdfdiff.comparisons.table import by_approach, finish_table, gaps, read_table, run_table, table_text
 from sdfdiff.diffusion.fitting import SETTINGS
 from sdfdiff.diffusion.losses import Recipe
 from sdfdiff.diffusion.training import train
@@ -512,6 +512,23 @@ def test_a_total_miss_scores_nothing_or_everything(made):
         expected = [0.75 * f1, 0.25 + 0.75 * f1, 180 / 300, 0.75 * iou, 0.25 + 0.75 * iou, 90 / 210]
         assert np.allclose(one.sel(quantity=asked), expected)
         assert np.allclose(other.sel(quantity=asked), [f1, f1, f1, iou, iou, iou])
+
+
+def test_seeds_that_differ_by_a_constant_make_intervals_wider(made):
+    "The same images and patients: a second seed is better by 0.1; in a difference of rows that share it, it cancels."
+    both = made[0].isel(method=[1, 1, 3, 3]).copy(deep=True)
+    both["f1"] = 0.4 + both["f1"] * 0.1 + xr.DataArray([0, 0.1, 0, 0.1], dims="method")
+    names, seeds = ["SegNet", "SegNet", "U-Net", "U-Net"], [0, 1, 0, 1]
+    both = both.assign_coords(approach=("method", names), seed=("method", seeds), method=list("abcd"))
+    alone = both.isel(method=[0, 2])
+    quantity = {"quantity": "f1_majority", "approach": "SegNet"}
+    numbers = [by_approach(one) for one in (both, alone)]
+    assert [one["seeds"].values.tolist() for one in numbers] == [[2, 2], [1, 1]]
+    wide, narrow = (one.sel(quantity).values for one in numbers)
+    assert np.isclose(wide[0], narrow[0] + 0.05)
+    assert wide[1] < narrow[1] and narrow[2] < wide[2] and np.ptp(wide) > 0.1 + np.ptp(narrow)
+    assert np.allclose(*(gaps(one, "U-Net").sel(quantity).values for one in (both, alone)), atol=1e-6)
+    assert "over patients only" in table_text(alone) and "over the seeds of a row" in table_text(both)
 
 
 def test_members_are_compared_in_pairs():

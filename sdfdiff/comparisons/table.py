@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
@@ -188,12 +189,13 @@ def finish_table(
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-13
 def _stacked(table: xr.Dataset, which: list[int]) -> xr.Dataset:
-    "Seeds of one row, one behind the other along the images; dims (case, method) with one method."
+    "Seeds of one row, one behind the other along the images, as `training`; dims (case, method) with one method."
     if "disagreement" in table and table["disagreement"].isnull().any():  # not kept for all rows: one rule for all
         table = table.drop_vars("disagreement")
     parts = [table.isel(method=[k]).assign_coords(method=["row"]) for k in which]
     drop = [name for name, one in parts[0].coords.items() if one.dims == ("method",) and name != "method"]
-    return xr.concat([one.drop_vars(drop) for one in parts], "case", coords="minimal", compat="override")
+    found = xr.concat([one.drop_vars(drop) for one in parts], "case", coords="minimal", compat="override")
+    return found.assign_coords(training=("case", np.repeat(range(len(which)), table.sizes["case"])))
 
 
 def _seeds(table: xr.Dataset) -> dict[str, dict[int, int]]:
@@ -204,36 +206,48 @@ def _seeds(table: xr.Dataset) -> dict[str, dict[int, int]]:
     return found
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-14
+def _together(found: list[xr.DataArray], seeds: dict[str, int]) -> xr.DataArray:
+    "Rows as one array; over how many seeds each was taken stands beside it."
+    whole = xr.concat(
+        found, xr.DataArray([*seeds], dims="approach", name="approach"), coords="minimal", compat="override"
+    )
+    return whole.assign_coords(seeds=("approach", [*seeds.values()]))
+
+
 def by_approach(
     table: xr.Dataset,  # From `run_table`
 ) -> xr.DataArray:  # Dims (quantity, approach, bound): estimate, low, high
-    """The numbers of each row over its seeds, with 95 % intervals over patients; those of `headline`, and:
+    """The numbers of each row over its seeds, with 95 % intervals over patients and, of several `seeds`, over these.
 
+    They are those of `headline`, and:
     F1 and IoU as `f1_majority_paper_one`: of the masks `majority` or `mmse`, at the threshold `paper` or `half_pixel`,
     where an image without a hit scores `zero` or `one`, or `pooled` over all pixels; `assd` and `hausdorff_95` (px);
     `augrc_of_images`, by the disagreement of members, or by the expected loss in a table that does not hold it.
     """
     seeds = _seeds(table)
     found = [headline(_stacked(table, [*places.values()])).isel(method=0, drop=True) for places in seeds.values()]
-    names = xr.DataArray([*seeds], dims="approach", name="approach")
-    return xr.concat(found, names, coords="minimal", compat="override")
+    return _together(found, {name: len(places) for name, places in seeds.items()})
 
 
 def gaps(
     table: xr.Dataset,  # From `run_table`
     first: str = "SDF, one call",  # The row that others are compared with
 ) -> xr.DataArray:  # Dims (quantity, approach, bound): each other row minus the first, with 95 % intervals
-    "Paired differences over the seeds that both rows have; patients are resampled. ValueError for an unknown row."
+    """Paired differences over the `seeds` that both rows have; patients and, of several, seeds are resampled together.
+
+    Both rows get the same patients and the same seeds in each resample. ValueError for an unknown row.
+    """
     seeds = _seeds(table)
     if first not in seeds:
         raise ValueError(f"The table has no row {first!r}; it has {', '.join(map(repr, seeds))}.")
-    found, names = [], [name for name in seeds if name != first]
-    for name in names:
+    found, count = [], {}
+    for name in (name for name in seeds if name != first):
         common = sorted(seeds[name].keys() & seeds[first].keys())
         pair = [_stacked(table, [seeds[one][seed] for seed in common]) for one in (first, name)]
         both = xr.concat(pair, "method", coords="minimal", compat="override").assign_coords(method=[first, name])
         found.append(differences(both).isel(method=0, drop=True))
-    return xr.concat(found, xr.DataArray(names, dims="approach", name="approach"), coords="minimal", compat="override")
+        count[name] = len(common)
+    return _together(found, count)
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-16
 _SHOWN = {  # quantity: (heading, factor, decimals)
@@ -260,50 +274,57 @@ _MASKS = {
     "assd": ("edge", 1, 2),
 }
 _WORDS = (
-    "F1 in % per image, of the masks P >= 1/2; AUROC of finding wrong pixels, by the entropy of P, by the nearness to",
-    "the edge; ECE, Brier: near the edge; CRPS of the distance in 0.01 px, mean over all pixels; spread: over error, 1",
-    "is right; failure: correlation of expected and actual loss over the images; AUGRC of images in %, by {by}",
+    "F1 in % per image, of the masks P >= 1/2; 95 %: its interval, over patients{seeds}",
+    "AUROC of finding wrong pixels, by the entropy of P, by the nearness to the edge; ECE, Brier: near the edge",
+    "CRPS of the distance in 0.01 px, mean over all pixels; spread: over error, 1 is right; failure: correlation of",
+    "expected and actual loss over the images; AUGRC of images in %, by {by}",
     "million: parameters; min: training of all its networks, one core; s/Mpx: seconds of one core per megapixel",
     "per image: without a hit it scores 0, in the next columns 1; pooled: over all pixels; mean, member: F1 of the",
     "mask of the mean distance, and of one member's; HD95 and edge: between the edges, 95 % and average, in px",
 )
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-17
-def _block(numbers: xr.DataArray, shown: dict, width: int, costs: dict[str, list[float]]) -> list[str]:
-    "A heading and one line for each row."
-    shown = {name: words for name, words in shown.items() if name in numbers["quantity"]}
-    heads = [words for words, *_ in shown.values()] + (["million", "min", "s/Mpx"] if costs else [])
-    widths = [max(width, len(words) + 1) for words in heads]
-    lines = [f"{'':16}" + "".join(f"{words:>{width}}" for words, width in zip(heads, widths))]
-    for name in numbers["approach"].values.tolist():
-        own = numbers.sel(approach=name)
-        row = [f"{factor * float(own.sel(quantity=one)):.{places}f}" for one, (_, factor, places) in shown.items()]
-        lines.append(f"{name:16}" + "".join(f"{one:>{width}}" for one, width in zip(row + costs.get(name, []), widths)))
-    return lines
+def _block(rows: dict[str, list[tuple[str, str]]]) -> list[str]:
+    "A heading and one line for each row, from pairs of heading and text."
+    pairs = next(iter(rows.values()))
+    lines = {"": [head for head, _ in pairs]} | {name: [text for _, text in row] for name, row in rows.items()}
+    widths = [max(5, *map(len, column)) + 1 for column in zip(*lines.values())]
+    return [f"{name:16}" + "".join(f"{text:>{w}}" for text, w in zip(line, widths)) for name, line in lines.items()]
+
+
+def _cells(own: xr.DataArray, shown: dict) -> list[tuple[str, str]]:
+    "Heading and estimate of each quantity that is known."
+    own = own.sel(bound="estimate")
+    found = {name: words for name, words in shown.items() if name in own["quantity"]}
+    return [(head, f"{factor * float(own.sel(quantity=one)):.{n}f}") for one, (head, factor, n) in found.items()]
 
 
 def table_text(
     table: xr.Dataset,  # From `run_table`
 ) -> str:  # Lines of text
     "The rows, best F1 first: uncertainty and cost; and below, masks under all conventions."
-    numbers, seeds = by_approach(table).sel(bound="estimate"), _seeds(table)
-    f1 = numbers.sel(quantity="f1_majority")
-    numbers, costs = numbers.isel(approach=f1.argsort().values[::-1]), {}
-    for name, places in seeds.items():
-        own = table.isel(method=[*places.values()])
+    numbers, seeds, first, second = by_approach(table), _seeds(table), {}, {}
+    f1 = 100 * numbers.sel(quantity="f1_majority")
+    for name in f1["approach"].values[f1.sel(bound="estimate").argsort().values[::-1]].tolist():
+        row, own = numbers.sel(approach=name), table.isel(method=[*seeds[name].values()])
+        score, *more = _cells(row, _SHOWN)
+        between = "[{1:.1f}, {2:.1f}]".format(*f1.sel(approach=name).values)
         cost = [float(own[what].mean()) for what in ("parameters", "training_minutes", "seconds_per_megapixel")]
-        costs[name] = [f"{cost[0] / 1e6:.2f}", f"{cost[1]:.1f}", f"{cost[2]:.1f}"]
+        cost = [("million", f"{cost[0] / 1e6:.2f}"), ("min", f"{cost[1]:.1f}"), ("s/Mpx", f"{cost[2]:.1f}")]
+        first[name] = [score, ("95 %", between), ("seeds", str(len(seeds[name]))), *more, *cost]
+        second[name] = _cells(row, _MASKS)
     images, groups = table.sizes["case"], len(set(table["group"].values.tolist()))
     whole = "disagreement" in table and bool(table["disagreement"].notnull().all())
     by = "the pairwise F1 of the members; of one mask by its P" if whole else "the expected loss"
+    over = ", and over the seeds of a row with several" if len(table["approach"]) > len(seeds) else " only"
     lines = [
         f"{table.attrs['dataset']} {table.attrs['split']}: {images} images of {groups} patients; so few cannot carry "
         "an interval narrower than several points",
-        *_block(numbers, _SHOWN, 8, costs),
+        *_block(first),
         "",
         f"{'masks P >= 1/2':16}{'threshold of the paper':^36}{'half a pixel':^36}",
         f"{'':16}" + 2 * "".join(f"{words:>12}" for words in _RULES.values()),
-        *_block(numbers, _MASKS, 6, {}),
-        *(words.format(by=by) for words in _WORDS),
+        *_block(second),
+        *(words.format(by=by, seeds=over) for words in _WORDS),
     ]
     return "\n".join(lines)

@@ -345,8 +345,9 @@ def _one_method(v: xr.Dataset, **how) -> xr.DataArray:
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-24
 def _resampling(verified: xr.Dataset, resamples: int, seed: int) -> dict:
-    groups = verified["group"].values if "group" in verified.coords else None
-    return {"groups": groups, "resamples": resamples, "seed": seed}
+    labels = {"groups": "group", "crossed": "training"}  # `training`: which of several trainings, in a table
+    found = {name: verified[one].values for name, one in labels.items() if one in verified.coords}
+    return {"groups": None, "resamples": resamples, "seed": seed} | found
 
 
 def headline(
