@@ -25,6 +25,7 @@ class Recipe:
     batch: int = 8  # Images per step
     levels: int = 2  # Noise levels per image: the encoder's work is shared
     learning_rate: float = 1e-3  # Highest; rises over the first 2 % of the steps, falls to zero as a cosine
+    decay: bool = True  # False: a constant rate
     weight_decay: float = 1e-3  # Of AdamW
     average: float = 0.999  # Decay of the moving average of the weights
     noise: str = "log_normal"  # Noise levels of the training draws, or "uniform_time" (the paper's)

@@ -98,9 +98,8 @@ class _State:
 
     def __init__(self, network: ScoreNetwork, recipe: Recipe):
         self.network, self.average = network, copy.deepcopy(network).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(
-            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        how = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        self.optimiser = torch.optim.AdamW(network.parameters(), **how)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.step, self.seconds = 0, 0.0
         self.sums, self.history, self.best = [[0.0, 0.0] for _ in range(3)], [], None  # sums: of losses and weights
@@ -124,19 +123,11 @@ def _save(state: _State, path: Path, recipe: Recipe, made_of: dict, force: bool 
     for index, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     tensors["generator"] = state.generator.get_state()
-    about = {
-        "step": state.step,
-        "seconds": state.seconds,
-        "recipe": asdict(recipe),
-        "architecture": repr(state.network.architecture),
-        "made_of": made_of,
-        "sums": state.sums,
-        "history": state.history,
-    }
+    about = {name: getattr(state, name) for name in ("step", "seconds", "sums", "history")} | {"made_of": made_of}
+    about |= {"recipe": asdict(recipe), "architecture": repr(state.network.architecture)}
+    tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
     with writing(path, force=force) as temporary:
-        temporary.write_bytes(
-            save({k: v.detach().contiguous() for k, v in tensors.items()}, {"training": json.dumps(about)})
-        )
+        temporary.write_bytes(save(tensors, {"training": json.dumps(about)}))
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-19
 def _load(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
@@ -154,9 +145,8 @@ def _load(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
         )
     state.best = copy.deepcopy(state.average) if any(key.startswith("best.") for key in tensors) else None
     for part in ("network", "average") if state.best is None else ("network", "average", "best"):
-        getattr(state, part).load_state_dict(
-            {k[len(part) + 1 :]: v for k, v in tensors.items() if k.startswith(part + ".")}
-        )
+        own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+        getattr(state, part).load_state_dict(own)
     moments = {}
     for key in (k for k in tensors if k.startswith("optimiser.")):
         _, index, name = key.split(".")
@@ -300,13 +290,7 @@ def _losses(
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-22a
 def _advance(
-    state: _State,
-    parts: list[tuple],
-    recipe: Recipe,
-    schedule: VE,
-    device: torch.device,
-    dtype: torch.dtype,
-    objective: Callable | None = None,
+    state: _State, parts: list[tuple], recipe: Recipe, schedule: VE, device: torch.device, dtype: torch.dtype, objective
 ) -> tuple[float, float, float]:
     "One optimiser step and one step of the moving average; returns the three losses, NaN where nothing was learned."
     start = time.perf_counter()
@@ -315,7 +299,8 @@ def _advance(
         network.encoders.load_state_dict(state.average.encoders.state_dict())
     first, steps = (staged, recipe.steps - staged) if state.step >= staged else (0, staged)
     for group in state.optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * _learning_rate_factor(state.step - first, steps)
+        factor = _learning_rate_factor(state.step - first, steps) if recipe.decay else 1.0
+        group["lr"] = recipe.learning_rate * factor
     with _mixed(device, dtype):
         losses = _losses(state, parts, recipe, schedule, device, objective)
     weights = (1.0, recipe.estimate_weight, 1.0)
