@@ -10,7 +10,8 @@ here = Path(__file__).parent
 settings = ConfigParser(delimiters=["="])
 settings.read(here / "settings.ini", encoding="utf8")
 about = settings["DEFAULT"]
-extras = {name: about[f"{name}_requirements"].split() for name in ("lab", "docs", "dev", "bench", "comparisons")}
+names = ("lab", "docs", "dev", "bench", "comparisons", "tensorboard", "accelerate")
+extras = {name: about[f"{name}_requirements"].split() for name in names}
 
 
 class BuildWithData(build_py):

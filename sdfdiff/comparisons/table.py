@@ -267,12 +267,9 @@ _MASKS = {
     for level in THRESHOLDS
     for rule in _RULES
     for score, words in (("f1", "F1"), ("iou", "IoU"))
-} | {
-    "f1_mmse": ("mean", 100, 1),
-    "f1_member": ("member", 100, 1),
-    "hausdorff_95": ("HD95", 1, 1),
-    "assd": ("edge", 1, 2),
 }
+_MASKS |= {"f1_mmse": ("mean", 100, 1), "f1_member": ("member", 100, 1)}
+_MASKS |= {"hausdorff_95": ("HD95", 1, 1), "assd": ("edge", 1, 2)}
 _WORDS = (
     "F1 in % per image, of the masks P >= 1/2; 95 %: its interval, over patients{seeds}",
     "AUROC of finding wrong pixels, by the entropy of P, by the nearness to the edge; ECE, Brier: near the edge",

@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from .corruption import VE, corrupt
 from .network import Features, ScoreNetwork, scalings
 from .one_call import noise_maps, score_terms
+from .sampling import dpm_solver, gaussian, geometric_levels, last
 
 # %% ../../nbs/2_diffusion/6_losses.ipynb #losses-07
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Recipe:
 
     steps: int = 1000  # Optimiser steps
     batch: int = 8  # Images per step
+    shares: int = 1  # Of a batch: each has crops and noise of its own, and several processes may divide them
     levels: int = 2  # Noise levels per image: the encoder's work is shared
     learning_rate: float = 1e-3  # Highest; rises over the first 2 % of the steps, falls to zero as a cosine
     decay: bool = True  # False: a constant rate
@@ -46,6 +48,8 @@ class Recipe:
                 f"{self.steps} steps of {self.batch} images at {self.levels} noise levels: "
                 "at least 1 of each is needed."
             )
+        if self.shares < 1 or self.batch % self.shares:
+            raise ValueError(f"{self.batch} images in {self.shares} shares: each must have as many images.")
         if self.members < 2:
             raise ValueError(
                 f"{self.members} member per image: the score of an ensemble compares members with each other, "
@@ -55,6 +59,25 @@ class Recipe:
             raise ValueError(
                 f"{self.encoder_steps} of {self.steps} steps for the encoders alone: fewer than all are needed."
             )
+
+# %% ../../nbs/2_diffusion/6_losses.ipynb #losses-07-shares
+def _sources(generator: torch.Generator, shares: int, accelerator) -> list[torch.Generator]:
+    "Of each share of a batch that this process computes, its own; a batch that is whole has that of the training."
+    if shares == 1:
+        return [generator]
+    first = torch.randint(2**62, (), generator=generator).item()  # in each process the same
+    index, count = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    return [torch.Generator().manual_seed(first + share) for share in range(index, shares, count)]
+
+
+def _averaged(network: torch.nn.Module, numbers: Tensor, accelerator) -> Tensor:
+    "The means over all processes, of the gradients, too."
+    if accelerator is not None:
+        learned = [one for one in network.parameters() if one.grad is not None]
+        *gradients, numbers = accelerator.reduce([*(one.grad for one in learned), numbers], "mean")
+        for one, gradient in zip(learned, gradients):
+            one.grad = gradient
+    return numbers
 
 # %% ../../nbs/2_diffusion/6_losses.ipynb #losses-09
 def draw_noise_levels(
@@ -130,3 +153,15 @@ def one_call_loss(
     drawn = network.generate(noise, known.repeated(r.members)) * (r.truncation / r.data_scale)
     members, truth = (one.clamp(-r.truncation, r.truncation) for one in (drawn, distances))
     return sum(score_terms(members.unflatten(0, (r.members, len(truth))), truth, r.edge, generator).values())
+
+# %% ../../nbs/2_diffusion/6_losses.ipynb #losses-12f
+def _drawn(network: ScoreNetwork, features: Features, schedule: VE, generator: torch.Generator) -> Tensor:
+    "A member for each of the features, model units: in one call, or else as by the method `draft`."
+    start = features.initial_estimate
+    if network.generator is not None:
+        noise = noise_maps(len(start), start.shape[-2:], network.architecture, generator, start.device)
+        return network.generate(noise, features)
+    levels = geometric_levels(0.002, schedule.sigma_max, 4, first=0.7, growth=0.9)
+    noisy = start + levels[0] * gaussian(start.shape, generator, start.device)
+    how = {"final": True, "stochasticity": 0.25}
+    return last(dpm_solver(lambda noisy, level: network(noisy, level, features), noisy, levels, generator, **how))

@@ -16,15 +16,7 @@ from tqdm.auto import tqdm
 
 from ..files import read_dataset
 from ..uncertainty.calibration import brier, calibration_error, cross_fitted, reliability
-from sdfdiff.uncertainty.errors import (
-    augrc,
-    aurc,
-    auroc,
-    ause,
-    mutual_information,
-    sparsification,
-    uncertainty_maps,
-)
+from ..uncertainty.errors import augrc, aurc, auroc, ause, mutual_information, sparsification, uncertainty_maps
 from ..uncertainty.fields import bootstrap, mask_distance
 from ..uncertainty.forecasts import spread_skill, spread_skill_ratio
 from ..uncertainty.margins import growing_fields, margin_curve, needed_margin
