@@ -120,7 +120,7 @@ def _add_train(commands):
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
     _add_preparation(one)
     one.add_argument(
-        "--start", help="weights to start from: nuclei, glands, tissue, tissue_fast, or a .safetensors file"
+        "--start", help="weights to start from: nuclei, glands, tissue, tissue_fast or a .safetensors file"
     )
     _add_target(one)
     one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")

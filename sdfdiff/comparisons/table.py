@@ -219,9 +219,8 @@ def by_approach(
 ) -> xr.DataArray:  # Dims (quantity, approach, bound): estimate, low, high
     """The numbers of each row over its seeds, with 95 % intervals over patients and, of several `seeds`, over these.
 
-    They are those of `headline`, and:
-    F1 and IoU as `f1_majority_paper_one`: of the masks `majority` or `mmse`, at the threshold `paper` or `half_pixel`,
-    where an image without a hit scores `zero` or `one`, or `pooled` over all pixels; `assd` and `hausdorff_95` (px);
+    Beside those of `headline`: F1 and IoU as `f1_majority_paper_one`, of the masks `majority` or `mmse`, at the
+    threshold `paper` or `half_pixel`, where an image without a hit scores `zero` or `one`, or `pooled`; edges (px);
     `augrc_of_images`, by the disagreement of members, or by the expected loss in a table that does not hold it.
     """
     seeds = _seeds(table)
@@ -233,10 +232,7 @@ def gaps(
     table: xr.Dataset,  # From `run_table`
     first: str = "SDF, one call",  # The row that others are compared with
 ) -> xr.DataArray:  # Dims (quantity, approach, bound): each other row minus the first, with 95 % intervals
-    """Paired differences over the `seeds` that both rows have; patients and, of several, seeds are resampled together.
-
-    Both rows get the same patients and the same seeds in each resample. ValueError for an unknown row.
-    """
+    "Paired differences over the `seeds` that both rows have; both get the same patients and seeds. ValueError."
     seeds = _seeds(table)
     if first not in seeds:
         raise ValueError(f"The table has no row {first!r}; it has {', '.join(map(repr, seeds))}.")

@@ -26,8 +26,8 @@ from .corruption import VE
 from ..distance import threshold
 from ..files import writing
 from ..provenance import check_same
-from .losses import Recipe, denoising_loss, draw_noise_levels, encoder_loss, one_call_loss
-from .losses import _averaged, _drawn, _sources
+from .losses import Recipe, averaged, denoising_loss, draft_members, draw_noise_levels
+from .losses import encoder_loss, one_call_loss, share_sources
 from .network import Features, ScoreNetwork, fast_dtype
 from ..images.training_data import TissueTrainingData, TrainingData, folds
 
@@ -322,14 +322,14 @@ def _advance(
         group["lr"] = recipe.learning_rate * (_learning_rate_factor(state.step - first, steps) if recipe.decay else 1)
     state.optimiser.zero_grad(set_to_none=True)
     found, weights = [], (1.0, recipe.estimate_weight, 1.0)
-    for generator in _sources(state.generator, recipe.shares, accelerator):
+    for generator in share_sources(state.generator, recipe.shares, accelerator):
         with _mixed(device, dtype):
             losses = _losses(state, parts, recipe, schedule, device, objective, generator)
         total = sum(weight * loss for weight, loss in zip(weights, losses) if loss is not None)
         (total / recipe.shares).backward()
         losses = (torch.tensor(math.nan, device=device) if loss is None else loss for loss in (*losses, total))
         found.append(torch.stack([loss.detach().float() for loss in losses]))
-    *numbers, total = _averaged(network, torch.stack(found).mean(0), accelerator).tolist()
+    *numbers, total = averaged(network, torch.stack(found).mean(0), accelerator).tolist()
     if not math.isfinite(total):
         what = "lower the learning rate, or look for NaN in the images"
         raise ValueError(f"The loss is {total} at step {state.step}: {what}.")
@@ -377,4 +377,4 @@ class Validation:
     def _draw(self, network: ScoreNetwork, features: Features, generator: torch.Generator) -> Tensor:
         "Members of each image, model units, shape (member, image, 1, row, column)."
         repeated = features.repeated(self.members)
-        return _drawn(network, repeated, self.schedule, generator).unflatten(0, (self.members, -1))
+        return draft_members(network, repeated, self.schedule, generator).unflatten(0, (self.members, -1))

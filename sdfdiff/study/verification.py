@@ -258,8 +258,7 @@ def _failures(v: xr.Dataset) -> xr.Dataset:
     expected = v["disagreement" if "disagreement" in v else "expected_loss"].values
     sooner = (expected[:, None] < expected) + (expected[:, None] == expected) / 2  # accepted before the other
     loss = 1 - v["f1"].sel(estimator="majority").values[:, None]
-    both = "case", "other"
-    return xr.Dataset({"images": (both, np.eye(len(loss))), "errors": (both, loss * sooner)})
+    return xr.Dataset({"images": (("case", "other"), np.eye(len(loss))), "errors": (("case", "other"), loss * sooner)})
 
 
 def _augrc_of_images(sums: xr.Dataset) -> xr.DataArray:

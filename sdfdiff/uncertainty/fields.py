@@ -263,8 +263,7 @@ def bootstrap(
     """Interval from resampling whole cases (Efron 1979), since pixels are not independent. ValueError.
 
     Percentiles, moved outwards for few cases (Student's t; Hesterberg 2015). Cases that share noise share an error that
-    no resampling of cases shows. With `crossed` labels, both are drawn, independently of each other, and a case counts
-    as often as both of its labels were drawn (Owen 2007); a single such label changes nothing.
+    no resampling of cases shows. With `crossed` labels, a case counts as often as both of its labels (Owen 2007).
     """
     if not isinstance(data, xr.DataArray | xr.Dataset):
         data = xr.DataArray(np.asarray(data), dims=dim)
