@@ -269,7 +269,7 @@ def test_stopped_at_any_region_and_resumed_the_bytes_are_the_same(scene, tmp_pat
     assert [step[:2] for step in draw_slide(scene, store)] == [(k, 4) for k in range(5)]
     expected = content(store.folder)
     write = results.Store.write
-    for stop in range(4):
+    for stop in (1, 3):
         path = tmp_path / str(stop) / "a.ome.zarr"
 
         def stopped(self, *given, stop=stop):
@@ -350,7 +350,7 @@ def test_pieces_are_joined_across_tiles(small_tiles, seed):
     assert len(results.crossing_pieces(lambda rows, columns: ~mask[rows, columns] & False, mask.shape)) == 0
 
 
-def made_up(path, shape=(300, 333), members=9):
+def made_up(path, shape=(200, 270), members=9):
     "A store of smooth fields, with pieces of all sizes, some with holes."
     generator = np.random.default_rng(1)
 
@@ -378,10 +378,10 @@ def test_objects_are_those_of_the_whole_array(tmp_path, small_tiles):
     store = made_up(tmp_path / "a.ome.zarr")
     group = zarr.open_group(store.folder, mode="r")
     every = slice(None)
-    expected, rows = objects_of(results._crop(group, slice(0, 300), slice(0, 333)), microns=0.5)
+    expected, rows = objects_of(results._crop(group, slice(0, 200), slice(0, 270)), microns=0.5)
     table = results.slide_objects(store, progress=False)
     labels = group["labels/objects/0"][every]
-    assert labels.max() == expected.max() == table.sizes["object"] > 60
+    assert labels.max() == expected.max() == table.sizes["object"] > 30
     pairs = np.unique(np.stack([labels.ravel(), expected.ravel()]), axis=1)
     assert pairs.shape[1] == labels.max() + 1 and len(set(pairs[0])) == len(set(pairs[1])) == labels.max() + 1
     order = pairs[1, 1:] - 1  # rows of the whole, in the order of the tiles
