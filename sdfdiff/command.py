@@ -324,7 +324,7 @@ def _slide(path: Path, arguments: argparse.Namespace, method, model, client) -> 
         asked = _asked(arguments, method) | {"members": method.members, "slide_checksum": header_checksum(path)}
         check_same(stored, asked, outputs[0], force="to replace it")
         return "done before, skipped", False
-    from sdfdiff.ensembles.slide_objects import segment_slide
+    from sdfdiff.ensembles.slide_results import segment_slide
 
     how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "resume", "force")}
     how |= {"microns": arguments.mpp, "level": arguments.level or None, "workers": chosen_workers(arguments, model)}
