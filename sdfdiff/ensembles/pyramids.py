@@ -9,7 +9,8 @@ __all__ = ['smaller', 'Store', 'create_store', 'write_ome_zarr']
 import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import DiskFull, Exists, writing
-from ..outlines import check_labels, checked_labels
+from ..outlines import check_labels, as_labels
 from ..provenance import check_same
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ def smaller(
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-08
 _CHUNK = 512  # Rows and columns
-_UNFINISHED = ".unfinished"  # Ends the name of a folder that is not complete
 _SHOWN = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}  # Colours of channels; others are white
 _ENDS = {"mean": (-10, 10), "std": (0, 3)}  # What is shown from black to white, px; others from 0 to 1
 
@@ -98,87 +98,45 @@ def _build(
         objects.create_array(str(level), shape=size, dtype="uint32", chunks=chunks[1:], fill_value=0, **names)
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-11
-@dataclass(frozen=True)
-class Store:
-    "A pyramid that is being written. It holds no open file: it may be sent to other processes."
-
-    path: Path  # Where it will be
-    shape: tuple[int, int]  # Rows and columns
-    channels: tuple[str, ...]  # Names of the fields
-    force: bool = False  # Replace what is there, at the end
-
-    @property
-    def _folder(self) -> Path:
-        return self.path.with_name(self.path.name + _UNFINISHED)
-
-    def _opened(self) -> "zarr.Group":
-        import zarr
-
-        return zarr.open_group(self._folder, mode="r+", use_consolidated=False)
-
-    def done(self) -> set[tuple[int, int]]:
-        "Row and column of each region that is complete."
-        return {tuple(map(int, one.name.split("_"))) for one in (self._folder / "regions").iterdir()}
-
-    def write(
-        self,
-        row: int,  # First row of the region, a multiple of 512
-        column: int,  # The same
-        labels: np.ndarray,  # Whole numbers, shape (row, column); numbers of the whole slide
-        fields: Mapping[str, np.ndarray],  # Numbers of each channel, the same shape
-    ) -> None:
-        "Write one region. Other processes may write others at the same time. ValueError, DiskFull."
-        check_labels(labels)
-        if wrong := {*fields} ^ {*self.channels}:
-            raise ValueError(f"{self.path} has the channels {', '.join(self.channels)}; {sorted(wrong)[0]} is wrong.")
-        for name, one in fields.items():
-            if one.shape != labels.shape:
-                raise ValueError(f"{name} has the shape {one.shape} and the labels {labels.shape}; they must agree.")
-        for begin, size, whole in zip((row, column), labels.shape, self.shape):
-            end = begin + size
-            if begin < 0 or end > whole or begin % _CHUNK or (end % _CHUNK and end != whole) or not size:
-                where = f"row {row}, column {column}, {labels.shape[0]} x {labels.shape[1]} px"
-                much = f"must begin and end at multiples of {_CHUNK}, or end with the slide ({self.shape})"
-                raise ValueError(f"The region at {where} {much}: two processes may not share a chunk.")
-        rows, columns = (slice(begin, begin + size) for begin, size in zip((row, column), labels.shape))
-        with _kept(self.path):
-            root = self._opened()
-            for k, name in enumerate(self.channels):
-                root["0"][k, rows, columns] = np.asarray(fields[name], np.float32)
-            root["labels/objects/0"][rows, columns] = checked_labels(labels)
-            (self._folder / "regions" / f"{row}_{column}").touch()
-
-    def finish(self) -> Path:
-        "Make the levels above, give the folder its name. FileExistsError where something has appeared."
-        with _kept(self.path):
-            root = self._opened()
-            for group in (root, root["labels/objects"]):
-                for level in range(1, len(_levels(self.shape))):
-                    _fill(group[str(level)], group[str(level - 1)])
-        if self.path.exists():
-            if not self.force:
-                raise Exists(f"{self.path} exists", force="to replace it")
-            shutil.rmtree(self.path)
-        shutil.rmtree(self._folder / "regions")
-        (self._folder / "about.json").unlink()
-        return self._folder.rename(self.path)
+def _check_region(store: "Store", row: int, column: int, labels: np.ndarray, fields: Mapping) -> None:
+    "ValueError unless these are labels and all fields of a region that shares no chunk with another one."
+    check_labels(labels)
+    if wrong := {*fields} ^ {*store.channels}:
+        raise ValueError(f"{store.path} has the channels {', '.join(store.channels)}; {sorted(wrong)[0]} is wrong.")
+    for name, one in fields.items():
+        if one.shape != labels.shape:
+            raise ValueError(f"{name} has the shape {one.shape} and the labels {labels.shape}; they must agree.")
+    for begin, size, whole in zip((row, column), labels.shape, store.shape):
+        end = begin + size
+        if begin < 0 or end > whole or begin % _CHUNK or (end % _CHUNK and end != whole) or not size:
+            where = f"row {row}, column {column}, {labels.shape[0]} x {labels.shape[1]} px"
+            much = f"must begin and end at multiples of {_CHUNK}, or end with the slide ({store.shape})"
+            raise ValueError(f"The region at {where} {much}: two processes may not share a chunk.")
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-12
-class _kept:
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
     "A full disk is one sentence."
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            problem = f"no space left for {self.path}: what is finished is kept, make room"
-            raise DiskFull(problem, resume="to go on") from None
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        problem = f"no space left for {path}: what is finished is kept, make room"
+        raise DiskFull(problem, resume="to go on") from None
 
 
+def _named(folder: Path, path: Path, force: bool) -> Path:
+    "Give a complete folder its name."
+    if path.exists():
+        if not force:
+            raise Exists(f"{path} exists", force="to replace it")
+        shutil.rmtree(path)
+    shutil.rmtree(folder / "regions")
+    (folder / "about.json").unlink()
+    return folder.rename(path)
+
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-13
 def _fill(level: "zarr.Array", below: "zarr.Array") -> None:
     "One level from the one below, a chunk at a time."
     rows, columns = level.shape[-2:]
@@ -188,13 +146,64 @@ def _fill(level: "zarr.Array", below: "zarr.Array") -> None:
                 part = smaller(below[(*k, slice(2 * top, 2 * (top + _CHUNK)), slice(2 * left, 2 * (left + _CHUNK)))])
                 level[(*k, slice(top, top + part.shape[0]), slice(left, left + part.shape[1]))] = part
 
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-13
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-14
+def _unfinished(path: Path) -> Path:
+    "The folder in which a store is written."
+    return path.with_name(f"{path.name}.unfinished")
+
+
+def _opened(path: Path) -> "zarr.Group":
+    import zarr
+
+    return zarr.open_group(_unfinished(path), mode="r+", use_consolidated=False)
+
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-15
+@dataclass(frozen=True)
+class Store:
+    "A pyramid that is being written. It holds no open file: it may be sent to other processes."
+
+    path: Path  # Where it will be
+    shape: tuple[int, int]  # Rows and columns
+    channels: tuple[str, ...]  # Names of the fields
+    force: bool = False  # Replace what is there, at the end
+
+    def done(self) -> set[tuple[int, int]]:
+        "Row and column of each region that is complete."
+        return {tuple(map(int, one.name.split("_"))) for one in (_unfinished(self.path) / "regions").iterdir()}
+
+    def write(
+        self,
+        row: int,  # First row of the region, a multiple of 512
+        column: int,  # The same
+        labels: np.ndarray,  # Whole numbers, shape (row, column); numbers of the whole slide
+        fields: Mapping[str, np.ndarray],  # Numbers of each channel, the same shape
+    ) -> None:
+        "Write one region. Other processes may write others at the same time. ValueError, DiskFull."
+        _check_region(self, row, column, labels, fields)
+        rows, columns = (slice(begin, begin + size) for begin, size in zip((row, column), labels.shape))
+        with _kept(self.path):
+            root = _opened(self.path)
+            for k, name in enumerate(self.channels):
+                root["0"][k, rows, columns] = np.asarray(fields[name], np.float32)
+            root["labels/objects/0"][rows, columns] = as_labels(labels)
+            (_unfinished(self.path) / "regions" / f"{row}_{column}").touch()
+
+    def finish(self) -> Path:
+        "Make the levels above, give the folder its name. FileExistsError where something has appeared."
+        with _kept(self.path):
+            root = _opened(self.path)
+            for group in (root, root["labels/objects"]):
+                for level in range(1, len(_levels(self.shape))):
+                    _fill(group[str(level)], group[str(level - 1)])
+        return _named(_unfinished(self.path), self.path, self.force)
+
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-16
 def create_store(
     path: str | Path,  # NAME.ome.zarr
     shape: tuple[int, int],  # Rows and columns of the slide
     channels: tuple[str, ...] = ("probability", "mean", "std"),  # Names of the fields
     microns: float | None = None,  # Size of a pixel, µm; None: not known, places are in pixels
-    about: Mapping | None = None,  # What it is made of (checksums, plan), as JSON knows it; resuming compares it
+    about: Mapping | None = None,  # What it is made of (checksums, plan, regions), as JSON; resuming compares it
     resume: bool = False,  # Go on with a store that was not finished
     force: bool = False,  # Start anew, and replace what is there at the end
 ) -> Store:
@@ -205,7 +214,7 @@ def create_store(
     if min(shape) < 1 or not channels or not (microns is None or 0 < microns < np.inf):
         raise ValueError(f"A pyramid needs rows, columns, channels and microns above 0; not {shape}, {microns}.")
     store = Store(path, tuple(map(int, shape)), tuple(channels), force)
-    folder, ways = store._folder, {"resume": "to go on", "force": "to start anew"}
+    folder, ways = _unfinished(path), {"resume": "to go on", "force": "to start anew"}
     if path.exists() and not force:
         raise Exists(f"{path} exists", force="to replace it")
     asked = {"shape": list(store.shape), "channels": list(channels), "microns": microns, **(about or {})}
@@ -224,7 +233,7 @@ def create_store(
         (temporary / "about.json").write_text(json.dumps(asked), encoding="utf8")
     return store
 
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-17
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-20
 def write_ome_zarr(
     path: str | Path,  # NAME.ome.zarr
     labels: np.ndarray,  # Whole numbers, shape (row, column), 0 background
@@ -250,4 +259,4 @@ def write_ome_zarr(
     except DiskFull as full:
         raise OSError(errno.ENOSPC, "No space left on device", str(path)) from full
     finally:
-        shutil.rmtree(store._folder, ignore_errors=True)
+        shutil.rmtree(_unfinished(store.path), ignore_errors=True)
