@@ -1,6 +1,7 @@
 "Every sampler at every number of calls: a study of many methods, and a judge that compares them with a long run."
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,23 @@ def _made_for_one_call(weights: str) -> bool:
         return False
 
 
+def _flow_grid(weights: str, calls: int = 3) -> Method:
+    """Euler's method on the times 0, 1/3, 2/3 of FlowSDF's straight path (Bogensperger et al. 2024).
+
+    It leads from noise to data: at the time t it holds (1 - t) noise + t data, so the noise level is (1 - t) / t in
+    units of the data: here the largest of the noise schedule, 2 and 1/2. One step of Euler along the path is one of
+    DDIM between these levels.
+    """
+    try:
+        about = weights_header(weights)
+        unit, highest = about["data_scale"], about["schedule"]["sigma_max"]
+    except (OSError, ValueError, KeyError):
+        unit, highest = 1.0, 10.0
+    ends = {"highest": highest, "lowest": unit * (1 / (calls - 1))}
+    first = math.log(highest / (2 * unit)) / math.log(4)
+    return replace(untuned("ddim", calls - 1, "geometric"), first=first, **ends)
+
+
 def methods(
     weights: str,  # Name of shipped weights, or a file
     paper: tuple[str, ...] = ("nuclei", "glands"),  # The paper's settings to include: 1500 and 400 calls
@@ -47,6 +65,7 @@ def methods(
     found |= {f"tuned {count}": replace(METHODS["default"], steps=count - 1) for count in tuned}
     qualities = QUALITIES if _made_for_one_call(weights) else QUALITIES[1:]  # all but fast
     found |= {name: METHODS[name] for name in qualities} | {"one call": untuned("dpm_sde", 0)}
+    found |= {"EDM Heun": untuned("heun", 17), "FlowSDF grid": _flow_grid(weights)}
     for which in paper:
         one = METHODS[f"paper-{which}"]
         found |= {f"paper's {which}": one, f"authors' {which}": replace(one, sampler="authors")}
@@ -55,7 +74,7 @@ def methods(
 
 
 _USUAL = {  # data set: weights, the paper's settings that belong to it, images, pixels a side
-    "tissue": ("tissue", ("nuclei", "glands"), 8, None),
+    "tissue": ("tissue_fast", ("nuclei", "glands"), 8, None),
     "monuseg": ("nuclei", ("nuclei",), 6, 128),
     "glas": ("glands", ("glands",), 6, 128),
 }
@@ -69,11 +88,15 @@ def frontier_plan(
     reference_members: int = 128,  # Of the long run, whose seed is the next one
     seed: int = 0,  # Of the members
     counts: tuple[int, ...] = CALLS,  # Network calls per member
+    only: tuple[str, ...] = (),  # Names of methods; none: all
 ) -> StudyPlan:  # Its last method is the long run
     "A study of all methods on one data set; of real images the middle. Raises ValueError for what cannot be meant."
     usual, paper, count, crop = _USUAL.get(dataset, ("", ("nuclei", "glands"), None, 128))
     weights = weights or usual
     ways = methods(weights, paper, counts, members, seed)
+    if unknown := set(only) - {one.name for one in ways}:
+        raise ValueError(f"No way {unknown.pop()!r}: choose among {', '.join(one.name for one in ways)}.")
+    ways = [one for one in ways if not only or one.name in only]
     about = {"name": REFERENCE, "weights": weights, "members": reference_members, "seed": seed + 1}
     return StudyPlan(
         dataset,

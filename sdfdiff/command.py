@@ -12,20 +12,21 @@ import errno
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from .measuring import add_measuring
 from sdfdiff.options import (
     add_command,
     add_method_options,
+    add_pixel_size,
     chosen_method,
     chosen_workers,
     prepare_process,
     run_command,
     sentence_of,
 )
-from .studying import add_studying
+from .studying import add_studying, cluster_client, cluster_word
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-05
 def _add_demo(commands):
@@ -36,22 +37,30 @@ def _add_demo(commands):
 
 def _add_segment(commands):
     one = add_command(commands, _segment, "segment images", _kept)
-    one.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="PNG, TIFF, JPEG or BMP, or a folder of them"
-    )
+    words = "PNG, TIFF, JPEG or BMP, a slide, or a folder of them"
+    one.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=words)
     one.add_argument("--out", type=Path, required=True, help="folder for the results")
     one.add_argument(
         "--weights",
         default="nuclei",
         help="nuclei, glands, tissue, tissue_fast, or a .safetensors file (default nuclei)",
     )
-    one.add_argument(
-        "--scale", type=float, help="network pixels per image pixel (default: as trained; nuclei 0.5, for 40x slides)"
-    )
+    add_pixel_size(one)
+    scale = "network pixels per image pixel, for those who know (default: what the um per pixel say)"
+    one.add_argument("--scale", type=float, help=scale)
+    words = "the part of a slide to segment, in pixels of its level, at most 4096 a side (default: all of it)"
+    one.add_argument("--region", type=int, nargs=4, metavar=("ROW", "COLUMN", "ROWS", "COLUMNS"), help=words)
+    words = "of a slide, 0 is the largest (default 0; of a whole slide: the smallest that is fine enough)"
+    one.add_argument("--level", type=int, default=0, metavar="N", help=words)
     one.add_argument(
         "--stain", choices=("vahadane", "haematoxylin", "none"), help="how stains are treated (default: as trained)"
     )
-    one.add_argument("--resume", action="store_true", help="skip images whose results are there")
+    words = "skip images whose results are there, and go on with slides that are half done"
+    one.add_argument("--resume", action="store_true", help=words)
+    words = (
+        "whole slides: N processes of one thread each, or the dask scheduler at tcp://...; its workers must see the "
+    )
+    one.add_argument("--cluster", type=cluster_word, metavar="N|ADDRESS", help=f"{words}same disk")
     one.add_argument(
         "--add",
         action="store_true",
@@ -86,25 +95,45 @@ def parser() -> argparse.ArgumentParser:
 def _found(arguments: argparse.Namespace) -> list[Path]:
     "The images that are named, and those in folders that are named."
     from sdfdiff.files import IMAGE_SUFFIXES
-    from sdfdiff.provenance import OUTPUTS
+    from sdfdiff.images.readers import SLIDE_SUFFIXES, is_store
+    from sdfdiff.provenance import ENDINGS, OUTPUTS
+
+    def ours(one: Path) -> bool:
+        store = is_store(one) and (one / "zarr.json").is_file() and '"sdfdiff"' in (one / "zarr.json").read_text("utf8")
+        return store or one.name.endswith((*OUTPUTS, *ENDINGS[1:]))
 
     images = []
     for path in arguments.images:
-        inside = sorted(path.glob("[!.]*")) if path.is_dir() else [path]
-        if path.is_dir():  # all its images, but for results of an earlier run, and ._NAME of macOS
-            inside = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
-            inside = [p for p in inside if not p.name.endswith(OUTPUTS)]
+        folder = path.is_dir() and not is_store(path)
+        inside = sorted(path.glob("[!.]*")) if folder else [path]
+        if folder:  # all its images, but for results of an earlier run, and ._NAME of macOS
+            known = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
+            inside = [p for p in inside if p.suffix.lower() in known and (is_store(p) or not p.is_dir())]
+            inside = [p for p in inside if not ours(p)]
         if not inside:
-            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files are needed.")
+            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files, or slides, are needed.")
         images += inside
     return images
 
 
+@cache
+def _large(path: Path, level: int) -> bool:
+    from sdfdiff.images.slides import is_large
+
+    return is_large(path, level)
+
+
+def _outputs(path: Path, arguments: argparse.Namespace) -> list[Path]:
+    "The results of an image; those of a whole slide are others."
+    from sdfdiff.provenance import output_paths, slide_paths
+
+    whole = arguments.region is None and _large(path, arguments.level)
+    return (slide_paths if whole else output_paths)(path, arguments.out)
+
+
 def _there(path: Path, arguments: argparse.Namespace) -> bool:
     "Whether an image has all its results."
-    from sdfdiff.provenance import output_paths
-
-    return all(output.exists() for output in output_paths(path, arguments.out))
+    return all(output.exists() for output in _outputs(path, arguments))
 
 
 def _kept(arguments: argparse.Namespace) -> bool:
@@ -115,7 +144,7 @@ def _kept(arguments: argparse.Namespace) -> bool:
 def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
     "The images to segment; every mistake that can be seen beforehand is reported before any work."
     from sdfdiff.files import check_writable
-    from sdfdiff.provenance import check_same, output_paths, read_attributes
+    from sdfdiff.provenance import check_same, read_attributes
 
     images = _found(arguments)
     names = [path.stem for path in images]
@@ -127,8 +156,10 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
     for path in images:
         if path in arguments.images and not path.exists():
             raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
-        outputs = output_paths(path, arguments.out)
-        if not ((arguments.resume or arguments.add) and _there(path, arguments)):
+        outputs = _outputs(path, arguments)
+        if outputs[0].suffix == ".zarr":
+            _check_slide(outputs, arguments)
+        elif not ((arguments.resume or arguments.add) and _there(path, arguments)):
             try:
                 check_writable(
                     outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
@@ -137,10 +168,10 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
                 if error.errno != errno.ENAMETOOLONG or len(images) == 1:  # of many images, one that fails later
                     raise
         elif arguments.resume:
-            stored = read_attributes(outputs[-1])
+            stored = {"level": 0, "region": "whole"} | read_attributes(outputs[-1])
             enough = arguments.tolerance is not None and stored.get("members", 0) <= arguments.members
             members = {} if enough else {"members": arguments.members}
-            check_same(stored, asked | members, outputs[-1], force="to replace it")
+            check_same(stored, asked | _asked_of(path, arguments) | members, outputs[-1], force="to replace it")
     return images
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08
@@ -153,15 +184,30 @@ def _asked(arguments: argparse.Namespace, method) -> dict:
     most, seen = about.get("truncation"), about.get("preparation", {})
     reach = method.reach or about.get("reach") or most
     found = {"weights_checksum": about["checksum"], "reach_px": min(reach, most)}
-    return (
-        settings_of(method) | found | {name: getattr(arguments, name) or seen.get(name) for name in ("scale", "stain")}
-    )
+    return settings_of(method) | found | {"stain": arguments.stain or seen.get("stain")}
+
+
+def _asked_of(path: Path, arguments: argparse.Namespace) -> dict:
+    "The same of one image: which part of it, and at which scale."
+    from sdfdiff.images.readers import microns_of
+    from sdfdiff.provenance import weights_header
+
+    microns, seen = arguments.mpp or microns_of(path)[0], weights_header(arguments.weights).get("preparation", {})
+    if arguments.level and microns:
+        from sdfdiff.images.slides import Slide
+
+        with Slide(path, microns) as slide:
+            microns *= slide.level(arguments.level).downsample
+    usual = microns / seen["microns"] if microns and seen.get("microns") else seen.get("scale")
+    region = "whole" if arguments.region is None else " ".join(map(str, arguments.region))
+    return {"scale": arguments.scale or usual, "level": arguments.level, "region": region}
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08b
 def _segment(arguments: argparse.Namespace) -> None:
     """Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each.
 
-    NAME_uncertainty.png is black where P(object) is 0 or 1, and brightest where it is 1/2.
+    NAME_uncertainty.png is black where P(object) is 0 or 1, and brightest where it is 1/2. A slide of more than 4096
+    pixels a side is segmented in parts: NAME.ome.zarr, NAME_labels.tif, NAME_objects.csv and NAME.geojson.gz.
     """
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(
@@ -180,7 +226,8 @@ def _segment(arguments: argparse.Namespace) -> None:
 
         prepare_process()
         model = load_model(arguments.weights)
-    _each(images, arguments, partial(_one, arguments=arguments, method=method, model=model))
+    with cluster_client(arguments.cluster) as client:
+        _each(images, arguments, partial(_one, arguments=arguments, method=method, model=model, client=client))
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08c
 def _each(images: list[Path], arguments: argparse.Namespace, work: Callable[[Path], tuple[str, bool]]) -> None:
@@ -215,19 +262,22 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08a
-def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str, bool]:
+def _one(path: Path, arguments: argparse.Namespace, method, model, client) -> tuple[str, bool]:
     "Segment one image. Returns what is to be said, and whether anything was drawn."
     from sdfdiff.files import Refused
-    from sdfdiff.provenance import check_same, checksum, output_paths, read_attributes
+    from sdfdiff.provenance import check_same, checksum, read_attributes
 
-    outputs, start, there = output_paths(path, arguments.out), time.perf_counter(), _there(path, arguments)
+    outputs, start, there = _outputs(path, arguments), time.perf_counter(), _there(path, arguments)
+    if outputs[0].suffix == ".zarr":
+        return _slide(path, arguments, method, model, client)
     if there and arguments.resume:
         asked = {"image_checksum": checksum(path)}
         check_same(read_attributes(outputs[-1]), asked, outputs[-1], force="to replace it")
         return "done before, skipped", False
     from sdfdiff.ensembles.segmentation import read_result, segment_file
 
-    how = {"scale": arguments.scale, "stain": arguments.stain, "anyway": arguments.anyway}
+    how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "region", "level")}
+    how["microns"] = arguments.mpp
     how["workers"] = chosen_workers(arguments, model)
     try:
         previous = read_result(outputs[-1]) if there and arguments.add else None
@@ -245,6 +295,43 @@ def _one(path: Path, arguments: argparse.Namespace, method, model) -> tuple[str,
     spread = "uncertainty needs two members" if dataset.attrs["members"] == 1 else spread
     said = f"{members}{inside}, {spread}, {dataset.attrs['sees']}"
     return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08d
+def _check_slide(outputs: list[Path], arguments: argparse.Namespace) -> None:
+    "Before any work: one sentence about results of a whole slide that are in the way."
+    from sdfdiff.files import Exists, check_writable
+
+    if arguments.add:
+        raise ValueError(
+            f"{outputs[0]}: no members can be added to a whole slide; segment it anew, or a --region of it."
+        )
+    begun = [one for one in (outputs[0], Path(f"{outputs[0]}.unfinished")) if one.exists()]
+    if begun and not (arguments.resume or arguments.force):
+        raise Exists(f"{begun[0]} exists", resume="to go on", force="to replace it")
+    check_writable(outputs[1:], arguments.force or arguments.resume, resume="to go on")
+
+
+def _slide(path: Path, arguments: argparse.Namespace, method, model, client) -> tuple[str, bool]:
+    "Segment a whole slide. Returns what is to be said, and whether anything was drawn."
+    import json
+
+    from sdfdiff.provenance import check_same, header_checksum
+
+    outputs, start = _outputs(path, arguments), time.perf_counter()
+    if arguments.resume and _there(path, arguments):
+        stored = json.loads((outputs[0] / "zarr.json").read_text("utf8"))["attributes"].get("sdfdiff", {})
+        asked = _asked(arguments, method) | {"members": method.members, "slide_checksum": header_checksum(path)}
+        check_same(stored, asked, outputs[0], force="to replace it")
+        return "done before, skipped", False
+    from sdfdiff.ensembles.slide_objects import segment_slide
+
+    how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "resume", "force")}
+    how |= {"microns": arguments.mpp, "level": arguments.level or None, "workers": chosen_workers(arguments, model)}
+    table = segment_slide(path, arguments.out, model, method, client=client, **how)
+    doubtful = f"{int((table['exists'] < 0.8).sum())} doubtful (P < 0.8)"
+    doubtful = "uncertainty needs two members" if method.members == 1 else doubtful
+    said = f"{table.sizes['object']} objects, {doubtful}, {table.attrs['sees']}"
+    return f"{said}, {_time(time.perf_counter() - start)} -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-09
 def _explore(arguments: argparse.Namespace) -> None:

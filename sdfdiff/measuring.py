@@ -12,6 +12,7 @@ from pathlib import Path
 from sdfdiff.options import (
     add_command,
     add_method_options,
+    add_pixel_size,
     chosen_method,
     chosen_workers,
     positive_number,
@@ -34,9 +35,13 @@ def _add_evaluate(commands):
     one.add_argument("--weights", help="default: nuclei for monuseg, glands for glas")
     one.add_argument("--limit", type=whole_number, metavar="N", help="only so many images")
     one.add_argument("--out", type=Path, metavar="STORE.zarr", help="keep the study in this folder")
+    one.add_argument("--objects", action="store_true", help="measure objects, not pixels; --out is then a .nc file")
+    words = "with --objects: folder of label images named as the images, for a data set that has masks"
+    one.add_argument("--instances", type=Path, metavar="DIR", help=words)
     one.add_argument("--resume", action="store_true", help="continue a store that is there")
     _add_layers(one)
     one.add_argument("--anyway", action="store_true", help="go on with images that the weights cannot know")
+    add_pixel_size(one)
     add_method_options(one, 16)
 
 
@@ -54,6 +59,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"evaluate {arguments.dataset} needs --weights: nuclei, glands, tissue, or a file.")
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume continues a store: name it with --out STORE.zarr.")
+    if arguments.instances and not arguments.objects:
+        raise ValueError("--instances belongs to --objects: give both.")
     method = chosen_method(arguments, weights)
     prepare_process()
     model, split, cases = load_model(weights), arguments.split, None
@@ -61,6 +68,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         split, cases = unseen(arguments.dataset, arguments.root, model)
         if arguments.dataset == "folder" and split != "test":
             print(f"measured are the images that {weights} held out of training; --split train takes all", end="\n\n")
+    if arguments.objects:
+        return _evaluate_objects(arguments, split, method, cases, chosen_workers(arguments, model))
     result = evaluate(
         arguments.dataset,
         arguments.root,
@@ -73,10 +82,37 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         workers=chosen_workers(arguments, model),
         layers=arguments.layers,
         anyway=arguments.anyway,
+        microns=arguments.mpp,
     )
     print(summary(result))
     if arguments.out is not None:
         print(f"study: {arguments.out}; read it with: sdfdiff report {arguments.out} --out report.html")
+
+# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-07a
+def _evaluate_objects(arguments: argparse.Namespace, split: str, method, cases: list[str] | None, workers: int) -> None:
+    "What `evaluate --objects` does: a table on the screen, the numbers of each image and object in a file."
+    from sdfdiff.files import check_writable, write_dataset
+    from sdfdiff.study.evaluation import evaluate_objects, object_summary
+
+    if arguments.resume or (arguments.out is not None and arguments.out.suffix != ".nc"):
+        raise ValueError("--objects writes one file, --out NAME.nc, at its end: there is no store to --resume.")
+    if arguments.out is not None:
+        check_writable([arguments.out], arguments.force)
+    found = evaluate_objects(
+        arguments.dataset,
+        arguments.root,
+        split,
+        method,
+        cases=arguments.limit if cases is None else cases[: arguments.limit],
+        workers=workers,
+        layers=arguments.layers,
+        instances=arguments.instances,
+        anyway=arguments.anyway,
+    )
+    print(object_summary(found))
+    if arguments.out is not None:
+        write_dataset(found, arguments.out, arguments.force)
+        print(f"numbers of each image and object: {arguments.out}")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-08a
 STEPS = "monuseg and monuseg_grey 9800, glas and glas_paper 6000, folder 3000, tissue 2500, raters 2000"

@@ -154,7 +154,9 @@ def measured(run, *words, out="f.zarr"):
 
 def test_frontier(run, quick):
     code, out, lines = measured(run, "--numbers", "new/f.nc", out="new/f.zarr")
-    assert (code, lines) == (0, []) and quick == [("tissue", "colour.safetensors", 2, {"members": 3, "seed": 0})]
+    assert (code, lines) == (0, []) and quick == [
+        ("tissue", "colour.safetensors", 2, {"members": 3, "seed": 0, "only": ()})
+    ]
     result = read_dataset("new/f.nc", "sdfdiff frontier")
     xr.testing.assert_identical(result, frontier.judge(open_study("new/f.zarr")))
     assert dict(result.sizes) == {"way": 2, "case": 2} and result["calls"].values.tolist() == [2, 3]

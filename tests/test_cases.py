@@ -790,3 +790,19 @@ def test_seven_real_raters():
         and case.image.shape == (128, 128)
         and 0 < case.labels.mean() < 1
     )
+
+
+def test_label_images_from_a_folder_of_their_own(tmp_path):
+    "Cases named there get their instances, others keep their masks; what fits nothing is an error."
+    for name in ("a", "b"):
+        put(tmp_path / "data" / "images" / f"{name}.png", PICTURE)
+        put(tmp_path / "data" / "masks" / f"{name}.png", (MASK > 0).astype(np.uint8) * 255)
+    put(tmp_path / "instances" / "b.png", MASK)
+    plain = find_cases("folder", tmp_path / "data")
+    first, second = find_cases("folder", tmp_path / "data", instances=tmp_path / "instances")
+    assert first == plain[0] and read_case(first).labels.max() == 1
+    assert second.name == "b" and second.image == plain[1].image and (read_case(second).labels == MASK).all()
+    with pytest.raises(ValueError, match="none named as an image: a, b"):
+        find_cases("folder", tmp_path / "data", instances=tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        find_cases("folder", tmp_path / "data", instances=tmp_path / "nowhere")

@@ -150,7 +150,7 @@ def test_segment(run, place):
     )
     assert re.fullmatch(
         r"photo\.png: [\d.]+ % object \([\d.]+ to [\d.]+ in single members\), mean std of the mask [\d.]+, "
-        r"64x48 px at scale 0\.5 -> 32x24 px \(0\.5 um per pixel\), "
+        r"64x48 px at 0\.25 um/px \(assumed\) -> 32x24 px at 0\.5 um/px, "
         r"[\d.]+ s -> out/photo_mask\.png\n",
         out,
     )
@@ -970,3 +970,20 @@ def test_demo_leaves_both_files_or_none(run, quick_demo, monkeypatch):
     assert refused(run("demo", "--members", "1", "--quality", "draft"), "demo.png", "No space left") and not files(
         "out"
     )
+
+
+def test_a_reader_that_leaves_is_no_error():
+    "As in `sdfdiff study --example tissue | head`, with a pipe whose reader is gone."
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [
+        sys.executable,
+        "-c",
+        "from sdfdiff.command import main; raise SystemExit(main())",
+        "study",
+        "--example",
+        "tissue",
+    ]
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")

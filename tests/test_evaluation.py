@@ -1,5 +1,7 @@
 "A study of one method: counts by other means, both rules, every average, and a table that says which is which."
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,14 +12,24 @@ from small_studies import folder as plain_folder
 from sdfdiff.command import main
 from sdfdiff.diffusion.model import Model, load_model, save_weights
 from sdfdiff.ensembles.collection import ensemble
-from sdfdiff.ensembles.method import untuned
+from sdfdiff.ensembles.method import Method, untuned
+from sdfdiff.ensembles.objects import objects_of
+from sdfdiff.ensembles.segmentation import segment
 from sdfdiff.images.cases import find_cases, hold_out, read_case
 from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image, prepare_labels
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.study.evaluation import evaluate, scores_by_convention, summary, unseen
+from sdfdiff.study.evaluation import (
+    evaluate,
+    evaluate_objects,
+    object_summary,
+    scores_by_convention,
+    summary,
+    unseen,
+)
 from sdfdiff.study.schema import COUNTS, MASKS, THRESHOLDS
 from sdfdiff.study.plan import case_seed
 from sdfdiff.study.store import open_study
+from sdfdiff.uncertainty.instances import instance_scores, instance_sums
 
 TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]
 SHAPES = ((48, 64), (52, 64), (56, 64), (60, 64))
@@ -273,3 +285,47 @@ def test_glas_test_layout(weights, capsys, suffix):
     out, result = measured(capsys, weights, "glas", root, "colour", "--limit", "5")
     assert result["case"].values.tolist() == ["testA_1", "testB_2"] and "2 images" in out
     assert result["truth"].sum(("row", "column")).values.tolist() == [mask.sum() for _, mask in scenes(2)]
+
+
+# ---- objects
+
+
+@pytest.fixture
+def one_by_one(tmp_path):
+    "Three images with masks; of two of them the objects are known one by one, in a folder of label images."
+    for k in range(3):
+        scene = tissue(k, (64, 72))
+        labels = scene.rate(np.random.default_rng(k))
+        for part, picture in {"images": np.round(scene.image * 255).astype(np.uint8), "masks": labels > 0}.items():
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / "data" / part / f"{k}.png")
+        if k:
+            (tmp_path / "instances").mkdir(exist_ok=True)
+            Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "instances" / f"{k}.png")
+    return tmp_path
+
+
+def test_objects_are_measured_where_they_are_known(one_by_one):
+    "The sums are those of the label image that `objects_of` gives; what has a mask only is left out, aloud."
+    method = Method(weights="tissue", members=4)
+    options = {"instances": one_by_one / "instances", "progress": False}
+    found = evaluate_objects("folder", one_by_one / "data", "test", method, **options)
+    assert found["case"].values.tolist() == ["1", "2"] and found.attrs["without_instances"] == "0"
+    for case in find_cases("folder", one_by_one / "data", instances=one_by_one / "instances")[1:]:
+        read = read_case(case)
+        labels, table = objects_of(segment(read.image, "tissue", method, progress=False))
+        own = instance_sums(labels, read.labels, hausdorff=True)
+        assert all(own[name] == found[name].sel(case=case.name) for name in own)
+        mine = found.isel(object=found["case_name"].values == case.name)
+        assert mine["exists"].values.tolist() == table["exists"].values.tolist() and mine["iou"].max() > 0.5
+    words = object_summary(found)
+    for word in ("2 images", "4 members", "left out, as their objects are not known one by one: 0", "as one set"):
+        assert word in words
+    pooled = instance_scores(found.drop_dims("object").sum("case"))
+    assert f"{float(pooled['aji']):.3f}" in words.split("as one set")[1]
+    first = evaluate_objects("folder", one_by_one / "data", "test", method, 1, **options)
+    assert first["case"].values.tolist() == ["1"]
+    with pytest.raises(ValueError, match="no image whose objects are known one by one"):
+        evaluate_objects("folder", one_by_one / "data", "test", method, progress=False)
+    with pytest.raises(ValueError, match="needs 2"):
+        evaluate_objects("folder", one_by_one / "data", "test", replace(method, members=1), **options)

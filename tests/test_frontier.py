@@ -23,13 +23,14 @@ from benchmarks.frontier import (
     unbiased_variance,
 )
 from sdfdiff.diffusion.model import load_model
-from sdfdiff.diffusion.sampling import SAMPLERS
+from sdfdiff.diffusion.sampling import SAMPLERS, geometric_levels
 from sdfdiff.ensembles.collection import ensemble, label
 from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_FIELDS, untuned
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.images.cases import Prepared, prepare_case
+from sdfdiff.provenance import weights_header
 from sdfdiff.study.plan import case_seed, from_json, study_cases, to_json
 from sdfdiff.study.store import finish, open_study, run_study
 
@@ -190,6 +191,21 @@ def test_methods_cost_what_their_names_say():
         assert found[f"authors' {which}"].sampling == paper | {"sampler": "authors"}
 
 
+def test_the_grid_of_flow_matching_is_that_of_its_path():
+    "Noise levels (1 - t) / t at t = 1/3 and 2/3; Euler's step along the path is the step of DDIM between them."
+    (one,) = [each for each in methods("nuclei", ()) if each.name == "FlowSDF grid"]
+    header = weights_header("nuclei")
+    levels = geometric_levels(one.lowest, one.highest, one.steps, one.first, one.growth)
+    unit = header["data_scale"]
+    np.testing.assert_allclose(levels, [header["schedule"]["sigma_max"], 2 * unit, unit / 2], rtol=1e-6)
+    assert one.calls == 3 and one.sampler == "ddim"
+    t, then = 1 / 3, 2 / 3
+    path, clean = np.random.default_rng(0).normal(size=(2, 9))
+    euler = path + (then - t) * (clean - path) / (1 - t)  # the velocity of the path that ends at `clean`
+    before, after = (1 - t) / t, (1 - then) / then
+    np.testing.assert_allclose(euler / then, clean + after / before * (path / t - clean))
+
+
 def test_no_method_is_there_twice():
     "But for the default, which is also the point of its family."
     names = {}
@@ -212,7 +228,7 @@ def test_every_sampler_of_one_call_per_step_has_every_number(numbers):
 @pytest.mark.parametrize(
     ("dataset", "weights", "papers", "cases", "crop"),
     [
-        ("tissue", "tissue", ["glands", "nuclei"], 8, None),
+        ("tissue", "tissue_fast", ["glands", "nuclei"], 8, None),
         ("monuseg", "nuclei", ["nuclei"], 6, 128),
         ("glas", "glands", ["glands"], 6, 128),
     ],

@@ -240,11 +240,12 @@ def test_notebook_imports_what_was_taught(path):
     """What a notebook shows rests on its own chapter and those before it, and never on a private helper.
 
     The ground floor is open to all, and so is the engine room, whose notebooks no lesson needs. The first two notebooks
-    show everything once.
+    show everything once. What a cell exports may import what its part may: the test of the modules looks at that.
     """
     taught = [one for one in NOTEBOOKS if not one.parent.name.endswith("engine_room")]
     chapter_of = {module_of(one): number(one.parent.name) for one in taught}
     for source in code_of(path):
+        exported = re.match(r"#\s*\|\s*export\b", source)
         for target, node in rooms_of(ast.parse(source)):
             names = [name.name for name in node.names] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if re.match("_[^_]", name)], ast.unparse(node)
@@ -253,6 +254,7 @@ def test_notebook_imports_what_was_taught(path):
                 or path.parent.name.endswith("engine_room")
                 or chapter_of.get(target, 0) <= number(path.parent.name)
                 or room(target) == ""
+                or exported
             )
             assert early, f"{label(path)} may not import {target}"
 
@@ -299,8 +301,10 @@ def test_imports_are_required():
     allowed, wrong, beside = {"sdfdiff"}, [], {file.stem for file in own} | {"benchmarks"}
     distributions = packages_distributions()
     rooms = {file: room(dotted(file)) for file in MODULES}
+    plain = [file for file in MODULES if rooms[file] != "comparisons" and dotted(file) != "images.readers"]
     steps = [
-        ("requirements", [file.read_text(encoding="utf8") for file in MODULES if rooms[file] != "comparisons"], set()),
+        ("requirements", [file.read_text(encoding="utf8") for file in plain], set()),
+        ("slides_requirements", [(PACKAGE / "images" / "readers.py").read_text(encoding="utf8")], set()),
         ("comparisons_requirements", [file.read_text() for file in MODULES if rooms[file] == "comparisons"], set()),
         ("lab_requirements", [source for path in NOTEBOOKS for source in code_of(path)], {"ipython", "ipykernel"}),
         ("docs_requirements", [file.read_text() for file in (ROOT / "nbs" / "_site").glob("*.py")], {"traitlets"}),
@@ -387,7 +391,7 @@ def test_module_is_small(path):
 def test_package_is_small():
     "Lines of all modules, the index left out, at a width of 120 columns (ruff checks the width)."
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "_modidx.py"]
-    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 15_600
+    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 16_200
 
 
 def unannotated(tree):

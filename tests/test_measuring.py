@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import xarray as xr
 from PIL import Image
 from shell import QUICK, files, no_work, refused, tiny
 
@@ -115,6 +116,29 @@ def test_evaluate_without_sense(run, dataset):
 def test_evaluate_on_spoilt_data(run, dataset, spoil, words):
     spoil()
     assert refused(evaluate(run), *words)
+
+
+def test_evaluate_objects(run, dataset):
+    "A table of objects and one file; words that do not go together are refused before any work."
+    Path("one").mkdir()
+    labels = np.asarray(Image.open("data/masks/1.png")).astype(np.uint16)
+    labels[:, 24:] *= 2
+    Image.fromarray(labels).save("one/1.png")
+    words = ("--objects", "--instances", "one")
+    code, out, lines = evaluate(run, *words, "--out", "o.nc")
+    assert (code, lines) == (0, []) and "1 images" in out and "o.nc" in out
+    for word in ("AJI", "PQ", "DQ", "SQ", "Dice", "Hausdorff", "P(exists)", "left out", "as one set"):
+        assert word in out
+    with xr.open_dataset("o.nc") as kept:
+        assert kept["case"].values.tolist() == ["1"] and {"intersection", "iou", "exists"} <= {*kept}
+    assert refused(evaluate(run, *words, "--out", "o.nc"), "o.nc", "--force")
+    assert evaluate(run, *words, "--out", "o.nc", "--force")[0] == 0
+    before = files()
+    assert refused(evaluate(run, *words, "--out", "o.zarr"), "--out NAME.nc")
+    assert refused(evaluate(run, *words, "--out", "p.nc", "--resume"), "--resume")
+    assert refused(evaluate(run, "--instances", "one"), "--objects")
+    assert refused(evaluate(run, "--objects", "--instances", "nowhere"), "nowhere", "folder")
+    assert files() == before
 
 
 # ---- train

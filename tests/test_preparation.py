@@ -26,6 +26,7 @@ from sdfdiff.images.preparation import (
     Preparation,
     Stain,
     check_image,
+    geometry,
     fit_stain,
     haematoxylin,
     normalise_stain,
@@ -33,6 +34,7 @@ from sdfdiff.images.preparation import (
     prepare_labels,
     prepared_shape,
     see_image,
+    usual_microns,
 )
 
 RUIFROK = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
@@ -285,8 +287,9 @@ def test_what_is_no_image_is_refused(image):
 
 def test_size_overrides_and_the_order_is_stain_then_size():
     image, _ = slide(RUIFROK, shape=(60, 80))
-    assert prepare_image(image, GLANDS, size=(33, 21)).shape == (3, 33, 21)
-    assert prepare_labels(np.zeros((60, 80), int), GLANDS, size=(33, 21)).shape == (33, 21)
+    sized = replace(GLANDS, size=(33, 21))
+    assert prepare_image(image, sized).shape == (3, 33, 21)
+    assert prepare_labels(np.zeros((60, 80), int), sized).shape == (33, 21)
     known = resize(rgb2gray(normalise_stain(image)), (30, 40), order=1, mode="reflect", anti_aliasing=True)
     assert np.allclose(prepare_image(image, NUCLEI)[0], known, atol=1e-6)
 
@@ -298,6 +301,18 @@ def test_nothing_happens_to_an_image_that_is_ready():
     assert (prepare_labels(labels, TISSUE) == labels).all()
 
 
+def test_the_geometry_says_both_pixel_sizes():
+    known, half = GLANDS.at_microns(0.62), GLANDS.at_microns(1.24)
+    assert geometry((522, 775), known, 0.62) == "775x522 px at 0.62 um/px -> 194x130 px at 2.48 um/px"
+    assert geometry((261, 388), half, 1.24) == "388x261 px at 1.24 um/px -> 194x130 px at 2.48 um/px"
+    assert geometry((522, 775), GLANDS) == "775x522 px at 0.62 um/px (assumed) -> 194x130 px at 2.48 um/px"
+    own = replace(GLANDS, scale=0.5, microns=None)  # a scale of one's own
+    assert geometry((522, 775), own, 0.62) == "775x522 px at 0.62 um/px -> 388x261 px at 1.24 um/px"
+    assert geometry((522, 775), own) == "775x522 px at scale 0.5 -> 388x261 px"
+    assert geometry((522, 775), GLANDS_PAPER) == geometry((522, 775), GLANDS_PAPER, 0.62) == "775x522 px -> 128x128 px"
+    assert [*map(usual_microns, (GLANDS, NUCLEI, TISSUE, GLANDS_PAPER))] == [0.62, 0.25, None, None]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [((30, 45), (10, 15)), ((10, 15), (30, 45)), ((50, 70), (10, 14)), ((21, 35), (3, 5)), ((9, 8), (7, 3))],
@@ -305,7 +320,7 @@ def test_nothing_happens_to_an_image_that_is_ready():
 def test_each_new_pixel_takes_the_label_that_covers_most_of_it(old, new):
     "Against areas by brute force: each old pixel cut into as many parts as there are new ones."
     labels = np.random.default_rng(4).integers(0, 3, old)
-    ours = prepare_labels(labels, TISSUE, size=new)
+    ours = prepare_labels(labels, replace(TISSUE, size=new))
     fine = labels.repeat(new[0], axis=0).repeat(new[1], axis=1).reshape(new[0], old[0], new[1], old[1])
     areas = np.stack([(fine == label).sum(axis=(1, 3)) for label in range(3)])
     assert ours.dtype == np.int32 and (np.take_along_axis(areas, ours[None], 0)[0] == areas.max(axis=0)).all()
@@ -326,7 +341,7 @@ def test_a_disc_stays_where_it_is(scale, centre):
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 90), st.integers(1, 90))
 def test_resized_labels_invent_nothing(rows, columns, new_rows, new_columns):
     labels = np.arange(rows * columns).reshape(rows, columns)
-    ours = prepare_labels(labels, TISSUE, size=(new_rows, new_columns))
+    ours = prepare_labels(labels, replace(TISSUE, size=(new_rows, new_columns)))
     assert set(ours.ravel()) <= set(labels.ravel()) and (np.diff(ours, axis=0) >= 0).all()
     assert len(set(ours.ravel())) == min(rows, new_rows) * min(columns, new_columns)
 
@@ -335,8 +350,8 @@ def test_image_and_labels_stay_in_register():
     rows, columns = np.indices((150, 90))
     labels = (np.hypot(rows - 90.2, columns - 40.7) < 25).astype(int)
     for size in ((50, 30), (61, 47), (300, 180)):
-        image = prepare_image(labels.astype(float), Preparation("none", "grey"), size)[0]
-        small = prepare_labels(labels, TISSUE, size)
+        image = prepare_image(labels.astype(float), Preparation("none", "grey", size=size))[0]
+        small = prepare_labels(labels, replace(TISSUE, size=size))
         assert ((image > 0.5) != (small > 0)).mean() < 0.01
         assert np.allclose(center_of_mass(image), center_of_mass(small), atol=0.05)
 
@@ -442,7 +457,7 @@ H_E, BROWN, RGB = NUCLEI, Preparation("haematoxylin", "grey"), Preparation("vaha
         (lambda: nuclei(), BROWN, "H&E.*vahadane"),
         (lambda: rgb2gray(glands()), RGB, "the image is grey"),
         (lambda: rgb2gray(nuclei()), H_E, ""),
-        (lambda: nuclei()[:100], H_E, r"288x100 px at scale 0.5 -> 144x50 px \(0.5 um per pixel\)"),
+        (lambda: nuclei()[:100], H_E, r"288x100 px at 0.25 um/px \(assumed\) -> 144x50 px at 0.5 um/px"),
         (lambda: nuclei(), Preparation("vahadane", "grey", 4.0), "enlarged"),
         (lambda: np.ones((200, 200, 3)), H_E, "blank"),
         (lambda: np.zeros((200, 200)), TISSUE, "blank"),
@@ -467,12 +482,8 @@ def test_an_image_of_the_wrong_kind_is_named(make, preparation, said):
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            rows, columns = prepared_shape(image.shape, preparation)
-            sees = f"{image.shape[1]}x{image.shape[0]} px at scale {preparation.scale:g} -> {columns}x{rows} px"
-            known = f" ({preparation.microns} um per pixel)" if preparation.microns else ""
-            assert check_image(image, preparation) == sees + known
-            size = (rows, columns)
-            assert check_image(image, preparation, size) == sees.replace(f" at scale {preparation.scale:g}", "")
+            assert check_image(image, preparation) == geometry(image.shape, preparation)
+            assert check_image(image, preparation, microns=0.3) == geometry(image.shape, preparation, 0.3)
 
 
 def test_a_red_mark_does_not_dye_a_grey_image():

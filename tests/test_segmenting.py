@@ -465,8 +465,12 @@ def test_glass_beside_tissue_does_not_change_the_tissue(weights, share):
 
 
 def test_what_the_network_sees_is_kept():
-    with pytest.warns(UserWarning, match=r"sees little \(64x48 px at scale 0.5 -> 32x24 px \(0.5 um per pixel\)\)"):
-        assert segment(PICTURE, tiny(), **QUICK).attrs["sees"] == "64x48 px at scale 0.5 -> 32x24 px (0.5 um per pixel)"
+    seen = "64x48 px at 0.25 um/px -> 32x24 px at 0.5 um/px"
+    with pytest.warns(UserWarning, match=f"sees little .{seen}.; is the scale right"):
+        assert segment(PICTURE, tiny(), microns=0.25, **QUICK).attrs["sees"] == seen
+    with pytest.warns(UserWarning, match=r"no pixel size: assumed 0.25 um/px \(40x\); give the true one"):
+        found = segment(PICTURE, tiny(), **QUICK).attrs
+    assert found["sees"] == seen.replace("um/px ->", "um/px (assumed) ->") and "microns" not in found
     for model, scale in ((tiny(), 0.5), (tiny(replace(NUCLEI, microns=None)), None)):  # of one's own; unknown
         sees = segment(PICTURE, model, scale=scale, **QUICK).attrs["sees"]
         assert sees == "64x48 px at scale 0.5 -> 32x24 px"
@@ -482,7 +486,10 @@ def test_a_blank_image_has_no_object(value):
 def test_a_file_is_taken_by_its_name_and_so_are_weights(photo):
     expected = segment(PICTURE_8, "nuclei", **QUICK)
     for given in (photo, str(photo)):
-        xr.testing.assert_identical(segment(given, "nuclei", **QUICK), expected)
+        found = segment(given, "nuclei", **QUICK)
+        xr.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
+        place = {"level": 0, "region": "whole", "region_row": 0, "region_column": 0}
+        assert found.attrs == expected.attrs | place | {"microns_from": "no pixel size in the file"}
     with pytest.raises(FileNotFoundError, match="nucleus.*nuclei, glands, tissue"):
         segment(PICTURE, "nucleus", **QUICK)
 

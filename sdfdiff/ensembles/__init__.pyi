@@ -13,6 +13,7 @@ from .method import (
     method_of as method_of,
     untuned as untuned,
 )
+from .objects import objects_of as objects_of
 from .pyramids import create_store as create_store, write_ome_zarr as write_ome_zarr
 from .segmentation import (
     overlay as overlay,

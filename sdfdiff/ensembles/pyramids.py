@@ -10,7 +10,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +71,7 @@ def _build(
     channels: tuple[str, ...],  # Names of the fields
     microns: float | None,  # Size of a pixel
     name: str,  # Of the slide
+    dtype: str,  # Of the fields
 ) -> None:
     "Groups, arrays without values, and their description."
     import zarr
@@ -92,28 +93,12 @@ def _build(
     for level, size in enumerate(levels):
         names, chunks = {"dimension_names": ("c", "y", "x")}, (1, _CHUNK, _CHUNK)
         root.create_array(
-            str(level), shape=(len(channels), *size), dtype="float32", chunks=chunks, fill_value=np.nan, **names
+            str(level), shape=(len(channels), *size), dtype=dtype, chunks=chunks, fill_value=np.nan, **names
         )
         names = {"dimension_names": ("y", "x")}
         objects.create_array(str(level), shape=size, dtype="uint32", chunks=chunks[1:], fill_value=0, **names)
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-11
-def _check_region(store: "Store", row: int, column: int, labels: np.ndarray, fields: Mapping) -> None:
-    "ValueError unless these are labels and all fields of a region that shares no chunk with another one."
-    check_labels(labels)
-    if wrong := {*fields} ^ {*store.channels}:
-        raise ValueError(f"{store.path} has the channels {', '.join(store.channels)}; {sorted(wrong)[0]} is wrong.")
-    for name, one in fields.items():
-        if one.shape != labels.shape:
-            raise ValueError(f"{name} has the shape {one.shape} and the labels {labels.shape}; they must agree.")
-    for begin, size, whole in zip((row, column), labels.shape, store.shape):
-        end = begin + size
-        if begin < 0 or end > whole or begin % _CHUNK or (end % _CHUNK and end != whole) or not size:
-            where = f"row {row}, column {column}, {labels.shape[0]} x {labels.shape[1]} px"
-            much = f"must begin and end at multiples of {_CHUNK}, or end with the slide ({store.shape})"
-            raise ValueError(f"The region at {where} {much}: two processes may not share a chunk.")
-
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-12
 @contextmanager
 def _kept(path: Path) -> Iterator[None]:
     "A full disk is one sentence."
@@ -126,17 +111,29 @@ def _kept(path: Path) -> Iterator[None]:
         raise DiskFull(problem, resume="to go on") from None
 
 
-def _named(folder: Path, path: Path, force: bool) -> Path:
-    "Give a complete folder its name."
-    if path.exists():
-        if not force:
-            raise Exists(f"{path} exists", force="to replace it")
-        shutil.rmtree(path)
-    shutil.rmtree(folder / "regions")
-    (folder / "about.json").unlink()
-    return folder.rename(path)
+def _opened(store: "Store") -> "zarr.Group":
+    import zarr
 
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-13
+    return zarr.open_group(store.folder, mode="r+", use_consolidated=False)
+
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-12
+def _place(store: "Store", row: int, column: int, labels: np.ndarray | None, fields: Mapping) -> tuple[slice, slice]:
+    "Rows and columns of a region. ValueError unless all its arrays agree and it shares no chunk with another one."
+    if wrong := {*fields} ^ {*store.channels}:
+        raise ValueError(f"{store.path} has the channels {', '.join(store.channels)}; {sorted(wrong)[0]} is wrong.")
+    shape = np.shape(next(iter(fields.values())) if labels is None else labels)
+    for name, one in fields.items():
+        if one.shape != shape:
+            raise ValueError(f"{name} has the shape {one.shape} and the labels {shape}; they must agree.")
+    for begin, size, whole in zip((row, column), shape, store.shape):
+        end = begin + size
+        if begin < 0 or end > whole or begin % _CHUNK or (end % _CHUNK and end != whole) or not size:
+            where = f"row {row}, column {column}, {shape[0]} x {shape[1]} px"
+            much = f"must begin and end at multiples of {_CHUNK}, or end with the slide ({store.shape})"
+            raise ValueError(f"The region at {where} {much}: two processes may not share a chunk.")
+    return tuple(slice(begin, begin + size) for begin, size in zip((row, column), shape))
+
+
 def _fill(level: "zarr.Array", below: "zarr.Array") -> None:
     "One level from the one below, a chunk at a time."
     rows, columns = level.shape[-2:]
@@ -146,18 +143,35 @@ def _fill(level: "zarr.Array", below: "zarr.Array") -> None:
                 part = smaller(below[(*k, slice(2 * top, 2 * (top + _CHUNK)), slice(2 * left, 2 * (left + _CHUNK)))])
                 level[(*k, slice(top, top + part.shape[0]), slice(left, left + part.shape[1]))] = part
 
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-13
+def _written(store: "Store", row: int, column: int, labels: np.ndarray | None, fields: Mapping) -> None:
+    "Write one region, and then that it is complete."
+    rows, columns = _place(store, row, column, labels, fields)
+    with store.safe():
+        root = _opened(store)
+        for k, name in enumerate(store.channels):
+            root["0"][k, rows, columns] = np.asarray(fields[name], root["0"].dtype)
+        if labels is not None:
+            root["labels/objects/0"][rows, columns] = as_labels(labels)
+        (store.folder / "regions" / f"{row}_{column}").touch()
+
+
+def _finished(store: "Store") -> Path:
+    "Make the levels above, and give the folder its name."
+    with store.safe():
+        root = _opened(store)
+        for group in (root, root["labels/objects"]):
+            for level in range(1, len(_levels(store.shape))):
+                _fill(group[str(level)], group[str(level - 1)])
+    if store.path.exists():
+        if not store.force:
+            raise Exists(f"{store.path} exists", force="to replace it")
+        shutil.rmtree(store.path)
+    shutil.rmtree(store.folder / "regions")
+    (store.folder / "about.json").unlink()
+    return store.folder.rename(store.path)
+
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-14
-def _unfinished(path: Path) -> Path:
-    "The folder in which a store is written."
-    return path.with_name(f"{path.name}.unfinished")
-
-
-def _opened(path: Path) -> "zarr.Group":
-    import zarr
-
-    return zarr.open_group(_unfinished(path), mode="r+", use_consolidated=False)
-
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-15
 @dataclass(frozen=True)
 class Store:
     "A pyramid that is being written. It holds no open file: it may be sent to other processes."
@@ -167,42 +181,42 @@ class Store:
     channels: tuple[str, ...]  # Names of the fields
     force: bool = False  # Replace what is there, at the end
 
+    @property
+    def folder(self) -> Path:
+        "Where it is until it is complete."
+        return self.path.with_name(f"{self.path.name}.unfinished")
+
+    def safe(self) -> AbstractContextManager:
+        "For `with`, around other arrays that are written into the folder: a full disk is one sentence."
+        return _kept(self.path)
+
     def done(self) -> set[tuple[int, int]]:
         "Row and column of each region that is complete."
-        return {tuple(map(int, one.name.split("_"))) for one in (_unfinished(self.path) / "regions").iterdir()}
+        return {tuple(map(int, one.name.split("_"))) for one in (self.folder / "regions").iterdir()}
 
     def write(
         self,
         row: int,  # First row of the region, a multiple of 512
         column: int,  # The same
-        labels: np.ndarray,  # Whole numbers, shape (row, column); numbers of the whole slide
+        labels: np.ndarray | None,  # Whole numbers (row, column), numbers of the whole slide; None: they follow
         fields: Mapping[str, np.ndarray],  # Numbers of each channel, the same shape
     ) -> None:
         "Write one region. Other processes may write others at the same time. ValueError, DiskFull."
-        _check_region(self, row, column, labels, fields)
-        rows, columns = (slice(begin, begin + size) for begin, size in zip((row, column), labels.shape))
-        with _kept(self.path):
-            root = _opened(self.path)
-            for k, name in enumerate(self.channels):
-                root["0"][k, rows, columns] = np.asarray(fields[name], np.float32)
-            root["labels/objects/0"][rows, columns] = as_labels(labels)
-            (_unfinished(self.path) / "regions" / f"{row}_{column}").touch()
+        if labels is not None:
+            check_labels(labels)
+        _written(self, row, column, labels, fields)
 
-    def finish(self) -> Path:
+    def finish(self) -> Path:  # The path of the store
         "Make the levels above, give the folder its name. FileExistsError where something has appeared."
-        with _kept(self.path):
-            root = _opened(self.path)
-            for group in (root, root["labels/objects"]):
-                for level in range(1, len(_levels(self.shape))):
-                    _fill(group[str(level)], group[str(level - 1)])
-        return _named(_unfinished(self.path), self.path, self.force)
+        return _finished(self)
 
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-16
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-15
 def create_store(
     path: str | Path,  # NAME.ome.zarr
     shape: tuple[int, int],  # Rows and columns of the slide
     channels: tuple[str, ...] = ("probability", "mean", "std"),  # Names of the fields
     microns: float | None = None,  # Size of a pixel, µm; None: not known, places are in pixels
+    dtype: str = "float32",  # Of the fields; float16 needs half the room
     about: Mapping | None = None,  # What it is made of (checksums, plan, regions), as JSON; resuming compares it
     resume: bool = False,  # Go on with a store that was not finished
     force: bool = False,  # Start anew, and replace what is there at the end
@@ -214,11 +228,11 @@ def create_store(
     if min(shape) < 1 or not channels or not (microns is None or 0 < microns < np.inf):
         raise ValueError(f"A pyramid needs rows, columns, channels and microns above 0; not {shape}, {microns}.")
     store = Store(path, tuple(map(int, shape)), tuple(channels), force)
-    folder, ways = _unfinished(path), {"resume": "to go on", "force": "to start anew"}
+    folder, ways = store.folder, {"resume": "to go on", "force": "to start anew"}
     if path.exists() and not force:
         raise Exists(f"{path} exists", force="to replace it")
-    asked = {"shape": list(store.shape), "channels": list(channels), "microns": microns, **(about or {})}
-    asked = json.loads(json.dumps(asked))
+    asked = {"shape": list(store.shape), "channels": list(channels), "microns": microns, "dtype": dtype}
+    asked = json.loads(json.dumps(asked | dict(about or {})))
     if folder.exists() and resume:
         if not (folder / "about.json").is_file():
             raise ValueError(f"{folder} is no store that can be continued: move it away, or start anew.")
@@ -228,12 +242,12 @@ def create_store(
     if folder.exists() and not force:
         raise Exists(f"{folder} exists, a run that was stopped", **ways)
     with writing(folder) as temporary:
-        _build(temporary, store.shape, store.channels, microns, path.name.split(".")[0])
+        _build(temporary, store.shape, store.channels, microns, path.name.split(".")[0], dtype)
         (temporary / "regions").mkdir()
         (temporary / "about.json").write_text(json.dumps(asked), encoding="utf8")
     return store
 
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-20
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-19
 def write_ome_zarr(
     path: str | Path,  # NAME.ome.zarr
     labels: np.ndarray,  # Whole numbers, shape (row, column), 0 background
@@ -259,4 +273,4 @@ def write_ome_zarr(
     except DiskFull as full:
         raise OSError(errno.ENOSPC, "No space left on device", str(path)) from full
     finally:
-        shutil.rmtree(_unfinished(store.path), ignore_errors=True)
+        shutil.rmtree(store.folder, ignore_errors=True)

@@ -7,6 +7,8 @@ __all__ = ['segment', 'at_source', 'source_mask', 'overlay', 'read_result', 'seg
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-04
 import os
+import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +20,49 @@ from skimage.transform import resize
 from .. import drawing
 from .collection import ensemble, masks
 from .method import METHOD_FIELDS, Method, method_for
-from ..files import Refused, check_writable, read_dataset, read_image, write_dataset, write_png, writing
-from ..images.preparation import check_image, naming, prepared_shape, see_image
+from ..files import check_writable, read_dataset, warnings_naming_file, write_dataset, write_png, writing
+from ..images.preparation import check_image, prepared_shape, see_image
+from ..images.slides import Slide, assumption
 from ..diffusion.model import Model, load_model
 from ..provenance import SHIPPED, checksum, output_paths, readable
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07
 _SMALLEST, _LARGEST = 32, 4096  # Pixels per side
+
+
+def _check_sides(rows: int, columns: int, name: str = "", advice: str = "") -> None:
+    "ValueError for what is too small, or too large to be segmented at once."
+    if min(rows, columns) < _SMALLEST or max(rows, columns) > _LARGEST:
+        allowed = f"each side must have {_SMALLEST} to {_LARGEST}{advice}"
+        raise ValueError(f"{name}{': the' if name else 'The'} image has {rows} x {columns} pixels: {allowed}.")
+
+
+def _read(
+    path: str | os.PathLike, region: Sequence[int] | None, level: int, microns: float | None
+) -> tuple[np.ndarray, float | None, dict]:
+    "All of an image, or a region of a slide; um per pixel of it; and where it lies, for the attributes."
+    with Slide(path, microns) as slide:
+        rows, columns, downsample, _ = slide.level(level)
+        window = (0, 0, rows, columns) if region is None else tuple(region)
+        advice = "; choose a region of it" + ", or a smaller level" * (level + 1 < len(slide.levels))
+        _check_sides(*window[2:], str(path), advice if region is None and max(rows, columns) > _LARGEST else "")
+        image, size = slide.read(*window, level), slide.microns and slide.microns * downsample
+    place = {"level": level, "region": "whole" if region is None else " ".join(map(str, window))}
+    return image, size, place | {"region_row": window[0], "region_column": window[1], "microns_from": slide.source}
+
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07a
+def _preparation(model: Model, shape: tuple, microns: float | None, scale: float | None, stain: str | None):
+    "The model's, with the scale for such an image; ValueError if the network would see too little or too much."
+    found = replace(model.preparation, size=None, stain=model.preparation.stain if stain is None else stain)
+    # a scale of one's own says nothing of micrometres
+    found = found.at_microns(microns) if scale is None else replace(found, scale=scale, microns=None)
+    seen = prepared_shape(shape, found)
+    if min(seen) < _SMALLEST // 4 or max(seen) > 2 * _LARGEST:
+        raise ValueError(
+            f"At scale {found.scale:g} the network would see {seen[0]} x {seen[1]} pixels: "
+            f"each side must have {_SMALLEST // 4} to {2 * _LARGEST}."
+        )
+    return found
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-08
 def segment(
@@ -32,39 +70,36 @@ def segment(
     model: Model | str,  # Trained for this kind of image; or the name or file of its weights
     method: str | Method | None = None,  # How to draw: a name of METHODS, or a Method; None: `method_for` the weights
     *,
-    scale: float | None = None,  # Network pixels per image pixel; None: as the model was trained
+    microns: float | None = None,  # um per pixel of the image (of level 0); None: what its file says, or as in training
+    scale: float | None = None,  # Network pixels per image pixel; None: what the microns say
+    region: Sequence[int] | None = None,  # Of a file: row, column, rows and columns, in pixels of its level; None: all
+    level: int = 0,  # Of a slide
     stain: str | None = None,  # "vahadane", "haematoxylin" (H-DAB slides) or "none"; None: the model's
     anyway: bool = False,  # Go on with an image that the model cannot know: dark ground, negative
     name: str = "",  # Of the image, for what is said about it; a file has its own
     **options,  # Settings of the method that differ (members, seed, ...), keep, previous, workers: see `ensemble`
 ) -> xr.Dataset:  # See sdfdiff.ensembles.collection.ensemble
     "Bring an image to the network's resolution and draw an ensemble of masks. ValueError, TypeError: a sentence."
+    place = {}
     if isinstance(image, str | os.PathLike):
-        image, name = read_image(image), name or str(image)
+        name = name or str(image)
+        image, microns, place = _read(image, region, level, microns)
+    elif region is not None or level:
+        raise ValueError("region and level belong to an image file; of an array, pass the part that you want.")
     if getattr(image, "ndim", 0) < 2 or not isinstance(model, Model | str | os.PathLike):
         kinds = f"{type(image).__name__} and {type(model).__name__}"
         raise TypeError(f"An array or an image file, then a model or its name ({', '.join(SHIPPED)}); not {kinds}.")
-    shape = image.shape[:2]
-    if min(shape) < _SMALLEST or max(shape) > _LARGEST:
-        raise ValueError(
-            f"The image has {shape[0]} x {shape[1]} pixels: each side must have {_SMALLEST} to {_LARGEST}."
-        )
+    _check_sides(*(shape := image.shape[:2]))
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
-    microns = model.preparation.microns if scale is None else None  # a scale of one's own says nothing of them
-    preparation = replace(model.preparation, size=None, microns=microns)
-    changes = {"scale": scale, "stain": stain}
-    preparation = replace(preparation, **{key: value for key, value in changes.items() if value is not None})
-    seen = prepared_shape(shape, preparation)
-    if min(seen) < _SMALLEST // 4 or max(seen) > 2 * _LARGEST:
-        raise ValueError(
-            f"At scale {preparation.scale} the network would see {seen[0]} x {seen[1]} pixels: "
-            f"each side must have {_SMALLEST // 4} to {2 * _LARGEST}."
-        )
-    with naming(name):
-        sees = check_image(image, preparation, name=name, anyway=anyway)
+    preparation = _preparation(model, shape, microns, scale, stain)
+    with warnings_naming_file(name):
+        if unknown := assumption(preparation, microns, place.get("microns_from", "no pixel size")):
+            warnings.warn(unknown, stacklevel=2)
+        sees = check_image(image, preparation, name=name, anyway=anyway, microns=microns)
         prepared, unseen = see_image(image, preparation)
     dataset = ensemble(model, prepared, method, source_shape=shape, unseen=unseen if unseen.any() else None, **options)
-    about = {"scale": preparation.scale, "stain": preparation.stain, "sees": sees}
+    about = {"scale": preparation.scale, "stain": preparation.stain, "sees": sees} | place
+    about |= {} if microns is None else {"microns": float(microns)}
     return dataset.assign_attrs(about, unseen_share=float(unseen.mean()))
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-10
@@ -109,17 +144,18 @@ def read_result(
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-17
 def segment_file(
-    path: str | os.PathLike,  # PNG, TIFF, JPEG or BMP, grey or RGB, 8 or 16 bit
+    path: str | os.PathLike,  # PNG, TIFF, JPEG or BMP, grey or RGB, 8 or 16 bit; or a slide
     folder: str | os.PathLike,  # Where the results go; made if missing
     model: Model | str,  # Trained for this kind of image; or the name or file of its weights
     method: str | Method | None = None,  # How to draw, see `segment`; the members of `previous` are among its members
     *,
     force: bool = False,  # Replace results that are there
     previous: xr.Dataset | None = None,  # The result that is there (`read_result`): more members are added to it
-    **options,  # See `segment`
+    **options,  # See `segment`: microns, scale, region, level, ...
 ) -> xr.Dataset:
     "Segment an image file and write mask, overlay, uncertainty and dataset; FileExistsError before any sampling."
-    image, drawn_from, outputs = read_image(path), checksum(path), output_paths(path, folder)
+    outputs, drawn_from = output_paths(path, folder), checksum(path)
+    image, *_ = _read(path, options.get("region"), options.get("level", 0), options.get("microns"))
     before = 0 if previous is None else previous.attrs["members"]
     check_writable(outputs, force or previous is not None)
     try:
@@ -127,11 +163,11 @@ def segment_file(
         model = load_model(model) if isinstance(model, str | os.PathLike) else model
         method = method_for(model.network.architecture.one_call, method, **wanted)
         method = replace(method, members=max(method.members, before))
-        dataset = segment(image, model, method, previous=previous, name=str(path), **options)
+        dataset = segment(path, model, method, previous=previous, **options)
         dataset = dataset.assign_attrs(source=readable(Path(path).name), image_checksum=drawn_from)
     except ValueError as error:
-        if isinstance(error, Refused) and error.problem.startswith(str(path)):
-            raise  # it names the file
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}{f' and {outputs[-1]}' * bool(before)}: {error}") from None
     if dataset.attrs["members"] == before:
         return previous

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 from skimage.transform import resize_local_mean
 
-from ..files import read_image, read_labels
+from ..files import IMAGE_SUFFIXES, read_image, read_labels
 from .annotations import polygon_labels
 from .layouts import LAYOUTS, find_files
 from .preparation import Preparation, prepare_labels, prepared_shape, see_image
+from .slides import microns_of
 from ..provenance import checksum, readable
 from .synthetic import tissue
 
@@ -38,7 +39,7 @@ class CasePaths:
     index: int | None = None  # Place in the .npz file
     seed: int | None = None  # Of the scene
     layers: tuple[str, ...] = ()  # Of the XML file, by name or number; none: all but a frame
-    microns: float | None = None  # um per pixel, of an image that is whole; None: unknown
+    microns: float | None = None  # um per pixel, of an image that is whole; None: what the file says
     whole: int = 0  # An image with all sides below so many pixels is a copy at half the size: twice as many um
 
 
@@ -69,6 +70,7 @@ class Prepared:
     group: str = ""  # Of the case
     unseen: np.ndarray | None = None  # Boolean, (row, column): black, ink, dirt, much glass; None: nothing
     instances: np.ndarray | None = None  # int32, (row, column): the objects of the truth, if they are known one by one
+    microns: float | None = None  # um per pixel before preparation; None: unknown
 
 # %% ../../nbs/1_images/3_cases.ipynb #cases-19
 _LARGEST = 2**31  # Bytes of one unpacked array: more is refused
@@ -185,6 +187,20 @@ def _chosen(found: list[CasePaths], only: int | Sequence[str] | None, root: Path
         raise ValueError(f"{root} has no {split} case {missing[0]!r} that is asked for; there are {some}.")
     return [there[name] for name in only]
 
+# %% ../../nbs/1_images/3_cases.ipynb #cases-27-instances
+def _with_instances(found: list[CasePaths], folder: Path) -> list[CasePaths]:
+    "The cases with the label image of their name from a folder; those that have none there keep what they have."
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected label images named as the images: NAME.png.")
+    compose = partial(unicodedata.normalize, "NFC")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    there = {readable(compose(path.stem)): path for path in files if path.name[0] != "."}
+    if not any(compose(case.name) in there for case in found):
+        some = ", ".join(case.name for case in found[:3])
+        raise ValueError(f"{folder} has {len(there)} label images, but none named as an image: {some}.")
+    own = [(case, there.get(compose(case.name))) for case in found]
+    return [case if path is None else replace(case, annotations=(path,)) for case, path in own]
+
 # %% ../../nbs/1_images/3_cases.ipynb #cases-28
 def find_cases(
     dataset: str,  # One of DATASETS
@@ -192,6 +208,7 @@ def find_cases(
     split: str = "all",  # One of SPLITS; "train" is all official training images, "validation" the held-out part of it
     only: int | Sequence[str] | None = None,  # How many, from the first on, or their names; None: all, of tissue 16
     layers: Sequence[str] = (),  # Of Aperio XML files, names or numbers; none: all but a frame
+    instances: str | os.PathLike | None = None,  # Folder of label images named as the cases, to be read instead
 ) -> list[CasePaths]:  # In natural order of their names, or in the order asked for
     "Find the cases of a data set. Raises ValueError, FileNotFoundError: one sentence each."
     for what, value, choices in (("data set", dataset, DATASETS), ("split", split, SPLITS)):
@@ -204,6 +221,7 @@ def find_cases(
     else:
         found = _found(dataset, Path(root), "train" if split == "validation" else split)
         found = _chosen(hold_out(found, dataset)[1] if split == "validation" else found, only, Path(root), split)
+    found = found if instances is None else _with_instances(found, Path(instances))
     layers = tuple(map(str, [layers] if isinstance(layers, str | int) else layers))
     files = [path for case in found for path in case.annotations or [case.image or case.name]]
     without = [path for path in files if Path(path).suffix.lower() != ".xml"]
@@ -256,7 +274,7 @@ def read_case(
         image = read_image(paths.image)
         masks = [_annotation(path, image, paths) for path in paths.annotations]
     halved = max(image.shape[:2]) < paths.whole
-    microns = None if paths.microns is None else paths.microns * (2 if halved else 1)
+    microns = microns_of(paths.image)[0] if paths.microns is None else paths.microns * (2 if halved else 1)
     if len(masks) == 1:
         return Case(paths.name, image, masks[0], paths.group, paths.image, microns=microns)
     raters = (np.stack(masks) > 0).astype(np.int32)
@@ -278,4 +296,4 @@ def prepare_case(
     (image, unseen), labels = see_image(case.image, preparation), prepare_labels(case.labels, preparation)
     unseen, instances = unseen if unseen.any() else None, labels if case.labels.max(initial=0) > 1 else None
     about = (case.labels.shape, raters, posterior, case.name, case.group)
-    return Prepared(image, labels > 0, *about, unseen, instances)
+    return Prepared(image, labels > 0, *about, unseen, instances, case.microns)

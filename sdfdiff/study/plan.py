@@ -75,6 +75,7 @@ class StudyPlan:
     images: bool = True  # Store the prepared images, too
     crop: int | None = None  # Only the middle of each prepared image, at most so many pixels a side; None: all of it
     layers: tuple[str, ...] = ()  # Of Aperio XML files, names or numbers; none: all but a frame
+    microns: float | None = None  # um per pixel of all images; None: what data set or file say
 
     def __post_init__(self):
         for name in ("methods", "cases", "quantiles", "layers"):  # lists are as good: a plan read from JSON is equal
@@ -82,6 +83,8 @@ class StudyPlan:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if not isinstance(self.layers, tuple) or not all(isinstance(one, str) for one in self.layers):
             raise ValueError(f"The layers are {self.layers!r}: a list of names or numbers, as texts, is needed.")
+        if self.microns is not None and not (isinstance(self.microns, int | float) and 0 < self.microns < 1e4):
+            raise ValueError(f"microns is {self.microns!r}: a positive number of um per pixel is needed.")
         _check(self)
 
 # %% ../../nbs/5_study/1_plan.ipynb #plan-12
@@ -143,7 +146,8 @@ def study_cases(
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
 ) -> list[CasePaths]:  # In the order of the study
     "Find the plan's cases; ValueError, naming it, for one that is not there."
-    return find_cases(plan.dataset, root, plan.split, plan.cases, plan.layers)
+    found = find_cases(plan.dataset, root, plan.split, plan.cases, plan.layers)
+    return found if plan.microns is None else [replace(case, microns=plan.microns, whole=0) for case in found]
 
 
 def cropped(

@@ -20,6 +20,7 @@ from ..diffusion.model import Model
 from ..distance import threshold
 from ..ensembles.collection import UNITS, described
 from ..images.cases import CasePaths, Prepared, checksums
+from ..images.preparation import Preparation, geometry
 from .plan import OWN_NOISE, StudyPlan, to_json
 from ..uncertainty.fields import mask_distance
 from ..uncertainty.forecasts import crps, energy_distance, expected_loss, hungarian_iou, rank_histogram, untied
@@ -196,6 +197,7 @@ _ABOUT = {  # label: (unit, meaning)
     "columns": ("px", "columns of the prepared image"),
     "source_rows": ("px", "rows of the image file"),
     "source_columns": ("px", "columns of the image file"),
+    "microns": ("um", "side of a pixel of the image file; NaN where it is unknown"),
     "truncation_px": ("px", "distances were learned up to here"),
     "reach_px": ("px", "distances are cut here before they are averaged"),
     "threshold_px": ("px", "largest distance that is object"),
@@ -211,6 +213,11 @@ def _held_out(models: list[Model]) -> set[str]:
     "Names of cases that none of the models was trained on."
     return set.intersection(*(set(model.about.get("held_out", [])) for model in models))
 
+
+def _seen(case: Prepared, preparation: Preparation) -> str:
+    "Sizes before and after preparation, in words."
+    return geometry(case.source_shape, preparation.at_microns(case.microns), case.microns)
+
 # %% ../../nbs/5_study/2_schema.ipynb #schema-19
 def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], models: list[Model]) -> tuple[dict, dict]:
     "What is known of each case, and of each method."
@@ -222,6 +229,8 @@ def _columns(plan: StudyPlan, paths: list[CasePaths], cases: list[Prepared], mod
         "group": [path.group for path in paths],
         "source_rows": [case.source_shape[0] for case in cases],
         "source_columns": [case.source_shape[1] for case in cases],
+        "microns": [np.nan if case.microns is None else case.microns for case in cases],
+        "sees": [_seen(case, models[0].preparation) for case in cases],
         "held_out": [path.name in held_out for path in paths],
         "image_checksum": images,
         "mask_checksum": masks,

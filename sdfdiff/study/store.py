@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -26,10 +27,11 @@ from ..ensembles.method import Method
 from ..ensembles.collection import ensemble
 from ..ensembles.streaming import check_tolerance
 from .. import __version__
-from ..files import DiskFull, Exists, Refused, read_dataset, with_current_names, writing
+from ..files import DiskFull, Exists, Refused, warnings_naming_file, read_dataset, with_current_names, writing
 from ..diffusion.model import Model, load_model
 from ..images.cases import Prepared, checksums, prepare_case, read_case
-from ..images.preparation import Preparation, check_image, naming
+from ..images.preparation import Preparation, check_image
+from ..images.slides import assumption
 from ..provenance import check_same, weights_header, weights_path
 from .plan import OWN_NOISE, StudyPlan, case_seed, cropped, from_json, study_cases
 from .schema import LEARNED, MAPS, known, number_format, placed, scored, template
@@ -54,9 +56,9 @@ def _checked(path, plan: StudyPlan, models: list[Model], anyway: bool) -> Prepar
     "A case as a network sees it; ValueError for an image with which it cannot do anything."
     case = read_case(path)
     preparation = _common(plan, models, case.microns)
-    with naming(path.name):
+    with warnings_naming_file(path.name):
         if preparation.stain != "none":
-            check_image(case.image, preparation, name=path.name, anyway=anyway)
+            check_image(case.image, preparation, name=path.name, anyway=anyway, microns=case.microns)
         return prepare_case(case, preparation)
 
 # %% ../../nbs/5_study/3_store.ipynb #store-07a
@@ -65,8 +67,14 @@ def _begin(plan: StudyPlan, store: Path, paths: list, force: bool, anyway: bool)
     models = [_model(one) for one in plan.methods]
     for one, model in zip(plan.methods, models):
         check_tolerance(one.tolerance, model.reach)
-    with naming(""), tqdm(paths, desc="reading", unit="case", leave=False) as bar:  # warnings come after the bar
+    with (
+        warnings_naming_file(""),
+        tqdm(paths, desc="reading", unit="case", leave=False) as bar,
+    ):  # warnings come after the bar
         cases = [cropped(_checked(path, plan, models, anyway), plan.crop) for path in bar]
+        unknown = [said for case in cases if (said := assumption(models[0].preparation, case.microns))]
+        for said in sorted(set(unknown)):
+            warnings.warn(f"{unknown.count(said)} of {len(cases)} images: {said}", stacklevel=2)
     whole = template(plan, paths, cases, models)
     fill = {
         name: {"fill_value": np.nan if one.dtype.kind == "f" else one.dtype.type(0)}

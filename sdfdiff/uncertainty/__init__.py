@@ -4,7 +4,7 @@ An array without names is (row, column) or (case, row, column); `members` and `r
 row; anything else has to be an `xarray.DataArray` (`named` makes one). What has names comes out with names, and so does
 all that is measured over pixels; a single number is an array without dimensions, for `float`. Functions of plain arrays
 give plain numbers: those of `metrics` (labelled for labelled masks), `grown`, `margin_trade_off`, `match_objects`,
-`retained_error` and `tied_shares`.
+`retained_error`, `split` and `tied_shares`.
 """
 
 from .. import _serve

@@ -31,6 +31,7 @@ from .forecasts import (
     spread_skill_ratio as spread_skill_ratio,
     untied as untied,
 )
+from .instances import instance_scores as instance_scores, instance_sums as instance_sums, split as split
 from .margins import (
     conformal_margin as conformal_margin,
     coverage_interval as coverage_interval,
