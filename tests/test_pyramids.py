@@ -126,7 +126,7 @@ def test_a_stop_costs_nothing_that_was_complete(tmp_path, whole, monkeypatch):
     path, stopped = tmp_path / "a.ome.zarr", REGIONS[3]
     store = begun(path)
     write_parts(store, REGIONS[:3])
-    monkeypatch.setattr(pyramids, "as_labels", lambda labels: 1 / 0)  # after the fields, before the labels
+    monkeypatch.setattr(pyramids, "label_numbers", lambda labels: 1 / 0)  # after the fields, before the labels
     with pytest.raises(ZeroDivisionError):
         store.write(*stopped, *part(*stopped))
     monkeypatch.undo()

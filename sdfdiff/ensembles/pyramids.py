@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import DiskFull, Exists, writing
-from ..outlines import check_labels, as_labels
+from ..outlines import check_labels, label_numbers
 from ..provenance import check_same
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _written(store: "Store", row: int, column: int, labels: np.ndarray | None, f
         for k, name in enumerate(store.channels):
             root["0"][k, rows, columns] = np.asarray(fields[name], root["0"].dtype)
         if labels is not None:
-            root["labels/objects/0"][rows, columns] = as_labels(labels)
+            root["labels/objects/0"][rows, columns] = label_numbers(labels)
         (store.folder / "regions" / f"{row}_{column}").touch()
 
 
