@@ -138,7 +138,8 @@ def _there(path: Path, arguments: argparse.Namespace) -> bool:
 
 def _kept(arguments: argparse.Namespace) -> bool:
     with contextlib.suppress(ValueError, OSError):
-        return any(_there(path, arguments) for path in _found(arguments))
+        begun = [Path(f"{_outputs(path, arguments)[0]}.unfinished") for path in _found(arguments)]
+        return any(one.exists() for one in begun) or any(_there(path, arguments) for path in _found(arguments))
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-07a
 def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
