@@ -1,6 +1,8 @@
 "Image files in, four files out: formats, sizes, resolutions, and nothing half-written."
 
 import errno
+import gzip
+import json
 import warnings
 from dataclasses import replace
 from functools import cache
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 import small_slides
 import tifffile
 import xarray as xr
@@ -136,7 +139,8 @@ def test_pictures_have_the_size_of_the_source(tmp_path, shape, colour):
     modes = {}
     for path in output_paths("photo.png", tmp_path / "new" / "out")[:3]:
         with Image.open(path) as picture:
-            assert picture.size == shape[::-1]
+            beside = 0 if "uncertainty" not in path.name else picture.size[0] - shape[1]  # a colour bar
+            assert picture.size[0] == shape[1] + beside and (picture.size[1] == shape[0] or beside >= 80)
             modes[path.name] = picture.mode
     assert list(modes.values()) == ["L", "RGB", "RGB"]
     mask = np.asarray(Image.open(tmp_path / "new" / "out" / "photo_mask.png"))
@@ -164,6 +168,7 @@ def test_uncertainty_picture_is_dark_where_members_agree(photo):
     dataset = segmented(photo, members=5)
     uncertainty = at_source(dataset, dataset["mask_std"].values)
     light = np.asarray(Image.open(photo.parent / "out-photo.png" / "photo_uncertainty.png").convert("L")).astype(float)
+    light = light[: uncertainty.shape[0], : uncertainty.shape[1]]  # a colour bar stands beside it
     assert light[uncertainty < 0.01].max() < light[uncertainty > 0.45].min()
 
 
@@ -508,3 +513,23 @@ def test_a_call_that_is_not_understood_names_the_choices(call, words):
     with pytest.raises(TypeError, match=words) as problem:
         call()
     assert "\n" not in str(problem.value)
+
+
+def test_labels_table_and_outlines_are_written_and_agree(photo):
+    "All outputs of one image: numbers, areas and identities belong together; a second run gives the same bytes."
+    dataset = segmented(photo, members=3)
+    folder = photo.parent / "out-photo.png"
+    labels, table = tifffile.imread(folder / "photo_labels.tif"), np.genfromtxt(
+        folder / "photo_objects.csv", delimiter=",", names=True, ndmin=1
+    )
+    features = json.loads(gzip.decompress((folder / "photo.geojson.gz").read_bytes()))["features"]
+    count = dataset.attrs["objects"]
+    assert labels.max() == len(table) == len(features) == count and labels.shape == PICTURE.shape[:2]
+    areas = np.bincount(labels.ravel())[1:]
+    assert (table["area_px2"] == areas).all() and dataset.attrs["doubtful"] == (table["exists"] < 0.8).sum()
+    traced = [shapely.geometry.shape(one["geometry"]).area for one in features]
+    assert [int(one["properties"]["name"]) for one in features] == table["id"].astype(int).tolist() and traced == areas.tolist()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    segmented(photo, members=3, force=True)
+    again = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert [name for name in before if before[name] != again[name] and not name.endswith(".nc")] == []

@@ -3,7 +3,6 @@ from .exports import (
     write_geojson as write_geojson,
     write_labels as write_labels,
     write_objects as write_objects,
-    write_picture as write_picture,
 )
 from .figures import summary_figure as summary_figure
 from .method import (

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
@@ -48,6 +49,7 @@ def _read(
         _check_sides(*window[2:], str(path), advice if region is None and max(rows, columns) > _LARGEST else "")
         image, size = slide.read(*window, level), slide.microns and slide.microns * downsample
     place = {"level": level, "region": "whole" if region is None else " ".join(map(str, window))}
+    place |= {"downsample": float(downsample)}
     return image, size, place | {"region_row": window[0], "region_column": window[1], "microns_from": slide.source}
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07a
@@ -153,7 +155,7 @@ def segment_file(
     previous: xr.Dataset | None = None,  # The result that is there (`read_result`): more members are added to it
     **options,  # See `segment`: microns, scale, region, level, ...
 ) -> xr.Dataset:
-    "Segment an image file and write mask, overlay, uncertainty and dataset; FileExistsError before any sampling."
+    "Segment an image file and write all of `output_paths`, the dataset last; FileExistsError before any sampling."
     outputs, drawn_from = output_paths(path, folder), checksum(path)
     image, *_ = _read(path, options.get("region"), options.get("level", 0), options.get("microns"))
     before = 0 if previous is None else previous.attrs["members"]
@@ -171,14 +173,32 @@ def segment_file(
         raise ValueError(f"{path}{f' and {outputs[-1]}' * bool(before)}: {error}") from None
     if dataset.attrs["members"] == before:
         return previous
-    mask = source_mask(dataset)
-    uncertainty = drawing.colour_map(drawing.SPREAD)(2 * at_source(dataset, dataset["mask_std"].values))[..., :3]
+    return _written(dataset, image, outputs, force or bool(before))
+
+# %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-18-written
+def _written(dataset: xr.Dataset, image: np.ndarray, outputs: list[Path], force: bool) -> xr.Dataset:
+    "Pictures, labels, table, outlines and the dataset: all of them or none, renamed in the order of OUTPUTS."
+    from .exports import DOUBTFUL, uncertainty_picture, write_geojson, write_labels, write_objects  # they stand on us
+    from .objects import objects_of
+
+    labels, table = objects_of(dataset, image)
+    counts = {"objects": table.sizes["object"], "doubtful": int((table["exists"] < DOUBTFUL).sum())}
+    dataset, mask = dataset.assign_attrs(counts), source_mask(dataset)
+    spread = at_source(dataset, dataset["mask_std"].values)
     if dataset.attrs["members"] == 1:  # nobody to differ from: neither certain nor uncertain
-        uncertainty = np.full_like(uncertainty, 0.5)
-    with ExitStack() as stack:  # all four or none; renamed in the order of OUTPUTS
-        last, *others = [stack.enter_context(writing(output, force or bool(before))) for output in reversed(outputs)]
-        pictures = (mask, overlay(image, mask), uncertainty.astype(np.float32))
-        for temporary, picture in zip(reversed(others), pictures):
+        spread = np.full_like(spread, np.nan)
+    scale = dataset.attrs["downsample"]
+    place = {"scale": scale, "origin": [scale * dataset.attrs[f"region_{name}"] for name in ("row", "column")]}
+    with ExitStack() as stack:
+        *places, last = [stack.enter_context(writing(output, force)) for output in reversed(outputs)][::-1]
+        for temporary, picture in zip(places, (mask, overlay(image, mask), uncertainty_picture(spread))):
             write_png(temporary, picture)
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix=".writing-", dir=outputs[0].parent)))
+        made = [folder / output.name for output in outputs[3:6]]  # their names decide on the identity of the objects
+        write_labels(made[0], labels, dataset.attrs.get("microns"))
+        write_objects(made[1], table)
+        write_geojson(made[2], labels, table, **place)
+        for path, temporary in zip(made, places[3:]):
+            path.replace(temporary)
         write_dataset(dataset, last)
     return dataset
