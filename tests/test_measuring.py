@@ -169,7 +169,9 @@ def numbers(path):
 
 def test_train_stop_resume(run, place, small, monkeypatch):
     "Stopped after two of three steps and continued: the same weights, to the bit, as in one go."
-    code, out, lines = run("train", "tissue", "--steps", "3", "--out", "new/whole.safetensors")
+    words = ("train", "tissue", "--steps", "3", "--out", "new/whole.safetensors")
+    code, out, lines = run(*words, "--tensorboard", "events")
+    assert [*Path("events").glob("events.*")]
     assert (code, lines) == (0, []) and files("new") == ["whole.csv", "whole.safetensors"]
     assert "3 steps" in out and "new/whole.safetensors" in out
     with monkeypatch.context() as patch:

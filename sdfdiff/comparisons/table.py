@@ -276,7 +276,7 @@ _WORDS = (
     "mask of the mean distance, and of one member's; HD95 and edge: between the edges, 95 % and average, in px",
 )
 
-# %% ../../nbs/9_comparisons/7_table.ipynb #table-17
+# %% ../../nbs/9_comparisons/7_table.ipynb #table-16-block
 def _block(rows: dict[str, list[tuple[str, str]]]) -> list[str]:
     "A heading and one line for each row, from pairs of heading and text."
     pairs = next(iter(rows.values()))
@@ -291,7 +291,7 @@ def _cells(own: xr.DataArray, shown: dict) -> list[tuple[str, str]]:
     found = {name: words for name, words in shown.items() if name in own["quantity"]}
     return [(head, f"{factor * float(own.sel(quantity=one)):.{n}f}") for one, (head, factor, n) in found.items()]
 
-
+# %% ../../nbs/9_comparisons/7_table.ipynb #table-17
 def table_text(
     table: xr.Dataset,  # From `run_table`
 ) -> str:  # Lines of text

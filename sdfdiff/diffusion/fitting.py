@@ -175,9 +175,11 @@ _LUMINANCE = (0.2125, 0.7154, 0.0721)  # Shares of red, green and blue in grey, 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-19
 def _take_over(
     network: ScoreNetwork,  # Changed in place
-    other: ScoreNetwork,  # Trained on something similar
+    other: ScoreNetwork | None,  # Trained on something similar; None: random weights stay
 ) -> None:
     "Start from another network's weights. One for grey images becomes one for colour that does the same at first."
+    if other is None:
+        return
     tensors, own = other.state_dict(), network.state_dict()
     if (other.architecture.image_channels, network.architecture.image_channels) == (1, 3):
         for name in [name for name in tensors if name.endswith("read.weight")]:
@@ -263,8 +265,7 @@ def fit(
     data, held_out = load_training_data(dataset, root, setting, progress, bool(choosing))
     recipe = replace(_of_steps(setting.recipe, _amount(steps, minutes) or setting.recipe.steps), seed=seed)
     network = new_network(setting.architecture, data, recipe)
-    if start is not None:
-        _take_over(network, load_model(start, dtype=torch.float32).network)
+    _take_over(network, None if start is None else load_model(start, dtype=torch.float32).network)
     if not resume:
         checkpoint.unlink(missing_ok=True)  # not before the data could be read
     if checkpoint.exists():
@@ -272,8 +273,8 @@ def fit(
     else:
         log.unlink(missing_ok=True)
         recipe = _of_steps(recipe, _steps_in(minutes, network, data, recipe)) if minutes else recipe
-    made_of, judge = _made_of(fitted, choosing, setting, start), _validation(choosing, setting, recipe)
-    run = train(network, data, recipe, VE(), checkpoint, made_of=made_of, judge=judge, table=log, events=events)
+    how = {"made_of": _made_of(fitted, choosing, setting, start), "judge": _validation(choosing, setting, recipe)}
+    run = train(network, data, recipe, VE(), checkpoint, table=log, events=events, **how)
     step = watch(run, recipe.steps, progress)
     names = {"name": Path(out).stem, "data": setting.data or dataset, "start": Path(start or "random").stem}
     names |= {"held_out": held_out, "chosen_on": [case.name for case in choosing]}
@@ -355,9 +356,8 @@ def _best(step: Step) -> Step:
 def _amount(steps: int | None, minutes: float | None) -> int | None:
     "The steps asked for, if that or the minutes make sense."
     if (steps is not None and steps < 1) or (minutes is not None and not 0 < minutes < float("inf")):
-        raise ValueError(
-            f"{steps} steps, {minutes} minutes: at least one step, or a positive number of minutes, is needed."
-        )
+        what = "at least one step, or a positive number of minutes, is needed"
+        raise ValueError(f"{steps} steps, {minutes} minutes: {what}.")
     return steps
 
 

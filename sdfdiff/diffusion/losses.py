@@ -45,10 +45,8 @@ class Recipe:
 
     def __post_init__(self):
         if min(self.steps, self.batch, self.levels) < 1:
-            raise ValueError(
-                f"{self.steps} steps of {self.batch} images at {self.levels} noise levels: "
-                "at least 1 of each is needed."
-            )
+            what = f"{self.steps} steps of {self.batch} images at {self.levels} noise levels"
+            raise ValueError(f"{what}: at least 1 of each is needed.")
         if self.shares < 1 or self.batch % self.shares:
             raise ValueError(f"{self.batch} images in {self.shares} shares: each must have as many images.")
         if self.members < 2:

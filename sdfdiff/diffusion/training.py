@@ -187,24 +187,32 @@ def _write_table(path: str | Path | None, history: list[dict], force: bool) -> N
         with writing(path, force=force) as temporary:
             temporary.write_text("".join(",".join(row) + "\n" for row in [COLUMNS, *rows]))
 
-
-def _write_events(folder: str | Path | None, row: dict) -> None:
-    "A reading for TensorBoard, by the names of COLUMNS."
-    if folder is not None:
+# %% ../../nbs/2_diffusion/7_training.ipynb #training-26b-start
+def _publish(table: str | Path | None, events: str | Path | None, history: list[dict]) -> None:
+    "The table, and the last reading for TensorBoard, by the names of COLUMNS."
+    _write_table(table, history, force=len(history) > 1)
+    if events is not None:
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(folder) as writer:
-            for name in row.keys() & COLUMNS[1:]:
-                writer.add_scalar(name, row[name], row["step"])
+        with SummaryWriter(events) as writer:
+            for name in history[-1].keys() & COLUMNS[1:]:
+                writer.add_scalar(name, history[-1][name], history[-1]["step"])
 
 
-def _start(state: _State, checkpoint, recipe: Recipe, made_of: dict, table, main: bool) -> None:
-    "Take over what is there, or take the place, so that no other training begins under this name."
+def _start(state: _State, files: tuple, recipe: Recipe, made_of: dict, accelerator) -> tuple:
+    "Take over what is there, or take the place, so that none else begins under this name; the files to write."
+    if accelerator is not None and recipe.shares % accelerator.num_processes:
+        raise ValueError(f"{recipe.shares} shares for {accelerator.num_processes} processes: shares=N for N of them.")
+    checkpoint, table, events = files
+    if events is not None and find_spec("tensorboard") is None:
+        raise ValueError("TensorBoard is not installed: pip install 'sdfdiff[tensorboard]', or ask for no events.")
+    main = accelerator is None or accelerator.is_main_process
     if checkpoint is not None and Path(checkpoint).exists():
         _load(state, checkpoint, recipe, made_of)
-        _write_table(table, state.history, force=True)
+        _write_table(table if main else None, state.history, force=True)
     elif checkpoint is not None and main:
         _save(state, checkpoint, recipe, made_of, force=False)
+    return files if main else (None, None, None)
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-21
 def train(
@@ -225,13 +233,7 @@ def train(
     "Train step by step (paper, eq. 4, section 3.2). Resumed, it gives the same weights, to the bit, as uninterrupted."
     device, parts = network.weight.device, _parts(network, data, recipe)
     state, dtype = _State(_laid_out(network.train()), recipe), fast_dtype(device) if dtype is None else dtype
-    if accelerator is not None and recipe.shares % accelerator.num_processes:
-        raise ValueError(f"{recipe.shares} shares for {accelerator.num_processes} processes: shares=N for N of them.")
-    if events is not None and find_spec("tensorboard") is None:
-        raise ValueError("TensorBoard is not installed: pip install 'sdfdiff[tensorboard]', or ask for no events.")
-    main = accelerator is None or accelerator.is_main_process
-    _start(state, checkpoint, recipe, made_of or {}, table if main else None, main)
-    checkpoint, table, events = (checkpoint, table, events) if main else (None, None, None)  # all read, one writes
+    checkpoint, table, events = _start(state, (checkpoint, table, events), recipe, made_of or {}, accelerator)
     if state.step >= recipe.steps:  # complete, but perhaps not yet used
         yield state.report()
     written = time.monotonic()
@@ -244,15 +246,12 @@ def train(
                 _save(state, checkpoint, recipe, made_of or {})
                 written = time.monotonic()
             if read:  # after the checkpoint: the table never knows more
-                _write_table(table, state.history, force=len(state.history) > 1)
-                _write_events(events, state.history[-1])
+                _publish(table, events, state.history)
             yield state.report(*losses)
-    except GeneratorExit:  # stopped from outside, between two steps
-        if checkpoint is not None:
+    except BaseException as error:
+        if checkpoint is not None and isinstance(error, GeneratorExit):  # stopped from outside, between two steps
             _save(state, checkpoint, recipe, made_of or {})
-        raise
-    except BaseException:
-        if checkpoint is not None and not state.step:  # nothing was learned: there is nothing to continue
+        elif checkpoint is not None and not state.step:  # nothing was learned: there is nothing to continue
             Path(checkpoint).unlink(missing_ok=True)
         raise
 

@@ -222,6 +222,16 @@ def _further(count: np.ndarray, end: float) -> np.ndarray:
     return stats.t.ppf(end, count - 1) / stats.norm.ppf(end) * np.sqrt(count / (count - 1))
 
 
+def _weights(labels: np.ndarray, crossed, resamples: int, seed: int) -> tuple[np.ndarray, int]:
+    "How often each case counts, first in the data, then in each resample; and how many other labels there are."
+    generator, weights = np.random.default_rng(seed), []
+    for one in (labels, np.unique(np.zeros(len(labels)) if crossed is None else crossed, return_inverse=True)[1]):
+        several = one.max() + 1
+        weights.append(generator.multinomial(several, np.full(several, 1 / several), resamples)[:, one])
+    alone = weights if several > 1 else []  # to see what each of both does
+    return np.vstack([np.ones_like(labels), weights[0] * weights[1], *alone]), several
+
+
 def _effective(values: xr.DataArray | xr.Dataset, count, several: int) -> xr.DataArray | xr.Dataset:
     "Of resamples of the groups alone, and then of the others alone: groups that would be as uncertain (Satterthwaite)."
     half = values.sizes["resample"] // 2
@@ -277,21 +287,12 @@ def bootstrap(
     labels = np.unique(np.arange(data.sizes[dim]) if groups is None else np.asarray(groups), return_inverse=True)[1]
     count = labels.max(initial=-1) + 1
     if labels.size != data.sizes[dim] or count < 2:
-        raise ValueError(
-            f"{data.sizes[dim]} cases have {labels.size} labels in {count} groups: a label for each case and two "
-            "groups are needed."
-        )
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(count, np.full(count, 1 / count), resamples)
-    rows, others = [np.ones_like(labels), drawn[:, labels]], np.unique([] if crossed is None else crossed)
-    if several := len(others) > 1:
-        again = generator.multinomial(len(others), np.full(len(others), 1 / len(others)), resamples)
-        again = again[:, np.searchsorted(others, crossed)]
-        rows = [rows[0], rows[1] * again, rows[1], again]
-    weights = xr.DataArray(np.vstack(rows), dims=("resample", dim))
-    values = _resampled(data, statistic, dim, weights, additive or statistic is None)
+        found = f"{data.sizes[dim]} cases have {labels.size} labels in {count} groups"
+        raise ValueError(f"{found}: a label for each case and two groups are needed.")
+    weights, several = _weights(labels, crossed, resamples, seed)
+    values = _resampled(data, statistic, dim, xr.DataArray(weights, dims=("resample", dim)), additive or not statistic)
     if holes:  # each mean has as many groups as have a value for it
         count = _valued(data, labels, dim)
-    if several:
-        count = _effective(values.isel(resample=slice(resamples + 1, None)), count, len(others))
+    if several > 1:
+        count = _effective(values.isel(resample=slice(resamples + 1, None)), count, several)
     return _interval(values.isel(resample=slice(resamples + 1)), count, level, skipna, limits)
