@@ -7,6 +7,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'sdfdiff.command._asked': ('8_engine_room/command.html#_asked', 'sdfdiff/command.py'),
                                  'sdfdiff.command._asked_of': ('8_engine_room/command.html#_asked_of', 'sdfdiff/command.py'),
                                  'sdfdiff.command._check_slide': ('8_engine_room/command.html#_check_slide', 'sdfdiff/command.py'),
+                                 'sdfdiff.command._counted': ('8_engine_room/command.html#_counted', 'sdfdiff/command.py'),
                                  'sdfdiff.command._demo': ('8_engine_room/command.html#_demo', 'sdfdiff/command.py'),
                                  'sdfdiff.command._demo_table': ('8_engine_room/command.html#_demo_table', 'sdfdiff/command.py'),
                                  'sdfdiff.command._each': ('8_engine_room/command.html#_each', 'sdfdiff/command.py'),

@@ -205,7 +205,8 @@ def _asked_of(path: Path, arguments: argparse.Namespace) -> dict:
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08b
 def _segment(arguments: argparse.Namespace) -> None:
-    """Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png and NAME.nc for each.
+    """Segment images: writes NAME_mask.png, NAME_overlay.png, NAME_uncertainty.png, NAME_labels.tif, NAME_objects.csv,
+    NAME.geojson.gz and NAME.nc for each.
 
     NAME_uncertainty.png is black where P(object) is 0 or 1, and brightest where it is 1/2. A slide of more than 4096
     pixels a side is segmented in parts: NAME.ome.zarr, NAME_labels.tif, NAME_objects.csv and NAME.geojson.gz.
@@ -263,6 +264,11 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08a
+def _counted(objects: int, doubtful: int, members: int) -> str:
+    unsure = f"{doubtful} doubtful (P < 0.8)" if members > 1 else "how sure they are needs two members"
+    return f"{objects} object{'s' * (objects != 1)}, {unsure}"
+
+
 def _one(path: Path, arguments: argparse.Namespace, method, model, client) -> tuple[str, bool]:
     "Segment one image. Returns what is to be said, and whether anything was drawn."
     from sdfdiff.files import Refused
@@ -292,9 +298,8 @@ def _one(path: Path, arguments: argparse.Namespace, method, model, client) -> tu
         len(area) > 1
     )
     members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
-    spread = f"mean std of the mask {float(dataset['mask_std'].mean()):.3f}"
-    spread = "uncertainty needs two members" if dataset.attrs["members"] == 1 else spread
-    said = f"{members}{inside}, {spread}, {dataset.attrs['sees']}"
+    about = dataset.attrs
+    said = f"{_counted(about['objects'], about['doubtful'], about['members'])}, {members}{inside}, {about['sees']}"
     return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08d
@@ -324,14 +329,14 @@ def _slide(path: Path, arguments: argparse.Namespace, method, model, client) -> 
         asked = _asked(arguments, method) | {"members": method.members, "slide_checksum": header_checksum(path)}
         check_same(stored, asked, outputs[0], force="to replace it")
         return "done before, skipped", False
+    from sdfdiff.ensembles.exports import DOUBTFUL
     from sdfdiff.ensembles.slide_results import segment_slide
 
     how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "resume", "force")}
     how |= {"microns": arguments.mpp, "level": arguments.level or None, "workers": chosen_workers(arguments, model)}
     table = segment_slide(path, arguments.out, model, method, client=client, **how)
-    doubtful = f"{int((table['exists'] < 0.8).sum())} doubtful (P < 0.8)"
-    doubtful = "uncertainty needs two members" if method.members == 1 else doubtful
-    said = f"{table.sizes['object']} objects, {doubtful}, {table.attrs['sees']}"
+    doubtful = int((table["exists"] < DOUBTFUL).sum())
+    said = f"{_counted(table.sizes['object'], doubtful, method.members)}, {table.attrs['sees']}"
     return f"{said}, {_time(time.perf_counter() - start)} -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-09

@@ -391,7 +391,7 @@ def test_module_is_small(path):
 def test_package_is_small():
     "Lines of all modules, the index left out, at a width of 120 columns (ruff checks the width)."
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "_modidx.py"]
-    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 16_200
+    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 18_600
 
 
 def unannotated(tree):

@@ -18,7 +18,6 @@ import numpy as np
 import xarray as xr
 from skimage.transform import resize
 
-from .. import drawing
 from .collection import ensemble, masks
 from .method import METHOD_FIELDS, Method, method_for
 from ..files import check_writable, read_dataset, warnings_naming_file, write_dataset, write_png, writing
