@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from skimage.color.colorconv import rgb_from_hed
+from skimage.measure import regionprops_table
 
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import label
@@ -159,6 +160,16 @@ def test_raters_as_members_keep_their_word():
     promised, right = np.concatenate(promised)[None], np.concatenate(iou)[None] > 0.5
     assert calibration_error(reliability(promised, right), 5) < 0.08 and right.size > 150
     assert promised[right].mean() > promised[~right].mean() + 0.1
+
+
+def test_shapes_are_those_of_regionprops():
+    scene = tissue(7, (128, 128))
+    parts = distances(scene.rate(np.random.default_rng(0)))
+    labels, table = objects_of(made(parts * 2), least=1)
+    assert labels.max() > 10
+    right = regionprops_table(labels, properties=("centroid", "area", "perimeter", "eccentricity"))
+    for name, values in zip(("row", "column", "area", "perimeter", "eccentricity"), right.values()):
+        assert np.allclose(table[name], values), name
 
 
 def test_one_member_says_nothing_about_uncertainty():
