@@ -10,7 +10,7 @@ here = Path(__file__).parent
 settings = ConfigParser(delimiters=["="])
 settings.read(here / "settings.ini", encoding="utf8")
 about = settings["DEFAULT"]
-EXTRAS = ("lab", "docs", "dev", "bench", "comparisons", "parquet", "anndata")
+EXTRAS = ("lab", "docs", "dev", "bench", "comparisons", "slides", "tensorboard", "accelerate", "parquet", "anndata")
 extras = {name: about[f"{name}_requirements"].split() for name in EXTRAS}
 
 

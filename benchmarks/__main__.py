@@ -77,6 +77,7 @@ def _add_frontier(commands: argparse._SubParsersAction) -> None:
     one.add_argument("--weights", help="default: tissue, nuclei for monuseg, glands for glas")
     draws = "masks to draw per image and way (default 24)"
     one.add_argument("--members", type=whole_number, metavar="N", default=24, help=draws)
+    one.add_argument("--only", nargs="+", default=[], metavar="WAY", help="such as fast, 'ddim 3'; default: all")
     which = "how many images, validation ones (default 8 of tissue, 6 of the others)"
     one.add_argument("--images", type=whole_number, metavar="N", help=which)
     one.add_argument("--seed", type=seed_number, default=0, help="of the masks (default 0)")
@@ -110,7 +111,7 @@ def frontier(arguments: argparse.Namespace) -> None:
     from sdfdiff.files import write_dataset
     from sdfdiff.study.store import finish, open_study, run_study
 
-    how = {"members": arguments.members, "seed": arguments.seed}
+    how = {"members": arguments.members, "seed": arguments.seed, "only": tuple(arguments.only)}
     plan = frontier_plan(arguments.dataset, arguments.weights, arguments.images, **how)
     prepare_process()
     workers = chosen_workers(arguments, load_model(plan.methods[0].weights))

@@ -53,7 +53,7 @@ def checkpoint_counts(
     network = plain_network(run, plan.width)
     steps = -(-plan.scenes // plan.batch)
     found = [counts(probabilities(network, held_out) >= 0.5, truth)]
-    training = train_plain(network, data.draw, plan.epochs * steps, plan.batch, plan.dice, decay=False, seed=run)
+    training = train_plain(network, data, plan.epochs * steps, plan.batch, plan.dice, decay=False, seed=run)
     for step, kept in enumerate(training, start=1):
         if step % (steps * plan.every) == 0:
             found.append(counts(probabilities(kept, held_out) >= 0.5, truth))

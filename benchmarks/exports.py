@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
+from benchmarks.resident import resident
 from sdfdiff.ensembles.exports import columns, write_geojson
 from sdfdiff.outlines import trace_outlines
 
@@ -84,8 +85,6 @@ def write_alone(
     suffix: str = ".geojson.gz",  # Or .geojson
 ) -> dict[str, float]:  # objects; seconds; cpu: seconds of the processor; before, peak and size: bytes
     "Write one file in this process, which should have done nothing else; see `alone`."
-    from benchmarks.memory import resident
-
     one = patch()
     labels = Slide(one, int(np.ceil(np.sqrt(count / one.max())))) if source == "labels" else None
     count = labels.count**2 * labels.most if source == "labels" else count

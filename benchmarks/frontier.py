@@ -88,11 +88,15 @@ def frontier_plan(
     reference_members: int = 128,  # Of the long run, whose seed is the next one
     seed: int = 0,  # Of the members
     counts: tuple[int, ...] = CALLS,  # Network calls per member
+    only: tuple[str, ...] = (),  # Names of methods; none: all
 ) -> StudyPlan:  # Its last method is the long run
     "A study of all methods on one data set; of real images the middle. Raises ValueError for what cannot be meant."
     usual, paper, count, crop = _USUAL.get(dataset, ("", ("nuclei", "glands"), None, 128))
     weights = weights or usual
     ways = methods(weights, paper, counts, members, seed)
+    if unknown := set(only) - {one.name for one in ways}:
+        raise ValueError(f"No way {unknown.pop()!r}: choose among {', '.join(one.name for one in ways)}.")
+    ways = [one for one in ways if not only or one.name in only]
     about = {"name": REFERENCE, "weights": weights, "members": reference_members, "seed": seed + 1}
     return StudyPlan(
         dataset,

@@ -11,22 +11,11 @@ import numpy as np
 import xarray as xr
 
 from benchmarks.plan import Plan, one_thread, slide
+from benchmarks.resident import resident
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.ensembles.collection import ensemble
 
 _ROOT = Path(__file__).resolve().parents[1]  # Of the checkout, where `benchmarks` is found
-
-
-def resident(
-    which: str = "VmHWM",  # "VmHWM": at its peak; "VmRSS": now
-) -> int:  # Bytes
-    "Memory of this process; without /proc the peak, wherever it came from."
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith(which))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def draw_alone(

@@ -1,24 +1,23 @@
 "A plain segmentation network, trained as most of them are, judged beside an ensemble where the truth is known."
 
-import copy
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdfdiff import __version__
 from sdfdiff.diffusion.model import Model
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
-from sdfdiff.diffusion.losses import mask_loss
+from sdfdiff.diffusion.losses import Recipe, mask_loss
+from sdfdiff.diffusion.training import train
 from sdfdiff.ensembles.collection import ensemble, masks
 from sdfdiff.images.synthetic import Tissue, tissue
-from sdfdiff.images.training_data import TissueTrainingData
+from sdfdiff.images.training_data import TissueTrainingData, TrainingData
 from sdfdiff.uncertainty.calibration import reliability
 from sdfdiff.uncertainty.errors import auroc
 from sdfdiff.uncertainty.fields import named
@@ -46,7 +45,7 @@ def encoder_size(network: ScoreNetwork) -> int:
 
 def train_plain(
     network: ScoreNetwork,  # Changed in place
-    draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],  # batch, source -> images, distances (px)
+    data: TrainingData | TissueTrainingData,  # Anything that draws images and distances (px)
     steps: int,  # Optimiser steps
     batch: int = 16,  # Images per step
     dice: float = 1.0,  # Weight of the Dice part of the loss
@@ -54,24 +53,19 @@ def train_plain(
     decay: bool = True,  # False: a constant rate, and the weights as they are instead of their average
     seed: int = 0,  # Of the crops
 ) -> Iterator[ScoreNetwork]:  # After each step the network to use: its moving average if `decay`
-    "Train on masks: what the distance says is at most half a pixel outside is object."
-    generator, kept = torch.Generator().manual_seed(seed), copy.deepcopy(network)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-3)
-    for step in range(steps):
-        if decay:
-            warm = min(1.0, (step + 1) / 20)
-            optimiser.param_groups[0]["lr"] = learning_rate * warm * (1 + math.cos(math.pi * step / steps)) / 2
-        images, distances = draw(batch, generator)
+    """Train on masks: what the distance says is at most half a pixel outside is object.
+
+    The stored studies were made by an earlier loop, whose moving average began one step later: their numbers differ a
+    little from what this one gives. Without `decay` both give the same weights.
+    """
+    recipe = Recipe(steps=steps, batch=batch, learning_rate=learning_rate, decay=decay, average=0.99, seed=seed)
+
+    def objective(network, images, distances, generator):
         images = images.contiguous(memory_format=torch.channels_last)
-        loss = mask_loss(network.encode(images).initial_estimate, (distances <= 0.5).float(), dice)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        share = min(0.99, (1 + step) / (10 + step)) if decay else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(kept.parameters()), list(network.parameters()), 1 - share)
-        yield kept
+        return mask_loss(network.encode(images).initial_estimate, (distances <= recipe.edge).float(), dice)
+
+    for step in train(network, data, recipe, dtype=torch.float32, objective=objective):
+        yield step.average if decay else network
 
 
 @torch.inference_mode()
@@ -248,7 +242,7 @@ def train_networks(
     networks = {}
     for name, dice in LOSSES.items():
         network = plain_network(plan.seed, plan.width)
-        run = train_plain(network, TissueTrainingData().draw, plan.steps, dice=dice, seed=plan.seed)
+        run = train_plain(network, TissueTrainingData(), plan.steps, dice=dice, seed=plan.seed)
         *_, networks[name] = tqdm(run, desc=name, total=plan.steps, unit="step", disable=not progress)
     return networks
 

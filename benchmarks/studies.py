@@ -38,6 +38,7 @@ COMMANDS = {  # title of a file: the command of `python -m benchmarks` that make
 _TABLE = "sdfdiff table {0} --root DIR --budget 5 --out runs/table_{0}.nc --processes 2 --resume"
 ELSEWHERE = {  # title of a file that is not made here: what makes it
     "sdfdiff table": f"`{_TABLE.format('monuseg')}`, and the same with glas, hours of training",
+    "sdfdiff levers": "`python -m benchmarks.levers DIR data/levers.nc`, an hour",
     "sdfdiff figure": "the slow cell of 9.8 who wins, from the networks of `" + _TABLE.format("monuseg") + "`",
 }
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"

@@ -63,7 +63,7 @@ def trained(plan: KindsPlan, size: int, group: int, start: int) -> ScoreNetwork:
     data = TrainingData.of(list(np.moveaxis(images, -1, 1)), list(labels.astype(np.int32)), images.shape[1])
     data.augmentation = Augmentation(quarter_turns=True)
     seed = 10 * group + start
-    *_, kept = train_plain(plain_network(seed, plan.width), data.draw, plan.steps, plan.batch, dice=0.0, seed=seed)
+    *_, kept = train_plain(plain_network(seed, plan.width), data, plan.steps, plan.batch, dice=0.0, seed=seed)
     return kept
 
 

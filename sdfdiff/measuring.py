@@ -156,20 +156,17 @@ def _add_train(commands):
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
     _add_preparation(one)
     one.add_argument(
-        "--start", help="weights to start from: nuclei, glands, tissue, tissue_fast, or a .safetensors file"
+        "--start", help="weights to start from: nuclei, glands, tissue, tissue_fast or a .safetensors file"
     )
     _add_target(one)
     one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")
     one.add_argument("--steps", type=whole_number, metavar="N", help=f"training steps (default: {STEPS})")
     one.add_argument("--seed", type=seed_number, default=0, help="of everything random (default 0)")
     _add_layers(one)
-    one.add_argument(
-        "--best", action="store_true", help="the weights with the lowest CRPS on the way, not the last ones"
-    )
-    one.add_argument(
-        "--no-validation", action="store_true", help="set no images aside to judge the training on its way"
-    )
+    one.add_argument("--best", action="store_true", help="the weights with the lowest CRPS on the way, not the last")
+    one.add_argument("--no-validation", action="store_true", help="set no images aside to judge it on its way")
     one.add_argument("--resume", action="store_true", help="continue a training that was stopped")
+    one.add_argument("--tensorboard", type=Path, metavar="DIR", help="write how it goes for TensorBoard, too (extra)")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-09a
 def _add_target(one):
@@ -225,20 +222,9 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.best and arguments.no_validation:
         raise ValueError("--best needs the images that --no-validation leaves out: give one of them.")
     prepare_process()
-    model = fit(
-        arguments.dataset,
-        arguments.root,
-        arguments.out,
-        arguments.steps,
-        arguments.minutes,
-        arguments.seed,
-        arguments.resume,
-        arguments.force,
-        _setting(arguments),
-        arguments.start,
-        validate=not arguments.no_validation,
-        best=arguments.best,
-    )
+    asked = (arguments.dataset, arguments.root, arguments.out, arguments.steps, arguments.minutes, arguments.seed)
+    how = {"validate": not arguments.no_validation, "best": arguments.best, "events": arguments.tensorboard}
+    model = fit(*asked, arguments.resume, arguments.force, _setting(arguments), arguments.start, **how)
     about, log = model.about, arguments.out.with_suffix(".csv")
     print(f"{arguments.out}: {about['recipe']['steps']} steps in {about['training_seconds']} s; how it went: {log}")
     if arguments.best:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from safetensors.torch import save_file
 from shell import refused, typist
 from torch import nn
@@ -20,17 +21,19 @@ from sdfdiff.comparisons.attention import AxialAttention, AxialUNet, MedT
 from sdfdiff.comparisons.fitting import fit_network, load_network, save_network, setting_for
 from sdfdiff.comparisons.masks import MaskDiffusion, draw_masks, noise_loss
 from sdfdiff.comparisons.networks import SegNet, Segmenter, drop_out, probabilities
-from sdfdiff.comparisons.table import by_approach, finish_table, gaps, read_table, run_table
+from sdfdiff.comparisons.table import by_approach, finish_table, gaps, read_table, run_table, table_text
 from sdfdiff.diffusion.fitting import SETTINGS
 from sdfdiff.diffusion.losses import Recipe
 from sdfdiff.diffusion.training import train
 from sdfdiff.diffusion.model import load_model
 from sdfdiff.distance import signed_distance
 from sdfdiff.files import write_png
-from sdfdiff.images.cases import Prepared
+from sdfdiff.images.cases import Prepared, find_cases, prepare_case
 from sdfdiff.images.preparation import TISSUE
 from sdfdiff.images.training_data import TrainingData
-from sdfdiff.study.verification import _measures
+from sdfdiff.study.plan import case_seed
+from sdfdiff.study.verification import _augrc_of_images, _failures, _measures
+from sdfdiff.uncertainty.errors import augrc
 from sdfdiff.uncertainty.metrics import scores
 
 
@@ -471,6 +474,83 @@ def test_numbers_of_the_table(made):
     assert np.allclose(single["f1"].sel(estimator="majority"), 2 * hit / (2 * hit + false + missed))
     with pytest.raises(ValueError, match="no row 'FCN'; it has 'Res-UNet'"):
         gaps(whole, "FCN")
+
+
+@pytest.mark.parametrize("row", ["Res-UNet", "SDF, one call"])
+def test_masks_are_counted_under_every_convention(small, made, row):
+    "The row is asked again, and pixels are counted by sets; a threshold of three sigma_min, or of half a pixel."
+    whole, (_, root, out, _) = made
+    weights, setting, found = out.with_name("t_weights"), setting_for("sdf", "folder"), []
+    loaded = load_approach(APPROACHES[row], weights)
+    for paths in find_cases("folder", root, "validation"):
+        case = prepare_case(paths, load_network(weights / "segnet-0.safetensors")[1])
+        drawn = ask(APPROACHES[row], loaded, case.image, setting, case_seed(0, case.name))
+        edge = 3 * 1e-3 / drawn.attrs["data_scale"] * drawn.attrs["truncation_px"]
+        share = (drawn["distance"].values <= edge).mean(0)
+        for mask in (share >= 0.5, drawn["probability"].values >= 0.5):
+            ours, true = ({*np.flatnonzero(one)} for one in (mask, case.truth))
+            found.append([len(ours & true), len(ours | true), len(ours), len(true)])
+    hit, either, own, true = np.array(found).reshape(4, 2, 4).transpose(2, 1, 0)
+    numbers = by_approach(whole.sel({"method": [f"{row}, seed 0"]})).sel(approach=row, bound="estimate")
+    for k, level in enumerate(("paper", "half_pixel")):
+        each = {"f1": 2 * hit[k] / (own[k] + true[k]), "iou": hit[k] / either[k]}
+        pooled = {"f1": 2 * hit[k].sum() / (own[k] + true[k]).sum(), "iou": hit[k].sum() / either[k].sum()}
+        for name in each:
+            expected = [each[name].mean(), np.where(hit[k], each[name], 1).mean(), pooled[name]]
+            asked = [f"{name}_majority_{level}_{rule}" for rule in ("zero", "one", "pooled")]
+            assert np.allclose(numbers.sel(quantity=asked), expected)
+
+
+def test_a_total_miss_scores_nothing_or_everything(made):
+    lone = made[0].isel(method=[0, 1]).copy(deep=True)
+    lone["counts"][:] = [[30, 10, 20]]
+    lone["counts"][0, 0] = [0, 10, 20]
+    one, other = by_approach(lone).sel(bound="estimate").transpose("approach", "quantity")
+    f1, iou = 60 / 90, 30 / 60
+    for mask in ("mmse", "majority"):
+        asked = [f"{score}_{mask}_paper_{rule}" for score in ("f1", "iou") for rule in ("zero", "one", "pooled")]
+        expected = [0.75 * f1, 0.25 + 0.75 * f1, 180 / 300, 0.75 * iou, 0.25 + 0.75 * iou, 90 / 210]
+        assert np.allclose(one.sel(quantity=asked), expected)
+        assert np.allclose(other.sel(quantity=asked), [f1, f1, f1, iou, iou, iou])
+
+
+def test_seeds_that_differ_by_a_constant_make_intervals_wider(made):
+    "The same images and patients: a second seed is better by 0.1; in a difference of rows that share it, it cancels."
+    both = made[0].isel(method=[1, 1, 3, 3]).copy(deep=True)
+    both["f1"] = 0.4 + both["f1"] * 0.1 + xr.DataArray([0, 0.1, 0, 0.1], dims="method")
+    names, seeds = ["SegNet", "SegNet", "U-Net", "U-Net"], [0, 1, 0, 1]
+    both = both.assign_coords(approach=("method", names), seed=("method", seeds), method=list("abcd"))
+    alone = both.isel(method=[0, 2])
+    quantity = {"quantity": "f1_majority", "approach": "SegNet"}
+    numbers = [by_approach(one) for one in (both, alone)]
+    assert [one["seeds"].values.tolist() for one in numbers] == [[2, 2], [1, 1]]
+    wide, narrow = (one.sel(quantity).values for one in numbers)
+    assert np.isclose(wide[0], narrow[0] + 0.05)
+    assert wide[1] < narrow[1] and narrow[2] < wide[2] and np.ptp(wide) > 0.1 + np.ptp(narrow)
+    assert np.allclose(*(gaps(one, "U-Net").sel(quantity).values for one in (both, alone)), atol=1e-6)
+    assert "over patients only" in table_text(alone) and "over the seeds of a row" in table_text(both)
+
+
+def test_members_are_compared_in_pairs():
+    masks = np.random.default_rng(0).random((5, 9, 8)) < np.array([0.2, 0.5, 0.5, 0, 0])[:, None, None]
+    pairs = [scores(masks[i], masks[j])["f1"] for i in range(5) for j in range(i)]
+    assert math.isclose(judging._disagreement(masks), 1 - np.mean(pairs), abs_tol=1e-6)
+
+
+def test_failures_of_whole_images(made):
+    "The area under the curve, image by image, also where some images count several times, or not at all."
+    v = made[0].isel(method=3).copy(deep=True)
+    v["disagreement"][:] = [0.3, 0.1, 0.3, 0.2]
+    times = np.array([2, 0, 3, 1])
+    u, loss = (
+        np.repeat(one, times) for one in (v["disagreement"].values, 1 - v["f1"].sel(estimator="majority").values)
+    )
+    sums = xr.dot(xr.DataArray(times, dims="case"), _failures(v).to_dataarray("what"), dim="case").to_dataset("what")
+    assert np.isclose(_augrc_of_images(sums), augrc(u[:, None], loss[:, None]))
+    without = by_approach(made[0].drop_vars("disagreement")).sel(quantity="augrc_of_images", bound="estimate")
+    old = made[0].copy(deep=True)
+    old["disagreement"][:, 0] = np.nan  # of a row that was judged before it was kept
+    assert np.array_equal(by_approach(old).sel(quantity="augrc_of_images", bound="estimate"), without)
 
 
 def test_weights_are_judged_on_other_images_without_training(small, made, monkeypatch, tmp_path):

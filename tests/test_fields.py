@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 import sdfdiff.uncertainty as wing
 from sdfdiff.distance import checked_mask, signed_distance
@@ -351,6 +352,32 @@ def test_bootstrap_resamples_whole_groups():
     grouped = bootstrap(images, seed=1, groups=np.repeat(list("abcdefghij"), 4))
     np.testing.assert_allclose(grouped, alone)
     assert np.ptp(bootstrap(images).values) < 0.7 * np.ptp(grouped.values)
+
+
+@pytest.mark.parametrize("additive", [True, False])
+def test_bootstrap_of_trainings_that_differ_by_a_constant(additive):
+    "No patient differs from another: the variance is that of the trainings, the interval Student's for so few."
+    patients, trainings = 7, np.array([0.0, 0.3, 0.6])
+    data, how = np.repeat(trainings, patients), {"groups": np.tile(np.arange(patients), 3), "resamples": 3000}
+    how |= {"additive": additive} | (
+        {} if additive else {"statistic": lambda some: some.mean("case"), "resamples": 200}
+    )
+    data = xr.DataArray(data, dims="case")
+    estimate, low, high = bootstrap(data, crossed=np.repeat(list("abc"), patients), **how).values
+    further = stats.t.ppf(0.975, 2) / stats.norm.ppf(0.975) * np.sqrt(3 / 2)  # 95 % of the resamples lie in [0, 0.6]
+    np.testing.assert_allclose([estimate, low, high], [0.3, 0.3 - further * 0.3, 0.3 + further * 0.3], rtol=1e-6)
+    assert np.ptp(bootstrap(data, **how).values) < 1e-9
+
+
+def test_bootstrap_of_patients_and_trainings_has_the_sum_of_both_variances():
+    generator = np.random.default_rng(0)
+    first, second = generator.standard_normal(40), generator.standard_normal((30, 1))
+    data, patient, training = (second + first).ravel(), np.tile(np.arange(40), 30), np.repeat(np.arange(30), 40)
+    _, low, high = bootstrap(data, groups=patient, crossed=training, resamples=8000).values
+    expected = first.var(ddof=1) / 40 + second.var(ddof=1) / 30
+    assert np.isclose((high - low) / 2, np.sqrt(expected) * stats.t.ppf(0.975, 50), rtol=0.06)
+    one = np.zeros(40)  # a single training
+    xr.testing.assert_identical(bootstrap(first, crossed=one), bootstrap(first))
 
 
 def test_bootstrap_of_tables_and_of_any_statistic():

@@ -301,8 +301,10 @@ def test_imports_are_required():
     allowed, wrong, beside = {"sdfdiff"}, [], {file.stem for file in own} | {"benchmarks"}
     distributions = packages_distributions()
     rooms = {file: room(dotted(file)) for file in MODULES}
+    plain = [file for file in MODULES if rooms[file] != "comparisons" and dotted(file) != "images.readers"]
     steps = [
-        ("requirements", [file.read_text(encoding="utf8") for file in MODULES if rooms[file] != "comparisons"], set()),
+        ("requirements", [file.read_text(encoding="utf8") for file in plain], set()),
+        ("slides_requirements", [(PACKAGE / "images" / "readers.py").read_text(encoding="utf8")], set()),
         ("comparisons_requirements", [file.read_text() for file in MODULES if rooms[file] == "comparisons"], set()),
         ("lab_requirements", [source for path in NOTEBOOKS for source in code_of(path)], {"ipython", "ipykernel"}),
         ("docs_requirements", [file.read_text() for file in (ROOT / "nbs" / "_site").glob("*.py")], {"traitlets"}),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from sdfdiff.outlines import checked_labels, trace_outlines
+from sdfdiff.outlines import label_numbers, trace_outlines
 
 
 def shape_of(polygons):
@@ -124,4 +124,4 @@ def test_what_is_no_label_is_refused(labels, said):
     with pytest.raises(ValueError, match="Labels are whole numbers") as caught:
         list(trace_outlines(labels))
     assert said in str(caught.value)
-    assert (checked_labels(np.array([[3, 0]], np.int64)) == np.array([[3, 0]], np.uint32)).all()
+    assert (label_numbers(np.array([[3, 0]], np.int64)) == np.array([[3, 0]], np.uint32)).all()

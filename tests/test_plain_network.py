@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ def discs(batch, generator):
     return (distance <= 0.5).float().repeat(1, 3, 1, 1) * 0.8 + 0.1, distance
 
 
+DISCS = SimpleNamespace(draw=discs)
+
 # ---- the loss and the training
 
 
@@ -58,7 +61,7 @@ def test_it_learns_and_repeats():
     runs = []
     for _ in range(2):
         network = plain_network.plain_network(3, width=8)
-        *_, kept = train_plain(network, discs, 40, batch=4, learning_rate=0.003, decay=False, seed=5)
+        *_, kept = train_plain(network, DISCS, 40, batch=4, learning_rate=0.003, decay=False, seed=5)
         runs.append(kept)
     images, distance = discs(6, torch.Generator().manual_seed(9))
     p = probabilities(kept, np.moveaxis(images.numpy(), 1, -1))
@@ -68,11 +71,21 @@ def test_it_learns_and_repeats():
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_without_decay_the_last_weights_are_kept():
-    network = plain_network.plain_network(0, width=8)
-    for kept in train_plain(network, discs, 3, batch=2, decay=False):
-        assert torch.equal(kept.encoders[0].guess.weight, network.encoders[0].guess.weight)
-    *_, averaged = train_plain(network, discs, 3, batch=2)
+def test_without_decay_it_is_adamw_at_a_constant_rate():
+    "The same steps, written out; with decay what is kept is an average."
+    network, own = (plain_network.plain_network(0, width=8) for _ in range(2))
+    *_, kept = train_plain(network, DISCS, 4, batch=2, dice=0.0, learning_rate=0.01, decay=False, seed=3)
+    optimiser, source = torch.optim.AdamW(own.parameters(), 0.01, weight_decay=1e-3), torch.Generator().manual_seed(3)
+    for _ in range(4):
+        images, distances = discs(2, source)
+        truth = (distances <= 0.5).float()
+        optimiser.zero_grad()
+        logits = own.encode(images).initial_estimate
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, truth).backward()
+        torch.nn.utils.clip_grad_norm_(own.parameters(), 1.0)
+        optimiser.step()
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(kept.parameters(), own.parameters()))
+    *_, averaged = train_plain(network, DISCS, 3, batch=2)
     assert not torch.equal(averaged.encoders[0].guess.weight, network.encoders[0].guess.weight)
 
 

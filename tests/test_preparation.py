@@ -34,6 +34,7 @@ from sdfdiff.images.preparation import (
     prepare_labels,
     prepared_shape,
     see_image,
+    usual_microns,
 )
 
 RUIFROK = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
@@ -309,7 +310,7 @@ def test_the_geometry_says_both_pixel_sizes():
     assert geometry((522, 775), own, 0.62) == "775x522 px at 0.62 um/px -> 388x261 px at 1.24 um/px"
     assert geometry((522, 775), own) == "775x522 px at scale 0.5 -> 388x261 px"
     assert geometry((522, 775), GLANDS_PAPER) == geometry((522, 775), GLANDS_PAPER, 0.62) == "775x522 px -> 128x128 px"
-    assert (GLANDS.usual, NUCLEI.usual, TISSUE.usual, GLANDS_PAPER.usual) == (0.62, 0.25, None, None)
+    assert [*map(usual_microns, (GLANDS, NUCLEI, TISSUE, GLANDS_PAPER))] == [0.62, 0.25, None, None]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_a_stop_costs_nothing_that_was_complete(tmp_path, whole, monkeypatch):
     path, stopped = tmp_path / "a.ome.zarr", REGIONS[3]
     store = begun(path)
     write_parts(store, REGIONS[:3])
-    monkeypatch.setattr(pyramids, "checked_labels", lambda labels: 1 / 0)  # after the fields, before the labels
+    monkeypatch.setattr(pyramids, "label_numbers", lambda labels: 1 / 0)  # after the fields, before the labels
     with pytest.raises(ZeroDivisionError):
         store.write(*stopped, *part(*stopped))
     monkeypatch.undo()
@@ -153,6 +153,21 @@ def test_two_processes_write_one_store(tmp_path, whole):
     for one in processes:
         one.join(120)
     assert [one.exitcode for one in processes] == [0, 0] and content(store.finish()) == content(whole)
+
+
+def test_labels_may_follow(tmp_path):
+    "They are known when the objects of the whole slide are; fields of half the precision need half the room."
+    store = begun(tmp_path / "a.ome.zarr", dtype="float16")
+    for place in REGIONS:
+        store.write(*place, None, part(*place)[1])
+    assert store.done() == set(REGIONS)
+    with store.safe():
+        zarr.open_group(store.folder, mode="r+")["labels/objects/0"][:] = LABELS
+    group = zarr.open_group(store.finish(), mode="r")
+    assert set(np.unique(group["labels/objects/2"])) == set(np.unique(LABELS)) and group["1"].dtype == np.float16
+    assert np.allclose(group["0"][1], FIELDS["std"], rtol=1e-3)
+    with pytest.raises(ValueError, match="float32, now float16"):
+        begun(tmp_path / "b.ome.zarr") and begun(tmp_path / "b.ome.zarr", dtype="float16", resume=True)
 
 
 def test_what_is_not_written_is_not_known(tmp_path):

@@ -557,7 +557,7 @@ def test_regions_of_slides_from_a_shell(run, slide):
 
 
 def test_a_store_is_one_image_and_a_folder_holds_many(run, slide):
-    store(Path("photos/a.zarr"), image=SLIDE_8)
+    store(Path("photos/a.zarr"), image=SLIDE_8[:96, :96])
     slide.rename("photos/slide.svs")
     code, out, _ = run(*words("photos"))
     assert code == 0 and "a.zarr: " in out and "slide.svs: " in out and "2 of 2 images" in out
@@ -568,8 +568,8 @@ def test_a_store_is_one_image_and_a_folder_holds_many(run, slide):
 
 
 def test_a_missing_pixel_size_is_said_aloud(run, place, capsys):
-    Image.fromarray(SLIDE_8).save("plain.png")
-    Image.fromarray(SLIDE_8).save("screen.png", dpi=(72, 72))
+    Image.fromarray(SLIDE_8[:64, :64]).save("plain.png")
+    Image.fromarray(SLIDE_8[:64, :64]).save("screen.png", dpi=(72, 72))
     from sdfdiff.command import main
 
     assert main([str(word) for word in words("plain.png", "screen.png")]) == 0
@@ -582,15 +582,15 @@ def test_evaluate_takes_the_pixel_size_and_says_it(run, place, capsys):
     for name in ("images", "masks"):
         Path("data", name).mkdir(parents=True)
     for k in range(2):
-        Image.fromarray(SLIDE_8).save(f"data/images/{k}.png")
-        Image.fromarray(np.uint8(SLIDE_8[..., 0] < 128) * 255).save(f"data/masks/{k}.png")
+        Image.fromarray(SLIDE_8[:96, :96]).save(f"data/images/{k}.png")
+        Image.fromarray(np.uint8(SLIDE_8[:96, :96, 0] < 128) * 255).save(f"data/masks/{k}.png")
     line = ("evaluate", "folder", "--root", "data", "--split", "train", "--weights", "tiny.safetensors", *QUICK)
     code, out, lines = run(*line, "--mpp", "0.5", "--out", "a.zarr")
-    assert code == 0 and not lines and "2 images of 288x288 px at 0.5 um/px -> 288x288 px at 0.5 um/px" in out
+    assert code == 0 and not lines and "2 images of 96x96 px at 0.5 um/px -> 96x96 px at 0.5 um/px" in out
     assert refused(run(*line, "--mpp", "0.25", "--out", "a.zarr", "--resume"), "microns")
     from sdfdiff.command import main
 
     assert main([*map(str, line)]) == 0
     found = capsys.readouterr()
     assert "2 of 2 images: no pixel size: assumed 0.25 um/px (40x)" in found.err
-    assert "2 images of 288x288 px at 0.25 um/px (assumed) -> 144x144 px at 0.5 um/px" in found.out
+    assert "2 images of 96x96 px at 0.25 um/px (assumed) -> 48x48 px at 0.5 um/px" in found.out

@@ -14,14 +14,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import two_processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 from scipy import stats
 
 from sdfdiff import shapes
 from sdfdiff.diffusion import training as module
+from sdfdiff.diffusion import losses as losses_module
 from sdfdiff.diffusion.corruption import VE
 from sdfdiff.diffusion.network import Architecture, Features, ScoreNetwork, scalings
 from sdfdiff.diffusion.losses import Recipe, denoising_loss, draw_noise_levels, encoder_loss, mask_loss
@@ -31,7 +33,7 @@ from sdfdiff.images.training_data import Augmentation, TrainingData
 TINY = Architecture(width=8, multipliers=(1,), encoder_blocks=1, mean=0.05, deviation=0.15)
 RECIPE = Recipe(steps=8, batch=2, learning_rate=2e-3)
 LONGER = replace(RECIPE, steps=30)
-LEVELS, SOLVER = module.geometric_levels, module.dpm_solver
+LEVELS, SOLVER = losses_module.geometric_levels, losses_module.dpm_solver
 
 
 def seeded(seed=0):
@@ -681,9 +683,11 @@ def test_scores_are_those_of_the_method_draft():
     given = {}
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            module, "geometric_levels", lambda *ends, **how: given.update(ends=ends, **how) or LEVELS(*ends, **how)
+            losses_module,
+            "geometric_levels",
+            lambda *ends, **how: given.update(ends=ends, **how) or LEVELS(*ends, **how),
         )
-        patch.setattr(module, "dpm_solver", lambda *rest, **how: given.update(how) or SOLVER(*rest, **how))
+        patch.setattr(losses_module, "dpm_solver", lambda *rest, **how: given.update(how) or SOLVER(*rest, **how))
         judge(network)
     assert given == {
         "ends": (draft.lowest, 5.0, 4),
@@ -827,7 +831,7 @@ def test_a_validation_draws_with_the_generator_if_there_is_one():
     network, judge = stirred(MANY).eval().requires_grad_(False), validation()
     features = network.encode(judge.images)
     members = judge._draw(network, features, seeded(3))
-    noise = module.noise_maps(12, (16, 16), MANY, seeded(3))
+    noise = losses_module.noise_maps(12, (16, 16), MANY, seeded(3))
     assert torch.equal(members.flatten(0, 1), network.generate(noise, features.repeated(4)))
     assert members.shape == (4, 3, 1, 16, 16)
 
@@ -892,5 +896,74 @@ def test_one_call_members_learn():
     assert np.mean(scores[-10:]) < 0.8 * np.mean(scores[:10])
     with torch.inference_mode():
         features = network.encode(disc_data().draw(1, seeded(1))[0])
-        noise = module.noise_maps(4, (16, 16), network.architecture, seeded(2))
+        noise = losses_module.noise_maps(4, (16, 16), network.architecture, seeded(2))
         assert network.generate(noise, features).std(0).mean() > 1e-4
+
+
+# ---- shares, processes, events
+
+
+def test_a_step_takes_the_mean_of_the_shares():
+    "Two shares of two images: the gradient is the mean of those of two batches, each drawn for itself."
+    seen, data, network = [], disc_data(), fresh()
+
+    def objective(network, images, distances, generator):
+        seen.append((images, distances, torch.rand(1, generator=generator).item()))
+        return (network.encode(images).initial_estimate - distances).square().mean()
+
+    recipe = Recipe(steps=9, batch=4, shares=2, seed=5)
+    step = next(train(network, data, recipe, dtype=torch.float32, objective=objective))
+    own = fresh()
+    losses = [(own.encode(images).initial_estimate - distances).square().mean() for images, distances, _ in seen]
+    torch.stack(losses).mean().backward()
+    assert [len(images) for images, *_ in seen] == [2, 2] and seen[0][2] != seen[1][2]
+    assert step.loss == pytest.approx(sum(one.item() for one in losses) / 2, rel=1e-6)
+    pairs = [pair for pair in zip(network.parameters(), own.parameters()) if pair[1].grad is not None]
+    length = torch.stack([one.grad.norm() for _, one in pairs]).norm()
+    assert pairs and all(torch.allclose(a.grad, b.grad / max(1, length), atol=1e-6) for a, b in pairs)
+    for shares in (0, 3):
+        with pytest.raises(ValueError, match=f"4 images in {shares} shares"):
+            Recipe(batch=4, shares=shares)
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    "`accelerate launch` on two processors; rounding differs, and Adam's first steps make it larger."
+    pytest.importorskip("accelerate")
+    script = Path(two_processes.__file__)
+    # `--cpu` would start one process; with `--multi_gpu` and Accelerator(cpu=True) there are two, which speak gloo
+    how = ["--multi_gpu", "--num_machines=1", "--num_processes=2", "--mixed_precision=no", "--dynamo_backend=no"]
+    words = [sys.executable, "-m", "accelerate.commands.launch", *how, "--main_process_port=0", str(script)]
+    subprocess.run([*words, str(tmp_path)], check=True, capture_output=True, timeout=300)
+    first, second = (load_file(tmp_path / f"{k}-of-2.safetensors") for k in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first if name != "losses")
+    losses, weights = two_processes.run(None)
+    assert torch.allclose(first["losses"], torch.tensor(losses), rtol=1e-4, equal_nan=True)
+    assert all(torch.allclose(first[name], weights[name], atol=1e-4) for name in weights)
+    assert stored_recipe(tmp_path / "c.safetensors") == two_processes.RECIPE and (tmp_path / "c.csv").exists()
+
+
+def test_shares_and_processes_must_fit():
+    three = SimpleNamespace(num_processes=3, process_index=0, is_main_process=True)
+    with pytest.raises(ValueError, match="2 shares for 3 processes"):
+        next(train(fresh(), disc_data(), Recipe(batch=4, shares=2), accelerator=three))
+
+
+def test_tensorboard_has_what_the_table_has(tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr(module, "_APART", 2)
+    *_, last = train(fresh(), disc_data(), RECIPE, events=tmp_path / "e", judge=lambda network: {"crps": 0.5})
+    found = accumulator.EventAccumulator(str(tmp_path / "e"))
+    found.Reload()
+    assert {*found.Tags()["scalars"]} == {*last.history[0]} - {"step"} >= {"loss", "crps"}
+    for name in found.Tags()["scalars"]:
+        read = [(event.step, event.value) for event in found.Scalars(name)]
+        assert read == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in last.history]
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="TensorBoard is not installed: pip install"):
+        next(train(fresh(), disc_data(), RECIPE, events=tmp_path / "f", checkpoint=tmp_path / "c.safetensors"))
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_tensorboard_is_imported_when_it_is_asked_for():
+    code = "import sys, sdfdiff.diffusion.training; assert not {'tensorboard', 'accelerate'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)

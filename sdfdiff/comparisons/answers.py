@@ -65,14 +65,7 @@ APPROACHES = {
         Approach("SDF regression", "sdf", "estimate"),
         Approach("SDF, shipped", "shipped", "distances", members=16, method=method_of("fast", members=16)),
         Approach("binary masks", "sdf_binary", "distances", members=16, method=_TEN, calls=10),
-        Approach(
-            "raw score",
-            "sdf_raw_score",
-            "distances",
-            members=16,
-            method=method_of(_TEN, start="zero"),
-            calls=10,
-        ),
+        Approach("raw score", "sdf_raw_score", "distances", members=16, method=method_of(_TEN, start="zero"), calls=10),
     )
 }
 

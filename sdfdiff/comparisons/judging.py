@@ -32,12 +32,8 @@ def _expected_loss(p: np.ndarray, mask: np.ndarray) -> float:
     return float(1 - 2 * p[mask].sum(dtype=float) / total) if total else 0.0
 
 
-_DIMS = {
-    "counts": ("mask", "threshold", "count"),
-    "f1": ("estimator",),
-    "iou": ("estimator",),
-    "ranks": ("rank",),
-}  # Of the scores, beside case and method
+# Of the scores, beside case and method
+_DIMS = {"counts": ("mask", "threshold", "count"), "f1": ("estimator",), "iou": ("estimator",), "ranks": ("rank",)}
 
 
 def _as_study(drawn: xr.Dataset, numbers: dict, case: Prepared) -> xr.Dataset:
@@ -53,6 +49,15 @@ def _as_study(drawn: xr.Dataset, numbers: dict, case: Prepared) -> xr.Dataset:
     labels |= {"members": ("method", [2]), "rows": ("case", [shape[0]]), "columns": ("case", [shape[1]])}
     return xr.Dataset(data, labels)
 
+# %% ../../nbs/9_comparisons/6_judging.ipynb #judging-07-pairs
+def _disagreement(masks: np.ndarray) -> float:
+    "1 - F1 of two members, mean over all pairs; two empty masks agree. Masks of shape (member, row, column)."
+    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    both = flat @ flat.T
+    total = both.diagonal() + both.diagonal()[:, None]
+    f1 = np.where(total > 0, 2 * both / np.maximum(total, 1), 1)
+    return 1 - float(f1[np.triu_indices(len(masks), 1)].mean())
+
 # %% ../../nbs/9_comparisons/6_judging.ipynb #judging-08
 def _judged_case(
     approach: Approach, loaded: list, case: Prepared, setting: Setting, seed: int
@@ -62,13 +67,14 @@ def _judged_case(
     single = drawn.sizes["member"] == 1
     many = drawn.isel(member=[0, 0]).assign_coords(member=[0, 1]) if single else drawn
     numbers = scored(many.assign_attrs(drawn.attrs), case.truth)
-    mask = drawn["probability"].values >= 0.5
+    mask, inside = drawn["probability"].values >= 0.5, drawn["distance"].values <= drawn.attrs["threshold_px"]
     if single:
         numbers["expected_loss"] = _expected_loss(drawn["probability"].values, mask)
     edges, both = boundary_distances(mask, case.truth, missing=math.hypot(*mask.shape)), ("case", "method")
     found = verify(_as_study(drawn, numbers, case), permutations=2, progress=False)
     found = found.assign_coords({name: list(values) for name, values in SCORE_LABELS.items()})
     found["counts"] = ((*both, *_DIMS["counts"]), numbers["counts"][None, None])
+    found["disagreement"] = both, [[numbers["expected_loss"] if single else _disagreement(inside)]]
     found["drawn"] = (both, [[drawn.sizes["member"]]])
     for name in ("assd", "hausdorff_95"):
         found[name] = both, [[edges[name]]]

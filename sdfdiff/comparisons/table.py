@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
@@ -25,9 +26,8 @@ from ..files import Exists, read_dataset, write_dataset
 from ..images.cases import CasePaths, checksums, find_cases
 from ..images.inventory import take_inventory
 from ..provenance import check_same, checksum
+from ..study.schema import THRESHOLDS
 from ..study.verification import differences, headline
-from ..uncertainty.errors import augrc
-from ..uncertainty.fields import bootstrap
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -189,10 +189,13 @@ def finish_table(
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-13
 def _stacked(table: xr.Dataset, which: list[int]) -> xr.Dataset:
-    "Seeds of one row, one behind the other along the images; dims (case, method) with one method."
+    "Seeds of one row, one behind the other along the images, as `training`; dims (case, method) with one method."
+    if "disagreement" in table and table["disagreement"].isnull().any():  # not kept for all rows: one rule for all
+        table = table.drop_vars("disagreement")
     parts = [table.isel(method=[k]).assign_coords(method=["row"]) for k in which]
     drop = [name for name, one in parts[0].coords.items() if one.dims == ("method",) and name != "method"]
-    return xr.concat([one.drop_vars(drop) for one in parts], "case", coords="minimal", compat="override")
+    found = xr.concat([one.drop_vars(drop) for one in parts], "case", coords="minimal", compat="override")
+    return found.assign_coords(training=("case", np.repeat(range(len(which)), table.sizes["case"])))
 
 
 def _seeds(table: xr.Dataset) -> dict[str, dict[int, int]]:
@@ -202,56 +205,49 @@ def _seeds(table: xr.Dataset) -> dict[str, dict[int, int]]:
         found.setdefault(name, {})[seed] = k
     return found
 
-
-def _of_images(v: xr.Dataset, seed: int = 0) -> xr.DataArray:
-    "Numbers that `headline` does not have: edges, in px, and failures of whole images; dims (quantity, method, bound)."
-    how = {"groups": v["group"].values, "resamples": 1000, "seed": seed}
-    one = v.isel(method=0).reset_coords(drop=True)
-    found = {name: bootstrap(one[name], **how) for name in ("assd", "hausdorff_95")}
-    actual = 1 - one["f1"].sel(estimator="majority", drop=True)
-    pairs = xr.Dataset({"expected": one["expected_loss"], "actual": actual})
-
-    def of(some):
-        return augrc(some["expected"], some["actual"], dim="case").reset_coords(drop=True)
-
-    found["augrc_of_images"] = bootstrap(pairs, of, additive=False, limits=(0, 1), **how)
-    return xr.Dataset(found).to_dataarray("quantity").expand_dims(method=["row"])
-
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-14
+def _together(found: list[xr.DataArray], seeds: dict[str, int]) -> xr.DataArray:
+    "Rows as one array; over how many seeds each was taken stands beside it."
+    whole = xr.concat(
+        found, xr.DataArray([*seeds], dims="approach", name="approach"), coords="minimal", compat="override"
+    )
+    return whole.assign_coords(seeds=("approach", [*seeds.values()]))
+
+
 def by_approach(
     table: xr.Dataset,  # From `run_table`
 ) -> xr.DataArray:  # Dims (quantity, approach, bound): estimate, low, high
-    "The numbers of each row over its seeds, with 95 % intervals over patients; those of `headline`, and edges in px."
-    found = []
-    for places in _seeds(table).values():
-        v = _stacked(table, list(places.values()))
-        found.append(xr.concat([headline(v), _of_images(v)], "quantity", join="outer").isel(method=0, drop=True))
-    names = list(_seeds(table))
-    return xr.concat(found, xr.DataArray(names, dims="approach", name="approach"), coords="minimal", compat="override")
+    """The numbers of each row over its seeds, with 95 % intervals over patients and, of several `seeds`, over these.
+
+    Beside those of `headline`: F1 and IoU as `f1_majority_paper_one`, of the masks `majority` or `mmse`, at the
+    threshold `paper` or `half_pixel`, where an image without a hit scores `zero` or `one`, or `pooled`; edges (px);
+    `augrc_of_images`, by the disagreement of members, or by the expected loss in a table that does not hold it.
+    """
+    seeds = _seeds(table)
+    found = [headline(_stacked(table, [*places.values()])).isel(method=0, drop=True) for places in seeds.values()]
+    return _together(found, {name: len(places) for name, places in seeds.items()})
 
 
 def gaps(
     table: xr.Dataset,  # From `run_table`
     first: str = "SDF, one call",  # The row that others are compared with
 ) -> xr.DataArray:  # Dims (quantity, approach, bound): each other row minus the first, with 95 % intervals
-    "Paired differences over the seeds that both rows have; patients are resampled. ValueError for an unknown row."
+    "Paired differences over the `seeds` that both rows have; both get the same patients and seeds. ValueError."
     seeds = _seeds(table)
     if first not in seeds:
         raise ValueError(f"The table has no row {first!r}; it has {', '.join(map(repr, seeds))}.")
-    found, names = [], [name for name in seeds if name != first]
-    for name in names:
+    found, count = [], {}
+    for name in (name for name in seeds if name != first):
         common = sorted(seeds[name].keys() & seeds[first].keys())
         pair = [_stacked(table, [seeds[one][seed] for seed in common]) for one in (first, name)]
         both = xr.concat(pair, "method", coords="minimal", compat="override").assign_coords(method=[first, name])
         found.append(differences(both).isel(method=0, drop=True))
-    return xr.concat(found, xr.DataArray(names, dims="approach", name="approach"), coords="minimal", compat="override")
+        count[name] = len(common)
+    return _together(found, count)
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-16
 _SHOWN = {  # quantity: (heading, factor, decimals)
     "f1_majority": ("F1", 100, 1),
-    "f1_mmse": ("F1 mean", 100, 1),
-    "f1_member": ("F1 one", 100, 1),
-    "hausdorff_95": ("HD95", 1, 1),
     "auroc_entropy": ("AUROC", 1, 3),
     "auroc_nearness": ("by edge", 1, 3),
     "ece": ("ECE", 1, 3),
@@ -259,33 +255,69 @@ _SHOWN = {  # quantity: (heading, factor, decimals)
     "crps_image": ("CRPS", 100, 1),
     "spread_skill": ("spread", 1, 2),
     "loss_correlation": ("failure", 1, 2),
+    "augrc_of_images": ("AUGRC", 100, 2),
 }
+_RULES = {"zero": "per image", "one": "no hit: 1", "pooled": "pooled"}
+_MASKS = {
+    f"{score}_majority_{level}_{rule}": (words, 100, 1)
+    for level in THRESHOLDS
+    for rule in _RULES
+    for score, words in (("f1", "F1"), ("iou", "IoU"))
+}
+_MASKS |= {"f1_mmse": ("mean", 100, 1), "f1_member": ("member", 100, 1)}
+_MASKS |= {"hausdorff_95": ("HD95", 1, 1), "assd": ("edge", 1, 2)}
+_WORDS = (
+    "F1 in % per image, of the masks P >= 1/2; 95 %: its interval, over patients{seeds}",
+    "AUROC of finding wrong pixels, by the entropy of P, by the nearness to the edge; ECE, Brier: near the edge",
+    "CRPS of the distance in 0.01 px, mean over all pixels; spread: over error, 1 is right; failure: correlation of",
+    "expected and actual loss over the images; AUGRC of images in %, by {by}",
+    "million: parameters; min: training of all its networks, one core; s/Mpx: seconds of one core per megapixel",
+    "per image: without a hit it scores 0, in the next columns 1; pooled: over all pixels; mean, member: F1 of the",
+    "mask of the mean distance, and of one member's; HD95 and edge: between the edges, 95 % and average, in px",
+)
 
 # %% ../../nbs/9_comparisons/7_table.ipynb #table-17
+def _block(rows: dict[str, list[tuple[str, str]]]) -> list[str]:
+    "A heading and one line for each row, from pairs of heading and text."
+    pairs = next(iter(rows.values()))
+    lines = {"": [head for head, _ in pairs]} | {name: [text for _, text in row] for name, row in rows.items()}
+    widths = [max(5, *map(len, column)) + 1 for column in zip(*lines.values())]
+    return [f"{name:16}" + "".join(f"{text:>{w}}" for text, w in zip(line, widths)) for name, line in lines.items()]
+
+
+def _cells(own: xr.DataArray, shown: dict) -> list[tuple[str, str]]:
+    "Heading and estimate of each quantity that is known."
+    own = own.sel(bound="estimate")
+    found = {name: words for name, words in shown.items() if name in own["quantity"]}
+    return [(head, f"{factor * float(own.sel(quantity=one)):.{n}f}") for one, (head, factor, n) in found.items()]
+
+
 def table_text(
     table: xr.Dataset,  # From `run_table`
 ) -> str:  # Lines of text
-    "The rows, best F1 first, with what they cost."
-    numbers, seeds = by_approach(table).sel(bound="estimate"), _seeds(table)
-    shown = {name: words for name, words in _SHOWN.items() if name in numbers["quantity"]}
-    order = numbers.sel(quantity="f1_majority").sortby(numbers.sel(quantity="f1_majority"), ascending=False)
+    "The rows, best F1 first: uncertainty and cost; and below, masks under all conventions."
+    numbers, seeds, first, second = by_approach(table), _seeds(table), {}, {}
+    f1 = 100 * numbers.sel(quantity="f1_majority")
+    for name in f1["approach"].values[f1.sel(bound="estimate").argsort().values[::-1]].tolist():
+        row, own = numbers.sel(approach=name), table.isel(method=[*seeds[name].values()])
+        score, *more = _cells(row, _SHOWN)
+        between = "[{1:.1f}, {2:.1f}]".format(*f1.sel(approach=name).values)
+        cost = [float(own[what].mean()) for what in ("parameters", "training_minutes", "seconds_per_megapixel")]
+        cost = [("million", f"{cost[0] / 1e6:.2f}"), ("min", f"{cost[1]:.1f}"), ("s/Mpx", f"{cost[2]:.1f}")]
+        first[name] = [score, ("95 %", between), ("seeds", str(len(seeds[name]))), *more, *cost]
+        second[name] = _cells(row, _MASKS)
     images, groups = table.sizes["case"], len(set(table["group"].values.tolist()))
+    whole = "disagreement" in table and bool(table["disagreement"].notnull().all())
+    by = "the pairwise F1 of the members; of one mask by its P" if whole else "the expected loss"
+    over = ", and over the seeds of a row with several" if len(table["approach"]) > len(seeds) else " only"
     lines = [
         f"{table.attrs['dataset']} {table.attrs['split']}: {images} images of {groups} patients; so few cannot carry "
         "an interval narrower than several points",
-        f"{'':16}" + "".join(f"{name:>8}" for name, *_ in shown.values()) + f"{'million':>8}{'min':>7}{'s/Mpx':>7}",
+        *_block(first),
+        "",
+        f"{'masks P >= 1/2':16}{'threshold of the paper':^36}{'half a pixel':^36}",
+        f"{'':16}" + 2 * "".join(f"{words:>12}" for words in _RULES.values()),
+        *_block(second),
+        *(words.format(by=by, seeds=over) for words in _WORDS),
     ]
-    for name in order["approach"].values.tolist():
-        own = table.isel(method=list(seeds[name].values()))
-        row = [float(numbers.sel(approach=name, quantity=quantity)) for quantity in shown]
-        line = "".join(f"{factor * value:8.{places}f}" for value, (_, factor, places) in zip(row, shown.values()))
-        cost = [float(own[what].mean()) for what in ("parameters", "training_minutes", "seconds_per_megapixel")]
-        lines.append(f"{name:16}{line}{cost[0] / 1e6:8.2f}{cost[1]:7.1f}{cost[2]:7.1f}")
-    words = (
-        "F1 in % per image, of the masks P >= 1/2, of the mean distance, and of one member; HD95 in px",
-        "CRPS of the distance in 0.01 px, mean over all pixels",
-        "AUROC of finding wrong pixels, by the entropy of P and by the nearness to the edge; ECE, Brier: near the edge",
-        "spread: over error, 1 is right; failure: correlation of expected and actual loss over the images",
-        "million: parameters; min: training of all its networks, one core; s/Mpx: seconds of one core per megapixel",
-    )
-    return "\n".join([*lines, *words])
+    return "\n".join(lines)

@@ -254,6 +254,7 @@ def fit(
     start: str | os.PathLike | None = None,  # Weights to start from
     progress: bool = True,  # Show progress bars
     validate: bool = True,  # Set some patients aside that judge the training on its way
+    events: str | os.PathLike | None = None,  # Folder for TensorBoard: what the CSV file beside `out` holds
     best: bool = False,  # Take the weights with the lowest CRPS on the way, not the last ones; needs `validate`
 ) -> Model:  # The trained model; it is also written to `out`
     "Train on a data set but for the patients held out. A checkpoint beside `out` survives an interruption."
@@ -272,7 +273,7 @@ def fit(
         log.unlink(missing_ok=True)
         recipe = _of_steps(recipe, _steps_in(minutes, network, data, recipe)) if minutes else recipe
     made_of, judge = _made_of(fitted, choosing, setting, start), _validation(choosing, setting, recipe)
-    run = train(network, data, recipe, VE(), checkpoint, made_of=made_of, judge=judge, table=log)
+    run = train(network, data, recipe, VE(), checkpoint, made_of=made_of, judge=judge, table=log, events=events)
     step = watch(run, recipe.steps, progress)
     names = {"name": Path(out).stem, "data": setting.data or dataset, "start": Path(start or "random").stem}
     names |= {"held_out": held_out, "chosen_on": [case.name for case in choosing]}
@@ -367,9 +368,8 @@ def _free(out: Path, resume: bool, force: bool) -> tuple[Path, Path]:
     checkpoint, log = out.with_suffix(".checkpoint.safetensors"), out.with_suffix(".csv")
     if out.exists() and not force:
         raise Exists(f"{out} exists", force="to replace it")
-    if checkpoint.exists() and not resume:
-        if not force:
-            raise Exists(f"{checkpoint} exists", resume="to continue that training", force="to start anew")
+    if checkpoint.exists() and not (resume or force):
+        raise Exists(f"{checkpoint} exists", resume="to continue that training", force="to start anew")
     if log.exists() and not (force or checkpoint.exists()):
         raise Exists(f"{log} exists", force="to replace it")
     return checkpoint, log

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +26,9 @@ from .corruption import VE
 from ..distance import threshold
 from ..files import writing
 from ..provenance import check_same
-from .losses import Recipe, denoising_loss, draw_noise_levels, encoder_loss, one_call_loss
+from .losses import Recipe, averaged, denoising_loss, draft_members, draw_noise_levels
+from .losses import encoder_loss, one_call_loss, share_sources
 from .network import Features, ScoreNetwork, fast_dtype
-from .one_call import noise_maps
-from .sampling import dpm_solver, gaussian, geometric_levels, last
 from ..images.training_data import TissueTrainingData, TrainingData, folds
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-15
@@ -98,9 +98,8 @@ class _State:
 
     def __init__(self, network: ScoreNetwork, recipe: Recipe):
         self.network, self.average = network, copy.deepcopy(network).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(
-            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        how = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        self.optimiser = torch.optim.AdamW(network.parameters(), **how)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.step, self.seconds = 0, 0.0
         self.sums, self.history, self.best = [[0.0, 0.0] for _ in range(3)], [], None  # sums: of losses and weights
@@ -124,19 +123,11 @@ def _save(state: _State, path: Path, recipe: Recipe, made_of: dict, force: bool 
     for index, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     tensors["generator"] = state.generator.get_state()
-    about = {
-        "step": state.step,
-        "seconds": state.seconds,
-        "recipe": asdict(recipe),
-        "architecture": repr(state.network.architecture),
-        "made_of": made_of,
-        "sums": state.sums,
-        "history": state.history,
-    }
+    about = {name: getattr(state, name) for name in ("step", "seconds", "sums", "history")} | {"made_of": made_of}
+    about |= {"recipe": asdict(recipe), "architecture": repr(state.network.architecture)}
+    tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
     with writing(path, force=force) as temporary:
-        temporary.write_bytes(
-            save({k: v.detach().contiguous() for k, v in tensors.items()}, {"training": json.dumps(about)})
-        )
+        temporary.write_bytes(save(tensors, {"training": json.dumps(about)}))
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-19
 def _load(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
@@ -154,9 +145,8 @@ def _load(state: _State, path: Path, recipe: Recipe, made_of: dict) -> None:
         )
     state.best = copy.deepcopy(state.average) if any(key.startswith("best.") for key in tensors) else None
     for part in ("network", "average") if state.best is None else ("network", "average", "best"):
-        getattr(state, part).load_state_dict(
-            {k[len(part) + 1 :]: v for k, v in tensors.items() if k.startswith(part + ".")}
-        )
+        own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+        getattr(state, part).load_state_dict(own)
     moments = {}
     for key in (k for k in tensors if k.startswith("optimiser.")):
         _, index, name = key.split(".")
@@ -198,12 +188,22 @@ def _write_table(path: str | Path | None, history: list[dict], force: bool) -> N
             temporary.write_text("".join(",".join(row) + "\n" for row in [COLUMNS, *rows]))
 
 
-def _start(state: _State, checkpoint, recipe: Recipe, made_of: dict, table) -> None:
+def _write_events(folder: str | Path | None, row: dict) -> None:
+    "A reading for TensorBoard, by the names of COLUMNS."
+    if folder is not None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(folder) as writer:
+            for name in row.keys() & COLUMNS[1:]:
+                writer.add_scalar(name, row[name], row["step"])
+
+
+def _start(state: _State, checkpoint, recipe: Recipe, made_of: dict, table, main: bool) -> None:
     "Take over what is there, or take the place, so that no other training begins under this name."
     if checkpoint is not None and Path(checkpoint).exists():
         _load(state, checkpoint, recipe, made_of)
         _write_table(table, state.history, force=True)
-    elif checkpoint is not None:
+    elif checkpoint is not None and main:
         _save(state, checkpoint, recipe, made_of, force=False)
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-21
@@ -219,17 +219,25 @@ def train(
     judge: Callable[[ScoreNetwork], dict] | None = None,  # Scores of the averaged network, such as a `Validation`
     table: str | Path | None = None,  # Keep a CSV file of what is read on the way: COLUMNS
     objective: Callable[..., Tensor] | None = None,  # Loss of another network, from it, images, distances, generator
+    events: str | Path | None = None,  # Folder for TensorBoard, of the same readings; extra `tensorboard`
+    accelerator: object | None = None,  # accelerate's `Accelerator` of several processes, which divide the `shares`
 ) -> Iterator[Step]:  # One item per step; stop iterating whenever you like
     "Train step by step (paper, eq. 4, section 3.2). Resumed, it gives the same weights, to the bit, as uninterrupted."
     device, parts = network.weight.device, _parts(network, data, recipe)
     state, dtype = _State(_laid_out(network.train()), recipe), fast_dtype(device) if dtype is None else dtype
-    _start(state, checkpoint, recipe, made_of or {}, table)
+    if accelerator is not None and recipe.shares % accelerator.num_processes:
+        raise ValueError(f"{recipe.shares} shares for {accelerator.num_processes} processes: shares=N for N of them.")
+    if events is not None and find_spec("tensorboard") is None:
+        raise ValueError("TensorBoard is not installed: pip install 'sdfdiff[tensorboard]', or ask for no events.")
+    main = accelerator is None or accelerator.is_main_process
+    _start(state, checkpoint, recipe, made_of or {}, table if main else None, main)
+    checkpoint, table, events = (checkpoint, table, events) if main else (None, None, None)  # all read, one writes
     if state.step >= recipe.steps:  # complete, but perhaps not yet used
         yield state.report()
     written = time.monotonic()
     try:
         while state.step < recipe.steps:
-            losses = _advance(state, parts, recipe, schedule, device, dtype, objective)
+            losses = _advance(state, parts, recipe, schedule, device, dtype, objective, accelerator)
             if read := _is_read(state.step, recipe.steps):
                 _read(state, judge, device, dtype)
             if checkpoint is not None and (read or time.monotonic() - written > every):
@@ -237,6 +245,7 @@ def train(
                 written = time.monotonic()
             if read:  # after the checkpoint: the table never knows more
                 _write_table(table, state.history, force=len(state.history) > 1)
+                _write_events(events, state.history[-1])
             yield state.report(*losses)
     except GeneratorExit:  # stopped from outside, between two steps
         if checkpoint is not None:
@@ -276,16 +285,17 @@ def _follow(state: _State, decay: float) -> None:
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-22-losses
 def _losses(
-    state: _State, parts: list[tuple], recipe: Recipe, schedule: VE, device: torch.device, objective: Callable | None
+    state: _State, parts: list[tuple], recipe: Recipe, schedule: VE, device: torch.device, objective, generator
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    "Of score matching, encoder and one-call members, at this step; None: this part does not learn now."
+    "Of score matching, encoder and one-call members, of one share of a batch; None: this part does not learn now."
+    batch = recipe.batch // recipe.shares
     if objective is not None:  # another network has one loss
-        drawn = (one.to(device) for one in parts[0][1].draw(recipe.batch, state.generator))
-        return objective(state.network, *drawn, state.generator), None, None
+        drawn = (one.to(device) for one in parts[0][1].draw(batch, generator))
+        return objective(state.network, *drawn, generator), None, None
     network, a, r = state.network, state.network.architecture, recipe
     alone, staged, which = state.step < r.encoder_steps, r.encoder_steps > 0, state.step % a.encoders
     others, own = parts[which]
-    images, distances = (one.to(device) for one in (others if alone else own).draw(r.batch, state.generator))
+    images, distances = (one.to(device) for one in (others if alone else own).draw(batch, generator))
     with torch.set_grad_enabled(alone or not staged):  # later the encoders stay, and what is made of them learns
         said, features = network.answers(images, which)
     estimate = None if staged and not alone else encoder_loss(network, features, distances, r)
@@ -293,20 +303,14 @@ def _losses(
         return None, estimate, None
     features = features._replace(maps=network.condition(said))
     clean = distances.clamp(-r.truncation, r.truncation) * (r.data_scale / r.truncation)
-    levels = draw_noise_levels(r.levels * r.batch, r, schedule, a.deviation, state.generator).to(device)
-    loss = denoising_loss(network, features, clean, levels, state.generator)
-    score = one_call_loss(network, features, distances, r, state.generator) if a.one_call else None
+    levels = draw_noise_levels(r.levels * batch, r, schedule, a.deviation, generator).to(device)
+    loss = denoising_loss(network, features, clean, levels, generator)
+    score = one_call_loss(network, features, distances, r, generator) if a.one_call else None
     return loss, estimate, score
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-22a
 def _advance(
-    state: _State,
-    parts: list[tuple],
-    recipe: Recipe,
-    schedule: VE,
-    device: torch.device,
-    dtype: torch.dtype,
-    objective: Callable | None = None,
+    state: _State, parts: list[tuple], recipe: Recipe, schedule: VE, device, dtype, objective, accelerator
 ) -> tuple[float, float, float]:
     "One optimiser step and one step of the moving average; returns the three losses, NaN where nothing was learned."
     start = time.perf_counter()
@@ -315,17 +319,20 @@ def _advance(
         network.encoders.load_state_dict(state.average.encoders.state_dict())
     first, steps = (staged, recipe.steps - staged) if state.step >= staged else (0, staged)
     for group in state.optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * _learning_rate_factor(state.step - first, steps)
-    with _mixed(device, dtype):
-        losses = _losses(state, parts, recipe, schedule, device, objective)
-    weights = (1.0, recipe.estimate_weight, 1.0)
-    total = sum(weight * loss for weight, loss in zip(weights, losses) if loss is not None)
-    if not torch.isfinite(total):
-        raise ValueError(
-            f"The loss is {total.item()} at step {state.step}: lower the learning rate, or look for NaN in the images."
-        )
+        group["lr"] = recipe.learning_rate * (_learning_rate_factor(state.step - first, steps) if recipe.decay else 1)
     state.optimiser.zero_grad(set_to_none=True)
-    total.backward()
+    found, weights = [], (1.0, recipe.estimate_weight, 1.0)
+    for generator in share_sources(state.generator, recipe.shares, accelerator):
+        with _mixed(device, dtype):
+            losses = _losses(state, parts, recipe, schedule, device, objective, generator)
+        total = sum(weight * loss for weight, loss in zip(weights, losses) if loss is not None)
+        (total / recipe.shares).backward()
+        losses = (torch.tensor(math.nan, device=device) if loss is None else loss for loss in (*losses, total))
+        found.append(torch.stack([loss.detach().float() for loss in losses]))
+    *numbers, total = averaged(network, torch.stack(found).mean(0), accelerator).tolist()
+    if not math.isfinite(total):
+        what = "lower the learning rate, or look for NaN in the images"
+        raise ValueError(f"The loss is {total} at step {state.step}: {what}.")
     made = list(network.generator.parameters()) if getattr(network, "generator", None) else []
     for part in (made, [one for one in network.parameters() if not any(one is other for other in made)]):
         torch.nn.utils.clip_grad_norm_(part, 1.0)
@@ -334,21 +341,8 @@ def _advance(
     done = state.step - first
     _follow(state, min(recipe.average, (1 + done) / (10 + done)))  # fast at first
     state.seconds += time.perf_counter() - start
-    numbers = tuple(math.nan if loss is None else loss.item() for loss in losses)
     state.remember(*numbers)
-    return numbers
-
-# %% ../../nbs/2_diffusion/7_training.ipynb #training-26f
-def _drawn(network: ScoreNetwork, features: Features, schedule: VE, generator: torch.Generator) -> Tensor:
-    "A member for each of the features, model units: in one call, or else as by the method `draft`."
-    start = features.initial_estimate
-    if network.generator is not None:
-        noise = noise_maps(len(start), start.shape[-2:], network.architecture, generator, start.device)
-        return network.generate(noise, features)
-    levels = geometric_levels(0.002, schedule.sigma_max, 4, first=0.7, growth=0.9)
-    noisy = start + levels[0] * gaussian(start.shape, generator, start.device)
-    how = {"final": True, "stochasticity": 0.25}
-    return last(dpm_solver(lambda noisy, level: network(noisy, level, features), noisy, levels, generator, **how))
+    return tuple(numbers)
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-26c
 @dataclass(frozen=True)
@@ -383,4 +377,4 @@ class Validation:
     def _draw(self, network: ScoreNetwork, features: Features, generator: torch.Generator) -> Tensor:
         "Members of each image, model units, shape (member, image, 1, row, column)."
         repeated = features.repeated(self.members)
-        return _drawn(network, repeated, self.schedule, generator).unflatten(0, (self.members, -1))
+        return draft_members(network, repeated, self.schedule, generator).unflatten(0, (self.members, -1))

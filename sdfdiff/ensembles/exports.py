@@ -19,7 +19,7 @@ import xarray as xr
 
 from .. import drawing
 from ..files import write_png, writing
-from ..outlines import check_labels, checked_labels, trace_outlines
+from ..outlines import check_labels, label_numbers, trace_outlines
 
 # %% ../../nbs/3_ensembles/8_exports.ipynb #exports-07
 def _identity(
@@ -53,7 +53,7 @@ def write_labels(
 
     def tiles():
         for top in range(0, rows, tile):
-            band = checked_labels(labels[top : min(top + tile, rows)])
+            band = label_numbers(labels[top : min(top + tile, rows)])
             band = np.pad(band, ((0, tile - len(band)), (0, -columns % tile)))
             yield from (band[:, left : left + tile] for left in range(0, columns, tile))
 

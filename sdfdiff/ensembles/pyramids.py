@@ -9,7 +9,8 @@ __all__ = ['smaller', 'Store', 'create_store', 'write_ome_zarr']
 import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import DiskFull, Exists, writing
-from ..outlines import check_labels, checked_labels
+from ..outlines import check_labels, label_numbers
 from ..provenance import check_same
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ def smaller(
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-08
 _CHUNK = 512  # Rows and columns
-_UNFINISHED = ".unfinished"  # Ends the name of a folder that is not complete
 _SHOWN = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}  # Colours of channels; others are white
 _ENDS = {"mean": (-10, 10), "std": (0, 3)}  # What is shown from black to white, px; others from 0 to 1
 
@@ -99,93 +99,39 @@ def _build(
         objects.create_array(str(level), shape=size, dtype="uint32", chunks=chunks[1:], fill_value=0, **names)
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-11
-@dataclass(frozen=True)
-class Store:
-    "A pyramid that is being written. It holds no open file: it may be sent to other processes."
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    "A full disk is one sentence."
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        problem = f"no space left for {path}: what is finished is kept, make room"
+        raise DiskFull(problem, resume="to go on") from None
 
-    path: Path  # Where it will be
-    shape: tuple[int, int]  # Rows and columns
-    channels: tuple[str, ...]  # Names of the fields
-    force: bool = False  # Replace what is there, at the end
 
-    @property
-    def folder(self) -> Path:
-        "Where it is until it is complete."
-        return self.path.with_name(self.path.name + _UNFINISHED)
+def _opened(store: "Store") -> "zarr.Group":
+    import zarr
 
-    def _opened(self) -> "zarr.Group":
-        import zarr
-
-        return zarr.open_group(self.folder, mode="r+", use_consolidated=False)
-
-    def safe(self) -> "_kept":
-        "For `with`, around other arrays that are written into the folder: a full disk is one sentence."
-        return _kept(self.path)
-
-    def done(self) -> set[tuple[int, int]]:
-        "Row and column of each region that is complete."
-        return {tuple(map(int, one.name.split("_"))) for one in (self.folder / "regions").iterdir()}
-
-    def write(
-        self,
-        row: int,  # First row of the region, a multiple of 512
-        column: int,  # The same
-        labels: np.ndarray | None,  # Whole numbers, shape (row, column); numbers of the whole slide. None: they follow
-        fields: Mapping[str, np.ndarray],  # Numbers of each channel, the same shape
-    ) -> None:
-        "Write one region. Other processes may write others at the same time. ValueError, DiskFull."
-        if labels is not None:
-            check_labels(labels)
-        if wrong := {*fields} ^ {*self.channels}:
-            raise ValueError(f"{self.path} has the channels {', '.join(self.channels)}; {sorted(wrong)[0]} is wrong.")
-        shape = np.shape(next(iter(fields.values())) if labels is None else labels)
-        for name, one in fields.items():
-            if one.shape != shape:
-                raise ValueError(f"{name} has the shape {one.shape} and the labels {shape}; they must agree.")
-        for begin, size, whole in zip((row, column), shape, self.shape):
-            end = begin + size
-            if begin < 0 or end > whole or begin % _CHUNK or (end % _CHUNK and end != whole) or not size:
-                where = f"row {row}, column {column}, {shape[0]} x {shape[1]} px"
-                much = f"must begin and end at multiples of {_CHUNK}, or end with the slide ({self.shape})"
-                raise ValueError(f"The region at {where} {much}: two processes may not share a chunk.")
-        rows, columns = (slice(begin, begin + size) for begin, size in zip((row, column), shape))
-        with _kept(self.path):
-            root = self._opened()
-            for k, name in enumerate(self.channels):
-                root["0"][k, rows, columns] = np.asarray(fields[name], root["0"].dtype)
-            if labels is not None:
-                root["labels/objects/0"][rows, columns] = checked_labels(labels)
-            (self.folder / "regions" / f"{row}_{column}").touch()
-
-    def finish(self) -> Path:
-        "Make the levels above, give the folder its name. FileExistsError where something has appeared."
-        with _kept(self.path):
-            root = self._opened()
-            for group in (root, root["labels/objects"]):
-                for level in range(1, len(_levels(self.shape))):
-                    _fill(group[str(level)], group[str(level - 1)])
-        if self.path.exists():
-            if not self.force:
-                raise Exists(f"{self.path} exists", force="to replace it")
-            shutil.rmtree(self.path)
-        shutil.rmtree(self.folder / "regions")
-        (self.folder / "about.json").unlink()
-        return self.folder.rename(self.path)
+    return zarr.open_group(store.folder, mode="r+", use_consolidated=False)
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-12
-class _kept:
-    "A full disk is one sentence."
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            problem = f"no space left for {self.path}: what is finished is kept, make room"
-            raise DiskFull(problem, resume="to go on") from None
+def _place(store: "Store", row: int, column: int, labels: np.ndarray | None, fields: Mapping) -> tuple[slice, slice]:
+    "Rows and columns of a region. ValueError unless all its arrays agree and it shares no chunk with another one."
+    if wrong := {*fields} ^ {*store.channels}:
+        raise ValueError(f"{store.path} has the channels {', '.join(store.channels)}; {sorted(wrong)[0]} is wrong.")
+    shape = np.shape(next(iter(fields.values())) if labels is None else labels)
+    for name, one in fields.items():
+        if one.shape != shape:
+            raise ValueError(f"{name} has the shape {one.shape} and the labels {shape}; they must agree.")
+    for begin, size, whole in zip((row, column), shape, store.shape):
+        end = begin + size
+        if begin < 0 or end > whole or begin % _CHUNK or (end % _CHUNK and end != whole) or not size:
+            where = f"row {row}, column {column}, {shape[0]} x {shape[1]} px"
+            much = f"must begin and end at multiples of {_CHUNK}, or end with the slide ({store.shape})"
+            raise ValueError(f"The region at {where} {much}: two processes may not share a chunk.")
+    return tuple(slice(begin, begin + size) for begin, size in zip((row, column), shape))
 
 
 def _fill(level: "zarr.Array", below: "zarr.Array") -> None:
@@ -198,13 +144,80 @@ def _fill(level: "zarr.Array", below: "zarr.Array") -> None:
                 level[(*k, slice(top, top + part.shape[0]), slice(left, left + part.shape[1]))] = part
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-13
+def _written(store: "Store", row: int, column: int, labels: np.ndarray | None, fields: Mapping) -> None:
+    "Write one region, and then that it is complete."
+    rows, columns = _place(store, row, column, labels, fields)
+    with store.safe():
+        root = _opened(store)
+        for k, name in enumerate(store.channels):
+            root["0"][k, rows, columns] = np.asarray(fields[name], root["0"].dtype)
+        if labels is not None:
+            root["labels/objects/0"][rows, columns] = label_numbers(labels)
+        (store.folder / "regions" / f"{row}_{column}").touch()
+
+
+def _finished(store: "Store") -> Path:
+    "Make the levels above, and give the folder its name."
+    with store.safe():
+        root = _opened(store)
+        for group in (root, root["labels/objects"]):
+            for level in range(1, len(_levels(store.shape))):
+                _fill(group[str(level)], group[str(level - 1)])
+    if store.path.exists():
+        if not store.force:
+            raise Exists(f"{store.path} exists", force="to replace it")
+        shutil.rmtree(store.path)
+    shutil.rmtree(store.folder / "regions")
+    (store.folder / "about.json").unlink()
+    return store.folder.rename(store.path)
+
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-14
+@dataclass(frozen=True)
+class Store:
+    "A pyramid that is being written. It holds no open file: it may be sent to other processes."
+
+    path: Path  # Where it will be
+    shape: tuple[int, int]  # Rows and columns
+    channels: tuple[str, ...]  # Names of the fields
+    force: bool = False  # Replace what is there, at the end
+
+    @property
+    def folder(self) -> Path:
+        "Where it is until it is complete."
+        return self.path.with_name(f"{self.path.name}.unfinished")
+
+    def safe(self) -> AbstractContextManager:
+        "For `with`, around other arrays that are written into the folder: a full disk is one sentence."
+        return _kept(self.path)
+
+    def done(self) -> set[tuple[int, int]]:
+        "Row and column of each region that is complete."
+        return {tuple(map(int, one.name.split("_"))) for one in (self.folder / "regions").iterdir()}
+
+    def write(
+        self,
+        row: int,  # First row of the region, a multiple of 512
+        column: int,  # The same
+        labels: np.ndarray | None,  # Whole numbers (row, column), numbers of the whole slide; None: they follow
+        fields: Mapping[str, np.ndarray],  # Numbers of each channel, the same shape
+    ) -> None:
+        "Write one region. Other processes may write others at the same time. ValueError, DiskFull."
+        if labels is not None:
+            check_labels(labels)
+        _written(self, row, column, labels, fields)
+
+    def finish(self) -> Path:  # The path of the store
+        "Make the levels above, give the folder its name. FileExistsError where something has appeared."
+        return _finished(self)
+
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-15
 def create_store(
     path: str | Path,  # NAME.ome.zarr
     shape: tuple[int, int],  # Rows and columns of the slide
     channels: tuple[str, ...] = ("probability", "mean", "std"),  # Names of the fields
     microns: float | None = None,  # Size of a pixel, µm; None: not known, places are in pixels
     dtype: str = "float32",  # Of the fields; float16 needs half the room
-    about: Mapping | None = None,  # What it is made of (checksums, plan), as JSON knows it; resuming compares it
+    about: Mapping | None = None,  # What it is made of (checksums, plan, regions), as JSON; resuming compares it
     resume: bool = False,  # Go on with a store that was not finished
     force: bool = False,  # Start anew, and replace what is there at the end
 ) -> Store:
@@ -218,8 +231,8 @@ def create_store(
     folder, ways = store.folder, {"resume": "to go on", "force": "to start anew"}
     if path.exists() and not force:
         raise Exists(f"{path} exists", force="to replace it")
-    asked = {"shape": list(store.shape), "channels": list(channels), "microns": microns, **(about or {})}
-    asked = json.loads(json.dumps(asked))
+    asked = {"shape": list(store.shape), "channels": list(channels), "microns": microns, "dtype": dtype}
+    asked = json.loads(json.dumps(asked | dict(about or {})))
     if folder.exists() and resume:
         if not (folder / "about.json").is_file():
             raise ValueError(f"{folder} is no store that can be continued: move it away, or start anew.")
@@ -234,7 +247,7 @@ def create_store(
         (temporary / "about.json").write_text(json.dumps(asked), encoding="utf8")
     return store
 
-# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-17
+# %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-19
 def write_ome_zarr(
     path: str | Path,  # NAME.ome.zarr
     labels: np.ndarray,  # Whole numbers, shape (row, column), 0 background

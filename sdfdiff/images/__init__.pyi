@@ -22,6 +22,8 @@ from .preparation import (
     prepare_image as prepare_image,
     prepare_labels as prepare_labels,
 )
+from .readers import microns_of as microns_of
+from .slides import Slide as Slide, find_tissue as find_tissue, tiles as tiles
 from .synthetic import Nucleus as Nucleus, Tissue as Tissue, tissue as tissue
 from .training_data import (
     PAPER as PAPER,

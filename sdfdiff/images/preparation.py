@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REFERENCE_STAIN', 'NUCLEI', 'GLANDS', 'GLANDS_PAPER', 'TISSUE', 'tissue_mask', 'Stain', 'fit_stain',
-           'normalise_stain', 'haematoxylin', 'Preparation', 'prepared_shape', 'geometry', 'check_image',
-           'prepare_labels', 'see_image', 'prepare_image']
+           'normalise_stain', 'haematoxylin', 'Preparation', 'prepared_shape', 'usual_microns', 'geometry',
+           'check_image', 'prepare_labels', 'see_image', 'prepare_image']
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-04
 import warnings
@@ -210,11 +210,6 @@ class Preparation:
                 raise ValueError(f"size is {tuple(self.size)}; expected two positive whole numbers, rows and columns.")
             object.__setattr__(self, "size", tuple(map(int, self.size)))
 
-    @property
-    def usual(self) -> float | None:
-        "um per pixel of an image for which the scale is right; None: unknown."
-        return None if self.microns is None or self.size is not None else self.microns * self.scale
-
     def at_microns(self, microns: float | None) -> "Preparation":
         "The same, with the scale for an image of so many um per pixel, if both are known. ValueError beyond 16."
         known = microns is not None and self.microns is not None
@@ -246,6 +241,26 @@ def prepared_shape(
     "The size that an image gets."
     scaled = tuple(max(1, round(number * preparation.scale)) for number in shape[:2])
     return preparation.size or scaled
+
+
+def usual_microns(preparation: Preparation) -> float | None:
+    "um per pixel of an image for which the scale is right; None: unknown."
+    known = preparation.microns is not None and preparation.size is None
+    return preparation.microns * preparation.scale if known else None
+
+
+def geometry(
+    shape: tuple[int, int],  # Rows and columns of an image
+    preparation: Preparation,  # With the scale for it: see at_microns
+    microns: float | None = None,  # um per pixel of the image; None: unknown
+) -> str:  # "775x522 px at 0.62 um/px -> 194x130 px at 2.48 um/px"
+    "What a network sees of an image."
+    (rows, columns), at, to = prepared_shape(shape, preparation), f" at scale {preparation.scale:g}", ""
+    if side := microns or usual_microns(preparation):
+        at = f" at {side:.4g} um/px{' (assumed)' * (microns is None)}"
+        to = f" at {side / preparation.scale:.4g} um/px"
+    at, to = (at, to) if preparation.size is None else ("", "")
+    return f"{shape[1]}x{shape[0]} px{at} -> {columns}x{rows} px{to}"
 
 # %% ../../nbs/1_images/2_preparation.ipynb #unseen-02
 def _unseen(image: np.ndarray, brown: bool, scale: float) -> np.ndarray:  # bool (row, column)
@@ -317,20 +332,6 @@ def _wrong_kind(image: np.ndarray, preparation: Preparation) -> tuple[str, list[
 
 _DARK = "the ground is dark, as in fluorescence; these weights know dyed tissue on a light ground"
 _NEGATIVE = "the colours are those of a negative; these weights know dyed tissue on a light ground"
-
-# %% ../../nbs/1_images/2_preparation.ipynb #check-02a
-def geometry(
-    shape: tuple[int, int],  # Rows and columns of an image
-    preparation: Preparation,  # With the scale for it: see at_microns
-    microns: float | None = None,  # um per pixel of the image; None: unknown
-) -> str:  # "775x522 px at 0.62 um/px -> 194x130 px at 2.48 um/px"
-    "What a network sees of an image."
-    (rows, columns), at, to = prepared_shape(shape, preparation), f" at scale {preparation.scale:g}", ""
-    if side := microns or preparation.usual:
-        at = f" at {side:.4g} um/px{' (assumed)' * (microns is None)}"
-        to = f" at {side / preparation.scale:.4g} um/px"
-    at, to = (at, to) if preparation.size is None else ("", "")
-    return f"{shape[1]}x{shape[0]} px{at} -> {columns}x{rows} px{to}"
 
 # %% ../../nbs/1_images/2_preparation.ipynb #check-03
 def check_image(

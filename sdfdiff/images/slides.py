@@ -9,7 +9,7 @@ __all__ = ['LARGEST', 'assumption', 'Level', 'Slide', 'is_large', 'find_tissue',
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion, binary_opening
 
 from ..files import light_of
-from .preparation import Preparation, tissue_mask
+from .preparation import Preparation, tissue_mask, usual_microns
 from .readers import microns_of, open_reader
 from ..pixels import Unread
 
@@ -29,10 +29,11 @@ def assumption(
     why: str = "no pixel size",  # Begins the sentence
 ) -> str:  # "no pixel size: assumed 0.25 um/px (40x); ...", or nothing
     "What must be said when an image does not say how large its pixels are."
-    if microns is not None or preparation.usual is None:
+    usual = usual_microns(preparation)
+    if microns is not None or usual is None:
         return ""
-    times = {0.25: " (40x)", 0.5: " (20x)", 1.0: " (10x)"}.get(preparation.usual, "")
-    return f"{why}: assumed {preparation.usual:.4g} um/px{times}; give the true one (microns, --mpp)"
+    times = {0.25: " (40x)", 0.5: " (20x)", 1.0: " (10x)"}.get(usual, "")
+    return f"{why}: assumed {usual:.4g} um/px{times}; give the true one (microns, --mpp)"
 
 # %% ../../nbs/1_images/5_slides.ipynb #slides-13
 class Level(NamedTuple):
@@ -44,6 +45,12 @@ class Level(NamedTuple):
     tile: tuple[int, int]  # Rows and columns that are stored together
 
 
+def _levels(sizes: list) -> Iterator[Level]:
+    "From rows, columns and tile of each level, the largest first."
+    for rows, columns, tile in sizes:
+        yield Level(rows, columns, (sizes[0][0] / rows + sizes[0][1] / columns) / 2, tile)
+
+# %% ../../nbs/1_images/5_slides.ipynb #slides-window
 _ONCE = 2**27  # Pixels that are read at once, at most
 
 
@@ -72,7 +79,7 @@ def _check_window(slide: "Slide", level: int, row: int, column: int, rows: int, 
         raise ValueError(f"{slide.path}: {region} is too large to be read at once; read it in parts.")
 
 # %% ../../nbs/1_images/5_slides.ipynb #slides-14
-class Slide:
+class Slide(AbstractContextManager):
     "An image of any size, read in parts. ValueError, FileNotFoundError: one sentence."
 
     def __init__(
@@ -81,11 +88,9 @@ class Slide:
         microns: float | None = None,  # um per pixel of level 0, if the file says nothing, or something wrong
     ):
         self.path, self._given, self._readers = Path(path), microns, {}
-        levels = self._reader().levels
-        (rows, columns), tiles = np.transpose([one[:2] for one in levels]), [one[2] for one in levels]
-        factors = (rows[0] / rows + columns[0] / columns) / 2
-        self.levels = tuple(map(Level, rows.tolist(), columns.tolist(), factors.tolist(), tiles))
         self.microns, self.source = microns_of(path) if microns is None else (microns, "given")
+        self.levels = tuple(_levels(self._reader().levels))
+        self.shape = self.levels[0][:2]  # Rows and columns of level 0
 
     def _reader(self):  # this process's own; a copy made by fork or pickle has none yet
         if os.getpid() not in self._readers:
@@ -108,9 +113,6 @@ class Slide:
 
     def __reduce__(self):
         return Slide, (self.path, self._given)
-
-    def __enter__(self) -> "Slide":
-        return self
 
     def __exit__(self, *error) -> None:
         if reader := self._readers.pop(os.getpid(), None):

@@ -8,6 +8,7 @@ __all__ = ['TITLE', 'verify', 'headline', 'differences', 'read_verified']
 # %% ../../nbs/5_study/5_verification.ipynb #verification-06
 import os
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import xarray as xr
@@ -15,18 +16,11 @@ from tqdm.auto import tqdm
 
 from ..files import read_dataset
 from ..uncertainty.calibration import brier, calibration_error, cross_fitted, reliability
-from sdfdiff.uncertainty.errors import (
-    augrc,
-    aurc,
-    auroc,
-    ause,
-    mutual_information,
-    sparsification,
-    uncertainty_maps,
-)
+from ..uncertainty.errors import augrc, aurc, auroc, ause, mutual_information, sparsification, uncertainty_maps
 from ..uncertainty.fields import bootstrap, mask_distance
 from ..uncertainty.forecasts import spread_skill, spread_skill_ratio
 from ..uncertainty.margins import growing_fields, margin_curve, needed_margin
+from ..uncertainty.metrics import ZERO_HIT_RULES, scores_from_counts
 from ..uncertainty.objects import object_scores, object_table
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-09
@@ -248,6 +242,29 @@ def _honest_error(near: xr.Dataset, members: int, **how) -> xr.DataArray:
     except ValueError:
         return bootstrap(near, calibration_error, **how) * np.nan
 
+# %% ../../nbs/5_study/5_verification.ipynb #verification-22-conventions
+def _conventions(counted: xr.DataArray) -> tuple[dict, dict]:
+    "F1 and IoU of two masks by threshold, as means under either rule for a total miss, and pooled; as `_measures`."
+    means, sums = {}, {}
+    for mask, level, score in product(("mmse", "majority"), counted["threshold"].values, ("f1", "iou")):
+        own, name = counted.sel(mask=mask, threshold=level, drop=True), f"{score}_{mask}_{level}"
+        means |= {f"{name}_{rule}": scores_from_counts(own, rule)[score] for rule in ZERO_HIT_RULES}
+        sums[f"{name}_pooled"] = own, lambda total, score=score: scores_from_counts(total)[score]
+    return means, sums
+
+
+def _failures(v: xr.Dataset) -> xr.Dataset:
+    "Sums from which the AUGRC of whole images follows, however often each of them counts; dims (case, other)."
+    expected = v["disagreement" if "disagreement" in v else "expected_loss"].values
+    sooner = (expected[:, None] < expected) + (expected[:, None] == expected) / 2  # accepted before the other
+    loss = 1 - v["f1"].sel(estimator="majority").values[:, None]
+    return xr.Dataset({"images": (("case", "other"), np.eye(len(loss))), "errors": (("case", "other"), loss * sooner)})
+
+
+def _augrc_of_images(sums: xr.Dataset) -> xr.DataArray:
+    "Loss that is accepted, mean over the share of images accepted, the least expected loss first (Traub et al. 2024)."
+    return (sums["images"] * sums["errors"]).sum("other") / sums["images"].sum("other") ** 2
+
 # %% ../../nbs/5_study/5_verification.ipynb #verification-23
 def _measures(v: xr.Dataset) -> tuple[dict, dict]:
     "Of one method, by name: what is averaged over the images; and sums over them, with what is computed from these."
@@ -255,7 +272,17 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
     means = {f"auroc_{name}": v["auroc"].sel(map=name, drop=True) for name in v["map"].values}
     means["auroc_gain"] = means["auroc_ratio"] - means["auroc_nearness"]
     means["information_ratio"] = v["information_share"].sel(map="ratio", drop=True)
-    for name in ("expected_loss", "crps", "wrong", "ged_u", "hungarian_iou", "posterior_gap", "auroc_best"):
+    for name in (
+        "expected_loss",
+        "crps",
+        "wrong",
+        "ged_u",
+        "hungarian_iou",
+        "posterior_gap",
+        "auroc_best",
+        "assd",
+        "hausdorff_95",
+    ):
         means |= {name: v[name]} if name in v else {}
     if "crps" in v:  # where members and truth agree it is 0
         share = v["ranks"].sum("rank") / v["pixels"].sel(region="image", drop=True).sum("bin")
@@ -272,12 +299,17 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
         "brier": (near, lambda sums: brier(sums)["score"]),
         "spread_skill": (distances, lambda sums: spread_skill_ratio(sums)["ratio"]),
     }
+    if "counts" in v:  # of a table of methods
+        more, pooled = _conventions(v["counts"])
+        means, sums = means | more, sums | pooled | {"augrc_of_images": (_failures(v), _augrc_of_images)}
     return means, sums | ({"loss_correlation": (_moments(v), _correlation)} if v.sizes["case"] > 3 else {})
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-23-bounds
 _LIMITS = {  # quantity: where it can lie; the others are shares, from 0 to 1
     "crps": (0, np.inf),
     "crps_image": (0, np.inf),
+    "assd": (0, np.inf),
+    "hausdorff_95": (0, np.inf),
     "spread_skill": (0, np.inf),
     "ged_u": (-np.inf, np.inf),
     "loss_correlation": (-1, 1),
@@ -304,8 +336,9 @@ def _one_method(v: xr.Dataset, **how) -> xr.DataArray:
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-24
 def _resampling(verified: xr.Dataset, resamples: int, seed: int) -> dict:
-    groups = verified["group"].values if "group" in verified.coords else None
-    return {"groups": groups, "resamples": resamples, "seed": seed}
+    labels = {"groups": "group", "crossed": "training"}  # `training`: which of several trainings, in a table
+    found = {name: verified[one].values for name, one in labels.items() if one in verified.coords}
+    return {"groups": None, "resamples": resamples, "seed": seed} | found
 
 
 def headline(
@@ -321,7 +354,7 @@ def headline(
     rows = [_one_method(verified.isel(method=k), **how) for k in range(verified.sizes["method"])]
     found = xr.concat(rows, verified["method"]).transpose("quantity", "method", "bound").rename("headline")
     meaning = "estimate, low and high end of the 95 % interval"
-    return found.assign_attrs(units="px for crps and crps_image, 1 for all others", long_name=meaning)
+    return found.assign_attrs(units="px for crps, crps_image and edges, 1 for all others", long_name=meaning)
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-24-pairs
 def _minus(pair: tuple, other: tuple) -> tuple[xr.Dataset, Callable]:

@@ -222,6 +222,14 @@ def _further(count: np.ndarray, end: float) -> np.ndarray:
     return stats.t.ppf(end, count - 1) / stats.norm.ppf(end) * np.sqrt(count / (count - 1))
 
 
+def _effective(values: xr.DataArray | xr.Dataset, count, several: int) -> xr.DataArray | xr.Dataset:
+    "Of resamples of the groups alone, and then of the others alone: groups that would be as uncertain (Satterthwaite)."
+    half = values.sizes["resample"] // 2
+    one, other = (values.isel(resample=slice(k, k + half)).var("resample") for k in (0, half))
+    found = 1 + (one + other) ** 2 / (one**2 / (count - 1) + other**2 / (several - 1))
+    return found.where(one + other > 0, count)
+
+
 def _interval(
     values: xr.DataArray | xr.Dataset, count, level: float, skipna: bool, limits: tuple[float, float]
 ) -> xr.DataArray | xr.Dataset:
@@ -247,6 +255,7 @@ def bootstrap(
     seed: int = 0,  # Of the resampling
     level: float = 0.95,  # How often the interval shall hold the true value
     groups: np.ndarray | xr.DataArray | None = None,  # A label per case, its patient say: whole groups are resampled
+    crossed: np.ndarray | None = None,  # Another label per case, its training say: resampled, too, beside the groups
     additive: bool = True,  # False: `statistic` is given the resampled cases themselves (slower)
     skipna: bool = False,  # True: the mean leaves out cases that are NaN
     limits: tuple[float, float] = (-np.inf, np.inf),  # Beyond which the number cannot be
@@ -254,7 +263,7 @@ def bootstrap(
     """Interval from resampling whole cases (Efron 1979), since pixels are not independent. ValueError.
 
     Percentiles, moved outwards for few cases (Student's t; Hesterberg 2015). Cases that share noise share an error that
-    no resampling of cases shows.
+    no resampling of cases shows. With `crossed` labels, a case counts as often as both of its labels (Owen 2007).
     """
     if not isinstance(data, xr.DataArray | xr.Dataset):
         data = xr.DataArray(np.asarray(data), dims=dim)
@@ -272,9 +281,17 @@ def bootstrap(
             f"{data.sizes[dim]} cases have {labels.size} labels in {count} groups: a label for each case and two "
             "groups are needed."
         )
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
-    weights = xr.DataArray(np.vstack([np.ones_like(labels), drawn[:, labels]]), dims=("resample", dim))
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(count, np.full(count, 1 / count), resamples)
+    rows, others = [np.ones_like(labels), drawn[:, labels]], np.unique([] if crossed is None else crossed)
+    if several := len(others) > 1:
+        again = generator.multinomial(len(others), np.full(len(others), 1 / len(others)), resamples)
+        again = again[:, np.searchsorted(others, crossed)]
+        rows = [rows[0], rows[1] * again, rows[1], again]
+    weights = xr.DataArray(np.vstack(rows), dims=("resample", dim))
     values = _resampled(data, statistic, dim, weights, additive or statistic is None)
     if holes:  # each mean has as many groups as have a value for it
         count = _valued(data, labels, dim)
-    return _interval(values, count, level, skipna, limits)
+    if several:
+        count = _effective(values.isel(resample=slice(resamples + 1, None)), count, len(others))
+    return _interval(values.isel(resample=slice(resamples + 1)), count, level, skipna, limits)
