@@ -12,9 +12,10 @@ import errno
 import sys
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
+from .inputs import all_there, check_slide, found_images, outputs_of
 from .measuring import add_measuring
 from sdfdiff.options import (
     add_command,
@@ -34,7 +35,7 @@ def _add_demo(commands):
     one.add_argument("--out", type=Path, default=Path("out"), help="folder for demo.png and demo.nc (default out)")
     add_method_options(one, 32)
 
-
+# %% ../nbs/8_engine_room/10_command.ipynb #command-05a
 def _add_segment(commands):
     one = add_command(commands, _segment, "segment images", _kept)
     words = "PNG, TIFF, JPEG or BMP, a slide, or a folder of them"
@@ -92,54 +93,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-07
-def _found(arguments: argparse.Namespace) -> list[Path]:
-    "The images that are named, and those in folders that are named."
-    from sdfdiff.files import IMAGE_SUFFIXES
-    from sdfdiff.images.readers import SLIDE_SUFFIXES, is_store
-    from sdfdiff.provenance import ENDINGS, OUTPUTS
-
-    def ours(one: Path) -> bool:
-        store = is_store(one) and (one / "zarr.json").is_file() and '"sdfdiff"' in (one / "zarr.json").read_text("utf8")
-        return store or one.name.endswith((*OUTPUTS, *ENDINGS[1:]))
-
-    images = []
-    for path in arguments.images:
-        folder = path.is_dir() and not is_store(path)
-        inside = sorted(path.glob("[!.]*")) if folder else [path]
-        if folder:  # all its images, but for results of an earlier run, and ._NAME of macOS
-            known = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
-            inside = [p for p in inside if p.suffix.lower() in known and (is_store(p) or not p.is_dir())]
-            inside = [p for p in inside if not ours(p)]
-        if not inside:
-            raise ValueError(f"{path} holds no image: PNG, TIFF, JPEG or BMP files, or slides, are needed.")
-        images += inside
-    return images
-
-
-@cache
-def _large(path: Path, level: int) -> bool:
-    from sdfdiff.images.slides import is_large
-
-    return is_large(path, level)
-
-
-def _outputs(path: Path, arguments: argparse.Namespace) -> list[Path]:
-    "The results of an image; those of a whole slide are others."
-    from sdfdiff.provenance import output_paths, slide_paths
-
-    whole = arguments.region is None and _large(path, arguments.level)
-    return (slide_paths if whole else output_paths)(path, arguments.out)
-
-
-def _there(path: Path, arguments: argparse.Namespace) -> bool:
-    "Whether an image has all its results."
-    return all(output.exists() for output in _outputs(path, arguments))
-
-
 def _kept(arguments: argparse.Namespace) -> bool:
     with contextlib.suppress(ValueError, OSError):
-        begun = [Path(f"{_outputs(path, arguments)[0]}.unfinished") for path in _found(arguments)]
-        return any(one.exists() for one in begun) or any(_there(path, arguments) for path in _found(arguments))
+        begun = [Path(f"{outputs_of(path, arguments)[0]}.unfinished") for path in found_images(arguments)]
+        return any(one.exists() for one in begun) or any(all_there(path, arguments) for path in found_images(arguments))
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-07a
 def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
@@ -147,7 +104,7 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
     from sdfdiff.files import check_writable
     from sdfdiff.provenance import check_same, read_attributes
 
-    images = _found(arguments)
+    images = found_images(arguments)
     names = [path.stem for path in images]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -157,10 +114,10 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
     for path in images:
         if path in arguments.images and not path.exists():
             raise FileNotFoundError(f"{path} does not exist; check the spelling and the folder.")
-        outputs = _outputs(path, arguments)
+        outputs = outputs_of(path, arguments)
         if outputs[0].suffix == ".zarr":
-            _check_slide(outputs, arguments)
-        elif not ((arguments.resume or arguments.add) and _there(path, arguments)):
+            check_slide(outputs, arguments)
+        elif not ((arguments.resume or arguments.add) and all_there(path, arguments)):
             try:
                 check_writable(
                     outputs, arguments.force, resume="to skip images that are done", add="to give them more members"
@@ -223,7 +180,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     method = chosen_method(arguments, arguments.weights)
     images = _images(arguments, _asked(arguments, method) if arguments.resume else {})
     model = None
-    if not (arguments.resume and all(_there(path, arguments) for path in images)):
+    if not (arguments.resume and all(all_there(path, arguments) for path in images)):
         from sdfdiff.diffusion.model import load_model
 
         prepare_process()
@@ -274,7 +231,7 @@ def _one(path: Path, arguments: argparse.Namespace, method, model, client) -> tu
     from sdfdiff.files import Refused
     from sdfdiff.provenance import check_same, checksum, read_attributes
 
-    outputs, start, there = _outputs(path, arguments), time.perf_counter(), _there(path, arguments)
+    outputs, start, there = outputs_of(path, arguments), time.perf_counter(), all_there(path, arguments)
     if outputs[0].suffix == ".zarr":
         return _slide(path, arguments, method, model, client)
     if there and arguments.resume:
@@ -303,28 +260,14 @@ def _one(path: Path, arguments: argparse.Namespace, method, model, client) -> tu
     return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08d
-def _check_slide(outputs: list[Path], arguments: argparse.Namespace) -> None:
-    "Before any work: one sentence about results of a whole slide that are in the way."
-    from sdfdiff.files import Exists, check_writable
-
-    if arguments.add:
-        raise ValueError(
-            f"{outputs[0]}: no members can be added to a whole slide; segment it anew, or a --region of it."
-        )
-    begun = [one for one in (outputs[0], Path(f"{outputs[0]}.unfinished")) if one.exists()]
-    if begun and not (arguments.resume or arguments.force):
-        raise Exists(f"{begun[0]} exists", resume="to go on", force="to replace it")
-    check_writable(outputs[1:], arguments.force or arguments.resume, resume="to go on")
-
-
 def _slide(path: Path, arguments: argparse.Namespace, method, model, client) -> tuple[str, bool]:
     "Segment a whole slide. Returns what is to be said, and whether anything was drawn."
     import json
 
     from sdfdiff.provenance import check_same, header_checksum
 
-    outputs, start = _outputs(path, arguments), time.perf_counter()
-    if arguments.resume and _there(path, arguments):
+    outputs, start = outputs_of(path, arguments), time.perf_counter()
+    if arguments.resume and all_there(path, arguments):
         stored = json.loads((outputs[0] / "zarr.json").read_text("utf8"))["attributes"].get("sdfdiff", {})
         asked = _asked(arguments, method) | {"members": method.members, "slide_checksum": header_checksum(path)}
         check_same(stored, asked, outputs[0], force="to replace it")

@@ -47,7 +47,7 @@ def readable(
     "A file's name as any console and any file format can hold it."
     return os.fsencode(name).decode("utf8", "backslashreplace")
 
-
+# %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-05a
 def header_checksum(
     path: str | os.PathLike,  # A slide: a file, or a zarr store
 ) -> str:  # 64 digits

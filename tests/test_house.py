@@ -29,7 +29,7 @@ ROOMS = {  # part of the package: the parts that it may import; "" is the ground
     "panels": {"", "images", "uncertainty", "diffusion", "ensembles", "study"},
     "top": {"", "images", "uncertainty", "diffusion", "ensembles", "study", "comparisons", "panels"},
 }
-TOP = {"options", "measuring", "studying", "command"}  # modules at the root that are no ground floor
+TOP = {"options", "inputs", "measuring", "studying", "command"}  # modules at the root that are no ground floor
 TORCH = {
     "diffusion",
     "ensembles",
