@@ -256,7 +256,7 @@ def _one(path: Path, arguments: argparse.Namespace, method, model, client) -> tu
     )
     members = f"{dataset.attrs['members']} members, " * (arguments.add or arguments.tolerance is not None)
     about = dataset.attrs
-    said = f"{_counted(about['objects'], about['doubtful'], about['members'])}, {members}{inside}, {about['sees']}"
+    said = f"{members}{_counted(about['objects'], about['doubtful'], about['members'])}, {inside}, {about['sees']}"
     return f"{said}, {time.perf_counter() - start:.1f} s -> {outputs[0]}", True
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08d

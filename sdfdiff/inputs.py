@@ -39,7 +39,7 @@ def found_images(
 # %% ../nbs/8_engine_room/20_inputs.ipynb #inputs-08
 @cache
 def _large(path: Path, level: int) -> bool:
-    from sdfdiff.images.slides import is_large
+    from sdfdiff.images.readers import is_large
 
     return is_large(path, level)
 

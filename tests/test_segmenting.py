@@ -493,7 +493,7 @@ def test_a_file_is_taken_by_its_name_and_so_are_weights(photo):
     for given in (photo, str(photo)):
         found = segment(given, "nuclei", **QUICK)
         xr.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
-        place = {"level": 0, "region": "whole", "region_row": 0, "region_column": 0}
+        place = {"level": 0, "region": "whole", "region_row": 0, "region_column": 0, "downsample": 1.0}
         assert found.attrs == expected.attrs | place | {"microns_from": "no pixel size in the file"}
     with pytest.raises(FileNotFoundError, match="nucleus.*nuclei, glands, tissue"):
         segment(PICTURE, "nucleus", **QUICK)

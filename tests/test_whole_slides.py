@@ -414,7 +414,7 @@ def test_a_slide_without_objects(tmp_path, small_tiles):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     "Two slides, one of them cut off, and weights; what is large begins at 300 px."
-    monkeypatch.setattr("sdfdiff.images.slides.LARGEST", 300)
+    monkeypatch.setattr("sdfdiff.images.readers.LARGEST", 300)
     monkeypatch.setattr(results, "_REGION", 512)
     monkeypatch.chdir(tmp_path)
     whole = written(tmp_path / "a.tif", tissue(3, (310, 600)).image)

@@ -20,13 +20,17 @@ import xarray as xr
 from .. import drawing
 from ..files import writing
 from ..outlines import check_labels, label_numbers, trace_outlines
+from ..provenance import ENDINGS, readable
 
 # %% ../../nbs/3_ensembles/8_exports.ipynb #exports-07
 def _identity(
     path: Path,  # File that is written
 ) -> UUID:  # The same for every file NAME.*, in any folder
     "Numbers that look random and are not: a second run gives the same file."
-    return uuid5(NAMESPACE_URL, f"sdfdiff:{path.name.split('.')[0].removesuffix('_labels')}")
+    name = readable(path.name)
+    for ending in (*ENDINGS, ".tiff", ".tif", ".geojson"):
+        name = name.removesuffix(ending)
+    return uuid5(NAMESPACE_URL, f"sdfdiff:{name}")
 
 # %% ../../nbs/3_ensembles/8_exports.ipynb #exports-08
 def write_labels(
@@ -61,7 +65,7 @@ def write_labels(
         writing(path, force) as temporary,
         tifffile.TiffWriter(temporary, ome=True, bigtiff=rows * columns > 1e9) as file,
     ):
-        metadata = {"axes": "YX", "UUID": str(_identity(path)), "Name": path.name, **size}
+        metadata = {"axes": "YX", "UUID": str(_identity(path)), "Name": readable(path.name), **size}
         options = {"tile": (tile, tile), "compression": "zlib", "photometric": "minisblack", "metadata": metadata}
         file.write(tiles(), shape=(rows, columns), dtype=np.uint32, **options, **tags)
     return path

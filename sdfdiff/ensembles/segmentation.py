@@ -194,9 +194,13 @@ def _written(dataset: xr.Dataset, image: np.ndarray, outputs: list[Path], force:
             write_png(temporary, picture)
         folder = Path(stack.enter_context(TemporaryDirectory(prefix=".writing-", dir=outputs[0].parent)))
         made = [folder / output.name for output in outputs[3:6]]  # their names decide on the identity of the objects
-        write_labels(made[0], labels, dataset.attrs.get("microns"))
-        write_objects(made[1], table)
-        write_geojson(made[2], labels, table, **place)
+        try:
+            write_labels(made[0], labels, dataset.attrs.get("microns"))
+            write_objects(made[1], table)
+            write_geojson(made[2], labels, table, **place)
+        except OSError as error:  # the user knows them by their final names
+            name = Path(error.filename or outputs[3]).name
+            raise OSError(error.errno, error.strerror, str(outputs[0].with_name(name))) from None
         for path, temporary in zip(made, places[3:]):
             path.replace(temporary)
         write_dataset(dataset, last)
