@@ -855,7 +855,7 @@ def test_a_full_disk(place):
     tried = [
         (0, "photo_mask.png", out),
         (8, "photo_", out),
-        (24, "photo.nc", out),
+        (24, "photo_", out),
         (
             8,
             "a.zarr",
