@@ -1,4 +1,9 @@
-from .collection import ensemble as ensemble, masks as masks, source_pixels as source_pixels
+from .collection import (
+    ensemble as ensemble,
+    masks as masks,
+    source_mask as source_mask,
+    source_pixels as source_pixels,
+)
 from .exports import (
     write_geojson as write_geojson,
     write_labels as write_labels,
@@ -19,5 +24,4 @@ from .segmentation import (
     read_result as read_result,
     segment as segment,
     segment_file as segment_file,
-    source_mask as source_mask,
 )

@@ -13,7 +13,7 @@ import xarray as xr
 from skimage.color.colorconv import rgb_from_hed
 from skimage.measure import regionprops_table
 
-from .segmentation import at_source, source_mask
+from .collection import at_source, source_mask
 from ..images.preparation import fit_stain
 from ..pixels import resized_labels
 from ..uncertainty.instances import split

@@ -21,7 +21,8 @@ from skimage.measure import label
 from ..diffusion.model import Model, load_model
 from ..ensembles.method import Method
 from ..ensembles.objects import objects_of
-from ..ensembles.segmentation import at_source, segment
+from ..ensembles.collection import at_source
+from ..ensembles.segmentation import segment
 from ..images.cases import Case, find_cases, hold_out, read_case
 from .plan import StudyPlan, study_cases
 from .schema import MASKS, THRESHOLDS
