@@ -141,7 +141,7 @@ def test_the_coarsest_level_that_is_fine_enough(tmp_path, microns, levels, prepa
     assert (grid.rows - 1) * side < rows * 256 <= grid.rows * side and grid.columns == -(-columns * 256 // side)
     if preparation.microns:
         assert abs(grid.microns / preparation.microns - 1) < 0.04
-        assert grid.microns == pytest.approx((microns or preparation.usual) * grid.downsample)
+        assert grid.microns == pytest.approx((microns or 0.25) * grid.downsample)
     assert grid_of(slide, preparation, level=0).level == 0
     assert grid_of(slide, preparation, scale=0.25).side == 1024
 

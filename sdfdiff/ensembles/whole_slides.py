@@ -35,6 +35,7 @@ from sdfdiff.images.preparation import (
     fit_stain,
     haematoxylin,
     see_image,
+    usual_microns,
 )
 from ..images.slides import Slide, assumption, find_tissue
 
@@ -61,7 +62,7 @@ def grid_of(
     scale: float | None = None,  # Network pixels per pixel of the level; None: as the um say
 ) -> Grid:
     "The grid on which a slide is segmented. ValueError for a level that does not exist, and for an extreme scale."
-    base = preparation.usual if slide.microns is None else slide.microns
+    base = usual_microns(preparation) if slide.microns is None else slide.microns
     wanted = preparation.microns if scale is None and preparation.size is None else None
     if wanted is None or base is None:
         number = level or 0
