@@ -350,3 +350,10 @@ def test_another_suffix_is_refused(tmp_path, write, name):
     given = {write_labels: [LABELS], write_geojson: [LABELS, TABLE], write_objects: [TABLE]}
     with pytest.raises(ValueError, match=rf"{re.escape(name)} must end in \."):
         write(tmp_path / name, *given[write])
+
+
+def test_areas_in_um_have_one_unit_in_their_names():
+    data = {"id": [1, 2], "area": [4, 9], "area_um": [1.0, 2.25], "area_std_um": [0.1, 0.2], "margin_um": [1.0, 2.0]}
+    units = {"area": "px²", "area_um": "um²", "area_std_um": "um²", "margin_um": "um"}
+    table = xr.Dataset({name: ("object", values, {"units": units.get(name, "1")}) for name, values in data.items()})
+    assert list(columns(table)) == ["id", "area_px2", "area_um2", "area_std_um2", "margin_um"]

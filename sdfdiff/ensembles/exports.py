@@ -86,6 +86,7 @@ def columns(
             continue
         unit = str(one.attrs.get("units", "1")).translate(plain)
         ending = "" if unit in ("1", "") or str(name).endswith(f"_{unit}") else f"_{unit}"
+        name = str(name).removesuffix("_um") if unit == "um2" else str(name)  # area_um, in um², is area_um2
         others = [dim for dim in one.dims if dim != "object"]
         values = one.transpose(*others, "object").values
         for place in np.ndindex(values.shape[:-1]):
