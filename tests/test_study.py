@@ -478,6 +478,14 @@ def test_a_cluster_that_loses_a_worker(whole, tmp_path):
     assert open_study(tmp_path / "a.zarr")["finished"].all()
 
 
+def test_half_a_chunk_of_a_killed_process_is_swept_away(whole, tmp_path):
+    "zarr writes a chunk under another name first; a kill in between leaves that name."
+    store = Path(shutil.copytree(whole, tmp_path / "a.zarr"))
+    (store / "finished" / "c" / "0.1f2e.partial").write_bytes(b"half")
+    assert [step.done for step in run_study(SCENES, store, resume=True)] == [4]
+    assert content(store) == content(whole)
+
+
 def test_an_error_on_a_cluster_is_the_same_sentence(ragged, tmp_path):
     "And the rest is cancelled."
     distributed = pytest.importorskip("distributed")

@@ -205,6 +205,8 @@ def run_study(
         else:
             _begin(plan, store, paths, force, anyway)
         yield from _pieces(plan, store, paths, client, batch, workers or 1)
+        for half in store.rglob("*.partial"):  # what a process was writing when it was killed
+            half.unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
