@@ -1031,6 +1031,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'sdfdiff.files.read_dataset': ('8_engine_room/files.html#read_dataset', 'sdfdiff/files.py'),
                                'sdfdiff.files.read_image': ('8_engine_room/files.html#read_image', 'sdfdiff/files.py'),
                                'sdfdiff.files.read_labels': ('8_engine_room/files.html#read_labels', 'sdfdiff/files.py'),
+                               'sdfdiff.files.sweep': ('8_engine_room/files.html#sweep', 'sdfdiff/files.py'),
                                'sdfdiff.files.warnings_naming_file': ('8_engine_room/files.html#warnings_naming_file', 'sdfdiff/files.py'),
                                'sdfdiff.files.with_current_names': ('8_engine_room/files.html#with_current_names', 'sdfdiff/files.py'),
                                'sdfdiff.files.write_dataset': ('8_engine_room/files.html#write_dataset', 'sdfdiff/files.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'read_image', 'warnings_naming_file', 'read_labels', 'Exists', 'Refused', 'DiskFull',
-           'check_writable', 'writing', 'write_png', 'write_dataset', 'with_current_names', 'read_dataset']
+           'check_writable', 'writing', 'sweep', 'write_png', 'write_dataset', 'with_current_names', 'read_dataset']
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-02
 import contextlib
@@ -276,6 +276,14 @@ def writing(
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+# %% ../nbs/8_engine_room/3_files.ipynb #files-32s
+def sweep(
+    store: str | Path,  # A zarr store into which no process writes any more
+) -> None:
+    "Remove what a process was writing when it was killed: zarr gives a chunk its name when it is whole."
+    for half in Path(store).rglob("*.partial"):
+        half.unlink(missing_ok=True)
 
 # %% ../nbs/8_engine_room/3_files.ipynb #files-37
 def write_png(

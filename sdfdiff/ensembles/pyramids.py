@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..files import DiskFull, Exists, writing
+from ..files import DiskFull, Exists, sweep, writing
 from ..outlines import check_labels, label_numbers
 from ..provenance import check_same
 
@@ -167,6 +167,7 @@ def _finished(store: "Store") -> Path:
         if not store.force:
             raise Exists(f"{store.path} exists", force="to replace it")
         shutil.rmtree(store.path)
+    sweep(store.folder)
     shutil.rmtree(store.folder / "regions")
     (store.folder / "about.json").unlink()
     return store.folder.rename(store.path)

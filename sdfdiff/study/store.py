@@ -27,7 +27,8 @@ from ..ensembles.method import Method
 from ..ensembles.collection import ensemble
 from ..ensembles.streaming import check_tolerance
 from .. import __version__
-from ..files import DiskFull, Exists, Refused, warnings_naming_file, read_dataset, with_current_names, writing
+from ..files import DiskFull, Exists, Refused, read_dataset, sweep
+from ..files import warnings_naming_file, with_current_names, writing
 from ..diffusion.model import Model, load_model
 from ..images.cases import Prepared, checksums, prepare_case, read_case
 from ..images.preparation import Preparation, check_image
@@ -205,8 +206,7 @@ def run_study(
         else:
             _begin(plan, store, paths, force, anyway)
         yield from _pieces(plan, store, paths, client, batch, workers or 1)
-        for half in store.rglob("*.partial"):  # what a process was writing when it was killed
-            half.unlink(missing_ok=True)
+        sweep(store)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
