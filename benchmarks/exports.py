@@ -1,9 +1,6 @@
 "Objects as GeoJSON: seconds and memory of a million of them, and the same objects written with shapely and json."
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,11 +11,11 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
-from benchmarks.resident import resident
+from benchmarks.resident import in_own_process, resident
 from sdfdiff.ensembles.exports import columns, write_geojson
 from sdfdiff.outlines import trace_outlines
 
-_ROOT = Path(__file__).resolve().parents[1]  # Of the checkout, where `benchmarks` is found
+WRITE = "benchmarks.exports.write_alone"
 
 
 def patch(
@@ -84,7 +81,7 @@ def write_alone(
     count: int,  # Objects; of labels, at least as many
     suffix: str = ".geojson.gz",  # Or .geojson
 ) -> dict[str, float]:  # objects; seconds; cpu: seconds of the processor; before, peak and size: bytes
-    "Write one file in this process, which should have done nothing else; see `alone`."
+    "Write one file in this process, which should have done nothing else; see `in_own_process`."
     one = patch()
     labels = Slide(one, int(np.ceil(np.sqrt(count / one.max())))) if source == "labels" else None
     count = labels.count**2 * labels.most if source == "labels" else count
@@ -94,22 +91,6 @@ def write_alone(
         path = write_geojson(Path(folder) / f"a{suffix}", given(one, count) if labels is None else labels, table)
         found = {"objects": count, "seconds": perf_counter() - start, "cpu": process_time() - cpu}
         return found | {"before": before, "peak": resident(), "size": path.stat().st_size}
-
-
-def alone(
-    source: str,  # See `write_alone`
-    count: int,  # Objects
-    suffix: str = ".geojson.gz",  # Or .geojson
-) -> dict[str, float]:  # See `write_alone`
-    "One file in a process of its own, one thread. RuntimeError, with the process's last words, if it fails."
-    code = "import json\nfrom benchmarks.exports import write_alone\n"
-    code += f"print(json.dumps(write_alone({source!r}, {count}, {suffix!r})))"
-    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{count} objects from {source} failed in their own process: {done.stderr[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def by_shapely(labels: np.ndarray) -> dict:  # Number: geometry
@@ -169,7 +150,7 @@ def export_study(
     rounds: int = 3,  # Of the race
 ) -> xr.Dataset:
     "Everything above as numbers."
-    ways = {(source, suffix): alone(source, objects, suffix) for source, suffix in SOURCES}
+    ways = {(source, suffix): in_own_process(WRITE, source, objects, suffix) for source, suffix in SOURCES}
     found = race(patches, rounds)
     names = [f"{source} to {suffix}" for source, suffix in SOURCES]
     data = {

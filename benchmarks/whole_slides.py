@@ -5,9 +5,6 @@ one thread. Processor seconds are printed: they hardly depend on what else the m
 draws one member after another, and the glass as well: of its factor, 2.5 are glass.
 """
 
-import json
-import os
-import subprocess
 import sys
 import warnings
 from importlib import import_module
@@ -18,13 +15,13 @@ from time import process_time
 import numpy as np
 import torch
 
-from benchmarks.memory import resident
+from benchmarks.resident import in_own_process, resident
 from sdfdiff.diffusion.model import Model, load_model
 from sdfdiff.diffusion.one_call import noise_maps
 from sdfdiff.images.preparation import see_image
 from sdfdiff.images.synthetic import tissue
 
-_ROOT, _SHARE, _MEMBERS = Path(__file__).resolve().parents[1], 0.4, 8  # _SHARE of the columns is tissue
+_SHARE, _MEMBERS = 0.4, 8  # _SHARE of the columns is tissue
 
 
 def write_slide(
@@ -79,19 +76,6 @@ def segment_alone(
         return found | {"peak": resident(), "count": table.sizes["object"]}
 
 
-def alone(
-    side: int,  # Of the slide
-) -> dict[str, float]:  # See `segment_alone`
-    "The same in a process of its own. RuntimeError, with the process's last words, if it fails."
-    code = f"import json\nfrom benchmarks.whole_slides import segment_alone\nprint(json.dumps(segment_alone({side})))"
-    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"the slide of {side} px failed in its own process: {done.stderr[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 class _Member(torch.nn.Module):
     "The network as MONAI's inferer calls it: windows of an image in, one member out."
 
@@ -130,7 +114,7 @@ def main(*sides: str) -> None:
     theirs = sliding_window() / (_SHARE * 2048**2 / 1e6)
     print(f"MONAI: {theirs:.2f} s per megapixel of tissue, {_MEMBERS} members, 2048 x 2048 px")
     for side in map(int, sides or (8192, 16384)):
-        found, area = alone(side), _SHARE * side**2 / 1e6
+        found, area = in_own_process("benchmarks.whole_slides.segment_alone", side), _SHARE * side**2 / 1e6
         fields, objects = found["fields"] / area, found["objects"] / area
         most = f"{found['peak of fields'] / 2**20:.0f} and {found['peak'] / 2**20:.0f} MiB at most"
         said = f"fields {fields:.2f} s and {found['count']} objects {objects:.2f} s per megapixel of tissue, {most}"

@@ -116,8 +116,8 @@ def test_exports_write_what_they_say(monkeypatch):
     for number, ((ring,),) in given:
         if number <= 16:
             assert shapes[number].equals(shapely.Polygon(ring))
-    assert exports.alone("polygons", 10, ".geojson")["objects"] == 10
-    monkeypatch.setattr(exports, "alone", exports.write_alone)
+    assert exports.in_own_process(exports.WRITE, "polygons", 10, ".geojson")["objects"] == 10
+    monkeypatch.setattr(exports, "in_own_process", lambda name, *given: exports.write_alone(*given))
     monkeypatch.setattr(exports, "patch", lambda: one)
     result = exports.export_study(50, patches=1, rounds=1)
     assert result["many_objects"].values.tolist() == [50, 50, 64] and (result["many_size"] > 1000).all()

@@ -12,7 +12,8 @@ from benchmarks import competitors
 from benchmarks.benchmark import precision, run_benchmark
 from benchmarks.competitors import DRIVERS, OPTIONAL, SCHEDULERS, gathered
 from benchmarks.factors import Plain, one_by_one, steps_of_chain
-from benchmarks.memory import alone, resident
+from benchmarks.memory import DRAW
+from benchmarks.resident import in_own_process, resident
 from benchmarks.plan import FULL, QUICK, Plan, machine, one_thread, slide
 from benchmarks.table import benchmark_table, frontier_table
 from sdfdiff.diffusion.model import Model, load_model, save_weights
@@ -203,11 +204,11 @@ def test_peak_memory_is_that_of_the_child(weights, monkeypatch):
     filled = np.ones(2**27)
     monkeypatch.chdir(weights.parent)  # from anywhere
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    one = alone(str(weights), 64, 2, "draft")
+    one = in_own_process(DRAW, str(weights), 64, 2, "draft", 0)
     assert 0 < one["before"] <= one["peak"] < resident() - filled.nbytes / 2 and one["seconds"] > 0
     assert resident("VmRSS") >= filled.nbytes
 
 
 def test_a_child_that_fails_is_reported():
-    with pytest.raises(RuntimeError, match="64 x 64 px, failed in its own process(.|\n)*nowhere"):
-        alone("nowhere", 64, 2)
+    with pytest.raises(RuntimeError, match="64, 2, .* failed in its own process(.|\n)*nowhere"):
+        in_own_process(DRAW, "nowhere", 64, 2, "draft", 0)

@@ -248,7 +248,8 @@ def test_parquet(tmp_path):
     assert back.column_names == list(columns(TABLE)) and back["id"].to_pylist() == TABLE["id"].values.tolist()
     frame = back.to_pandas()
     assert (frame["area_um2"].values == TABLE["area"].values).all()
-    assert frame.attrs["members"] == 8 and frame.attrs["levels"] == [0, 1, 2] and frame.attrs["units"]["area"] == "µm²"
+    assert frame.attrs["members"] == 8 and frame.attrs["levels"] == [0, 1, 2]
+    assert frame.attrs["units"]["area"] == "µm²"
 
 
 def test_anndata(tmp_path):

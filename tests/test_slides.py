@@ -407,7 +407,7 @@ def tissue_slide(path, levels=(1, 2, 4), shape=(1500, 2300)):
 @pytest.mark.parametrize("coarse", [1024, 300])
 def test_tissue_is_found_to_the_last_row_and_column(tmp_path, levels, coarse, monkeypatch):
     monkeypatch.setattr(slides, "_COARSE", coarse)
-    monkeypatch.setattr(readers, "_SMALL", 1000)  # a single level in tiles is read in parts as well
+    monkeypatch.setattr(readers, "LARGEST", 1000)  # a single level in tiles is read in parts as well
     path, truth = tissue_slide(tmp_path / "a.tif", levels)
     found = find_tissue(Slide(path))
     assert max(found.shape) <= coarse
@@ -419,7 +419,7 @@ def test_tissue_is_found_to_the_last_row_and_column(tmp_path, levels, coarse, mo
 
 def test_blocks_are_means(tmp_path, monkeypatch):
     monkeypatch.setattr(slides, "_COARSE", 100)
-    monkeypatch.setattr(readers, "_SMALL", 500)
+    monkeypatch.setattr(readers, "LARGEST", 500)
     path = pyramid(tmp_path / "a.tif", factors=(1,))
     found = slides._coarse(Slide(path))
     whole = IMAGE / 255

@@ -948,6 +948,13 @@ def test_shares_and_processes_must_fit():
         next(train(fresh(), disc_data(), Recipe(batch=4, shares=2), accelerator=three))
 
 
+def test_processes_that_begin_with_different_weights_are_refused():
+    other = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True)
+    other.gather = lambda mine: torch.cat([mine, mine + 1])
+    with pytest.raises(ValueError, match="different weights: seed torch alike"):
+        next(train(fresh(), disc_data(), Recipe(batch=4, shares=2), accelerator=other))
+
+
 def test_tensorboard_has_what_the_table_has(tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr(module, "_APART", 2)

@@ -212,6 +212,12 @@ def _start(state: _State, files: tuple, recipe: Recipe, made_of: dict, accelerat
         _write_table(table if main else None, state.history, force=True)
     elif checkpoint is not None and main:
         _save(state, checkpoint, recipe, made_of, force=False)
+    if accelerator is not None:  # each process sees all sums, so that all of them stop, or none
+        sums = accelerator.gather(
+            torch.stack([one.detach().double().sum() for one in state.network.parameters()])[None]
+        )
+        if (sums != sums[0]).any():
+            raise ValueError("The processes begin with different weights: seed torch alike before the network is made.")
     return files if main else (None, None, None)
 
 # %% ../../nbs/2_diffusion/7_training.ipynb #training-21

@@ -80,7 +80,8 @@ def columns(
         raise ValueError("The table needs whole numbers `id` along its dimension `object`: those of the labels.")
     if len(np.unique(number)) < number.size:
         raise ValueError("The table has two rows with the same id; each object has a number of its own.")
-    found, plain = {"id": number.values}, str.maketrans({"µ": "u", "μ": "u", "²": "2", "^": "", " ": "_", "/": "_per_"})
+    found = {"id": number.values}
+    plain = str.maketrans({"µ": "u", "μ": "u", "²": "2", "^": "", " ": "_", "/": "_per_"})
     for name, one in table.reset_coords().data_vars.items():
         if name in ("id", "object") or "object" not in one.dims:
             continue

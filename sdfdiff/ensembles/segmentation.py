@@ -23,18 +23,19 @@ from .objects import objects_of
 from .method import METHOD_FIELDS, Method, method_for
 from ..files import check_writable, read_dataset, warnings_naming_file, write_dataset, write_png, writing
 from ..images.preparation import check_image, prepared_shape, see_image
+from ..images.readers import LARGEST
 from ..images.slides import Slide, assumption
 from ..diffusion.model import Model, load_model
 from ..provenance import SHIPPED, checksum, output_paths, readable
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07
-_SMALLEST, _LARGEST = 32, 4096  # Pixels per side
+_SMALLEST = 32  # Pixels per side
 
 
 def _check_sides(rows: int, columns: int, name: str = "", advice: str = "") -> None:
     "ValueError for what is too small, or too large to be segmented at once."
-    if min(rows, columns) < _SMALLEST or max(rows, columns) > _LARGEST:
-        allowed = f"each side must have {_SMALLEST} to {_LARGEST}{advice}"
+    if min(rows, columns) < _SMALLEST or max(rows, columns) > LARGEST:
+        allowed = f"each side must have {_SMALLEST} to {LARGEST}{advice}"
         raise ValueError(f"{name}{': the' if name else 'The'} image has {rows} x {columns} pixels: {allowed}.")
 
 
@@ -46,7 +47,7 @@ def _read(
         rows, columns, downsample, _ = slide.level(level)
         window = (0, 0, rows, columns) if region is None else tuple(region)
         advice = "; choose a region of it" + ", or a smaller level" * (level + 1 < len(slide.levels))
-        _check_sides(*window[2:], str(path), advice if region is None and max(rows, columns) > _LARGEST else "")
+        _check_sides(*window[2:], str(path), advice if region is None and max(rows, columns) > LARGEST else "")
         image, size = slide.read(*window, level), slide.microns and slide.microns * downsample
     place = {"level": level, "region": "whole" if region is None else " ".join(map(str, window))}
     place |= {"downsample": float(downsample)}
@@ -59,10 +60,10 @@ def _preparation(model: Model, shape: tuple, microns: float | None, scale: float
     # a scale of one's own says nothing of micrometres
     found = found.at_microns(microns) if scale is None else replace(found, scale=scale, microns=None)
     seen = prepared_shape(shape, found)
-    if min(seen) < _SMALLEST // 4 or max(seen) > 2 * _LARGEST:
+    if min(seen) < _SMALLEST // 4 or max(seen) > 2 * LARGEST:
         raise ValueError(
             f"At scale {found.scale:g} the network would see {seen[0]} x {seen[1]} pixels: "
-            f"each side must have {_SMALLEST // 4} to {2 * _LARGEST}."
+            f"each side must have {_SMALLEST // 4} to {2 * LARGEST}."
         )
     return found
 

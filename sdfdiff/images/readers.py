@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/8_engine_room/17_readers.ipynb #readers-05
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".zarr")
-_SMALL = 4096  # Pixels a side: larger tiled files are read in parts
+LARGEST = 4096  # Pixels a side of what is read and segmented at once; a larger image is a slide, taken in parts
 
 
 def is_store(path: str | os.PathLike) -> bool:
@@ -57,7 +57,7 @@ def _kind(path: Path) -> str:
             return "vendor"
         if page.is_tiled:
             _check_whole(file)
-        small = max(page.imagelength, page.imagewidth) <= _SMALL and len(file.series[0].levels) == 1
+        small = max(page.imagelength, page.imagewidth) <= LARGEST and len(file.series[0].levels) == 1
         return "plain" if small or not page.is_tiled else "tiff"
 
 # %% ../../nbs/8_engine_room/17_readers.ipynb #readers-07
@@ -204,9 +204,6 @@ def open_reader(
 ) -> _Plain | _Tiff | _Vendor | _Store:
     "The reader for a file. Unread, FileNotFoundError, and whatever the libraries raise for a damaged one."
     return {"plain": _Plain, "tiff": _Tiff, "vendor": _Vendor, "store": _Store}[_kind(path)](path)
-
-
-LARGEST = 4096  # Pixels a side of what is segmented at once; a larger image is segmented as a slide, in parts
 
 
 def is_large(
