@@ -27,7 +27,8 @@ ROOMS = {  # part of the package: the parts that it may import; "" is the ground
     "study": {"", "images", "uncertainty", "diffusion", "ensembles"},
     "comparisons": {"", "images", "uncertainty", "diffusion", "ensembles", "study"},
     "panels": {"", "images", "uncertainty", "diffusion", "ensembles", "study"},
-    "top": {"", "images", "uncertainty", "diffusion", "ensembles", "study", "comparisons", "panels"},
+    "beyond": {"", "images", "uncertainty", "diffusion", "ensembles", "study", "comparisons", "panels"},
+    "top": {"", "images", "uncertainty", "diffusion", "ensembles", "study", "comparisons", "panels", "beyond"},
 }
 TOP = {"options", "inputs", "measuring", "studying", "command"}  # modules at the root that are no ground floor
 TORCH = {
@@ -36,8 +37,9 @@ TORCH = {
     "study",
     "comparisons",
     "panels",
+    "beyond",
 }  # parts that may import torch when they are imported
-XARRAY = {"uncertainty", "ensembles", "study", "comparisons", "panels"}
+XARRAY = {"uncertainty", "ensembles", "study", "comparisons", "panels", "beyond"}
 MATPLOTLIB = {"study", "panels"}
 SHOW_ONLY = {
     "0_first_look",
@@ -391,7 +393,7 @@ def test_module_is_small(path):
 def test_package_is_small():
     "Lines of all modules, the index left out, at a width of 120 columns (ruff checks the width)."
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "_modidx.py"]
-    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 18_600
+    assert sum(len(file.read_text(encoding="utf8").splitlines()) for file in files) <= 21_600
 
 
 def unannotated(tree):

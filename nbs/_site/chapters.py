@@ -14,6 +14,7 @@ CHAPTERS = {  # folder: title; a chapter whose name (without the number) is a pa
     "7_panels": "Panels",
     "8_engine_room": "The engine room",
     "9_comparisons": "Other methods",
+    "10_beyond": "Beyond the paper",
 }
 
 INDEX = ROOT / "nbs" / "index.ipynb"  # leads to the others
