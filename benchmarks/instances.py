@@ -15,6 +15,7 @@ ensembles, so that what was stopped goes on. `--fold K` trains and draws one fol
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -33,8 +34,8 @@ from sdfdiff.ensembles.method import METHODS
 from sdfdiff.ensembles.objects import objects_of
 from sdfdiff.ensembles.segmentation import segment
 from sdfdiff.files import read_dataset, write_dataset
-from sdfdiff.images.cases import Case, find_cases, hold_out, read_case
-from sdfdiff.images.preparation import prepare_image, prepare_labels
+from sdfdiff.images.cases import Case, CasePaths, find_cases, hold_out, read_case
+from sdfdiff.images.preparation import Preparation, prepare_image, prepare_labels
 from sdfdiff.images.training_data import TrainingData, folds
 from sdfdiff.options import prepare_process
 from sdfdiff.study.plan import case_seed
@@ -45,14 +46,14 @@ from sdfdiff.uncertainty.metrics import scores
 from sdfdiff.uncertainty.objects import match_objects
 
 TITLE, FOLDS, MEMBERS, VIEWS = "sdfdiff instances", 3, 16, 4
-HEIGHTS, SHARES, LEAST, GIVEN = (0.25, 0.75), (0.1, 0.3, 0.5), (16.0, 48.0), (0.0, 1.0)
+HEIGHTS, SHARES, LEAST = (0.25, 0.75), (0.1, 0.3), (16.0, 48.0)
 
 
 def nuclei_setting(scale: float = 0.5, line: int = 2, truncation: float = 3.0) -> Setting:
     "Nuclei one by one: one encoder, of the size of `tissue_fast`, so that a training can begin with it."
     whole = SETTINGS["monuseg"]
     preparation = replace(whole.preparation, scale=scale, microns=0.25 / scale)
-    recipe = replace(whole.recipe, truncation=truncation, steps=1500, encoder_steps=1200)
+    recipe = replace(whole.recipe, truncation=truncation, steps=1050, encoder_steps=900)
     architecture = replace(whole.architecture, encoders=1)
     changes = {"preparation": preparation, "recipe": recipe, "architecture": architecture}
     return replace(whole, instances=True, line=line, reach=truncation / 3, **changes)
@@ -70,16 +71,19 @@ def labels_of(case: Case, known: bool) -> np.ndarray:
     return case.labels if known else split(signed_distance(mask, 100.0), mask, height=1.0)
 
 
+@cache
+def prepared(paths: CasePaths, known: bool, preparation: Preparation) -> tuple[np.ndarray, np.ndarray]:
+    "Image and objects as the network sees them."
+    case = read_case(paths)
+    preparation = preparation.at_microns(case.microns)
+    return prepare_image(case.image, preparation), prepare_labels(labels_of(case, known), preparation)
+
+
 def training_data(cases: list, known: set[str], setting: Setting) -> TrainingData:
     "Prepared images with the distances of their objects, a line between those that touch."
-    images, labels = [], []
-    for paths in cases:
-        case = read_case(paths)
-        preparation = setting.preparation.at_microns(case.microns)
-        images.append(prepare_image(case.image, preparation))
-        labels.append(prepare_labels(labels_of(case, paths.name in known), preparation))
-    groups = [paths.group for paths in cases]
-    return TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary, groups, setting.line)
+    images, labels = zip(*(prepared(one, one.name in known, setting.preparation) for one in cases))
+    how = setting.crop, setting.augmentation, setting.boundary, [one.group for one in cases], setting.line
+    return TrainingData.of(images, labels, *how)
 
 
 def trained(data: TrainingData, setting: Setting, start: str, out: Path, seed: int = 0, **about) -> None:
@@ -138,25 +142,27 @@ class Ways:
     height: float = 0.25
     share: float = 0.3
     least: float = 16.0
-    given: float = 1.0  # Share of the line that is given back
 
     def options(self, dataset: xr.Dataset) -> dict[str, float]:
         "For `split` and `objects_of`, in px of the image."
         side = float(np.sqrt(dataset.attrs["source_rows"] * dataset.attrs["source_columns"] / dataset["mean"].size))
-        line = self.given * dataset.attrs.get("line_px", 0) * side
-        return {"height": self.height * side, "share": self.share, "least": self.least * side**2, "line": line}
+        return {"height": self.height * side, "share": self.share, "least": self.least * side**2}
+
+
+def found_by(dataset: xr.Dataset, way: Ways, line: float | None = None) -> np.ndarray:
+    "Objects, as `objects_of` finds them, but without what the members say; `line` in network px, None: all of it."
+    side = float(np.sqrt(dataset.attrs["source_rows"] * dataset.attrs["source_columns"] / dataset["mean"].size))
+    distance = side * (at_source(dataset, dataset["initial_estimate"].values) - dataset.attrs["threshold_px"])
+    line = side * (dataset.attrs.get("line_px", 0) if line is None else line)
+    return split(distance, source_mask(dataset), **way.options(dataset), line=line)
 
 
 def sums_of_ways(dataset: xr.Dataset, truth: np.ndarray) -> xr.Dataset:
     "The sums of one image for every way to find objects; dimension `way`."
-    side = float(np.sqrt(dataset.attrs["source_rows"] * dataset.attrs["source_columns"] / dataset["mean"].size))
-    distance = side * (at_source(dataset, dataset["initial_estimate"].values) - dataset.attrs["threshold_px"])
-    mask = source_mask(dataset)
-    found = [split(distance, mask, **way.options(dataset)) for way in WAYS]
-    return xr.concat([instance_sums(one, truth) for one in found], "way")
+    return xr.concat([instance_sums(found_by(dataset, way), truth) for way in WAYS], "way")
 
 
-WAYS = [Ways(*one) for one in product(HEIGHTS, SHARES, LEAST, GIVEN)]
+WAYS = [Ways(*one) for one in product(HEIGHTS, SHARES, LEAST)]
 
 
 def measured(dataset: xr.Dataset, case: Case, way: Ways) -> tuple[xr.Dataset, xr.Dataset]:
@@ -166,6 +172,7 @@ def measured(dataset: xr.Dataset, case: Case, way: Ways) -> tuple[xr.Dataset, xr
     rows = xr.Dataset({"exists": ("object", table["exists"].values), "iou": ("object", iou)})
     sums = instance_sums(labels, case.labels, hausdorff=True)
     sums["pixel_f1"] = scores(labels > 0, case.labels > 0)["f1"]
+    sums["aji_line_kept"] = instance_scores(instance_sums(found_by(dataset, way, 0.0), case.labels))["aji"]
     return sums, rows.assign(of=("object", np.full(len(iou), case.name)))
 
 
