@@ -46,7 +46,7 @@ from sdfdiff.uncertainty.metrics import scores
 from sdfdiff.uncertainty.objects import match_objects
 
 TITLE, FOLDS, MEMBERS, VIEWS = "sdfdiff instances", 3, 16, 4
-HEIGHTS, SHARES, LEAST = (0.25, 0.75), (0.1, 0.3), (16.0, 48.0)
+HEIGHTS, SHARES, LEAST = (0.25, 0.75, 2.0), (0.1, 0.3), (16.0, 48.0)
 
 
 def nuclei_setting(scale: float = 0.5, line: int = 2, truncation: float = 3.0) -> Setting:
@@ -105,7 +105,7 @@ def trained(data: TrainingData, setting: Setting, start: str, out: Path, seed: i
         features = features._replace(maps=network.condition(said))
         return one_call_loss(network, features, distances, recipe, generator)
 
-    second = replace(recipe, steps=recipe.steps - recipe.encoder_steps, encoder_steps=0)
+    second = replace(recipe, steps=recipe.steps - recipe.encoder_steps, encoder_steps=0 if count == 1 else count)
     network, seconds = step.average.requires_grad_(True), step.seconds
     run = train(network, data, second, VE(), out.with_suffix(".second.safetensors"), objective=score)
     step = _last(run, f"{out.stem}, generator")
