@@ -39,7 +39,7 @@ from sdfdiff.images.preparation import Preparation, prepare_image, prepare_label
 from sdfdiff.images.training_data import TrainingData, folds
 from sdfdiff.options import prepare_process
 from sdfdiff.study.plan import case_seed
-from sdfdiff.uncertainty.calibration import calibration_error, fit_recalibration, recalibrated, reliability
+from sdfdiff.uncertainty.calibration import calibration_error, cross_fitted, reliability
 from sdfdiff.uncertainty.errors import auroc
 from sdfdiff.uncertainty.instances import instance_scores, instance_sums, split
 from sdfdiff.uncertainty.metrics import scores
@@ -229,19 +229,20 @@ def glands(root: Path, runs: Path, line: int = 2) -> list[xr.Dataset]:
     return found
 
 
+def promises(found: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    "What P(exists) promised and what was found, for each image; and recalibrated, by a fit to the other folds."
+    parts = [found[["exists", "iou"]].isel(object=found["of"].values == one) for one in found["case_name"].values]
+    tables = [reliability(one["exists"], one["iou"] > 0.5, dim="object") for one in parts]
+    table = xr.concat(tables, "case")
+    return table, cross_fitted(table, MEMBERS, found["fold"].values)[0]
+
+
 def trust(found: xr.Dataset) -> dict[str, float]:
-    "Calibration error and AUROC of P(exists); and the error after a recalibration fitted to the other folds."
-    right = found["iou"] > 0.5
-    table = reliability(found["exists"], right, dim="object")
-    numbers = {"objects": right.size, "false": int((~right).sum()), "ece": float(calibration_error(table))}
-    numbers["auroc"] = float(auroc(1 - found["exists"], ~right, "object"))
-    folds_of, parts = dict(zip(found["case_name"].values.tolist(), found["fold"].values.tolist())), []
-    fold = np.array([folds_of[name] for name in found["of"].values.tolist()])
-    for k in sorted(set(fold.tolist())):
-        own, rest = (found[["exists", "iou"]].isel(object=np.flatnonzero(one)) for one in (fold == k, fold != k))
-        how = fit_recalibration(reliability(rest["exists"], rest["iou"] > 0.5, dim="object"), MEMBERS)
-        parts.append(recalibrated(reliability(own["exists"], own["iou"] > 0.5, dim="object"), how))
-    return numbers | {"ece_recalibrated": float(calibration_error(sum(parts)))}
+    "Calibration errors and AUROC of P(exists)."
+    plain, corrected = (float(calibration_error(table.sum("case"))) for table in promises(found))
+    false = found["iou"] <= 0.5
+    numbers = {"objects": false.size, "false": int(false.sum()), "ece": plain, "ece_recalibrated": corrected}
+    return numbers | {"auroc": float(auroc(1 - found["exists"], false, "object"))}
 
 
 def of_network(found: xr.Dataset, name: str) -> xr.Dataset:
