@@ -45,15 +45,15 @@ from sdfdiff.uncertainty.instances import instance_scores, instance_sums, split
 from sdfdiff.uncertainty.metrics import scores
 from sdfdiff.uncertainty.objects import match_objects
 
-TITLE, FOLDS, MEMBERS, VIEWS = "sdfdiff instances", 3, 16, 4
+TITLE, FOLDS, MEMBERS, VIEWS, STEPS = "sdfdiff instances", 3, 16, 4, 900
 HEIGHTS, SHARES, LEAST = (0.25, 0.75, 2.0), (0.1, 0.3), (16.0, 48.0)
 
 
-def nuclei_setting(scale: float = 0.5, line: int = 2, truncation: float = 3.0) -> Setting:
+def nuclei_setting(steps: int, scale: float = 0.5, line: int = 2, truncation: float = 3.0) -> Setting:
     "Nuclei one by one: one encoder, of the size of `tissue_fast`, so that a training can begin with it."
     whole = SETTINGS["monuseg"]
     preparation = replace(whole.preparation, scale=scale, microns=0.25 / scale)
-    recipe = replace(whole.recipe, truncation=truncation, steps=1050, encoder_steps=900)
+    recipe = replace(whole.recipe, truncation=truncation, steps=steps + steps // 6, encoder_steps=steps)
     architecture = replace(whole.architecture, encoders=1)
     changes = {"preparation": preparation, "recipe": recipe, "architecture": architecture}
     return replace(whole, instances=True, line=line, reach=truncation / 3, **changes)
@@ -212,10 +212,10 @@ def nuclei(root: Path, runs: Path, setting: Setting, only: int | None = None) ->
     return table_of("nuclei folds", ensembles, fold, "aji") if only is None else None
 
 
-def glands(root: Path, runs: Path, line: int = 2) -> list[xr.Dataset]:
+def glands(root: Path, runs: Path, steps: int, line: int = 2) -> list[xr.Dataset]:
     "`glands`, and the same trained further with a line between glands, on the validation images."
     whole = SETTINGS["glas"]
-    recipe = replace(whole.recipe, steps=500, encoder_steps=400, learning_rate=5e-4)
+    recipe = replace(whole.recipe, steps=steps + steps // 4, encoder_steps=steps, learning_rate=5e-4)
     setting, out = replace(whole, recipe=recipe, line=line), runs / "glands_apart.safetensors"
     fitted, shown = hold_out(find_cases("glas", root, "train"), "glas")
     if not out.exists():
@@ -276,18 +276,26 @@ def main() -> None:
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with monuseg/ and glas/")
     parser.add_argument("out", type=Path, metavar="OUT.nc", help="numbers")
     parser.add_argument("runs", type=Path, metavar="RUNS", help="folder for weights and ensembles")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each encoder of nuclei; those of glands: a third")
     parser.add_argument("--fold", type=int, choices=range(FOLDS), help="train and draw one fold, measure nothing")
     arguments = parser.parse_args()
     prepare_process()
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    folds_found = nuclei(arguments.root / "monuseg", arguments.runs, nuclei_setting(), arguments.fold)
+    folds_found = nuclei(arguments.root / "monuseg", arguments.runs, nuclei_setting(arguments.steps), arguments.fold)
     if folds_found is None:
         return
-    found = [folds_found, *glands(arguments.root / "glas", arguments.runs)]
+    found = [folds_found, *glands(arguments.root / "glas", arguments.runs, arguments.steps // 3)]
     parts = [[one[[k for k in one if dim in one[k].dims]] for one in found] for dim in ("case", "object")]
     table = xr.concat(parts[0], "case").merge(xr.concat(parts[1], "object"))
     command = "python -m benchmarks.instances DIR data/instances.nc RUNS"
-    about = {"title": TITLE, "members": MEMBERS, "views": VIEWS, "seed": 0, "command": command}
+    about = {
+        "title": TITLE,
+        "members": MEMBERS,
+        "views": VIEWS,
+        "seed": 0,
+        "steps": arguments.steps,
+        "command": command,
+    }
     write_dataset(table.assign_attrs(about), arguments.out, force=True)
     print(text(table))
 
