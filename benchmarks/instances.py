@@ -36,8 +36,9 @@ from sdfdiff.ensembles.segmentation import segment
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.images.cases import Case, CasePaths, find_cases, hold_out, read_case
 from sdfdiff.images.preparation import Preparation, prepare_image, prepare_labels
-from sdfdiff.images.training_data import TrainingData, folds
+from sdfdiff.images.training_data import TrainingData, folds, keep_apart
 from sdfdiff.options import prepare_process
+from sdfdiff.pixels import resized_labels
 from sdfdiff.study.plan import case_seed
 from sdfdiff.uncertainty.calibration import calibration_error, cross_fitted, reliability
 from sdfdiff.uncertainty.errors import auroc
@@ -165,6 +166,15 @@ def sums_of_ways(dataset: xr.Dataset, truth: np.ndarray) -> xr.Dataset:
 WAYS = [Ways(*one) for one in product(HEIGHTS, SHARES, LEAST)]
 
 
+def ideal(dataset: xr.Dataset, truth: np.ndarray, way: Ways) -> np.ndarray:
+    "Objects found in the true distances at the network's resolution: what a perfect network would give."
+    side = dataset.attrs["source_rows"] / dataset.sizes["row"]
+    line = dataset.attrs.get("line_px", 0)
+    labels = keep_apart(resized_labels(truth, (dataset.sizes["row"], dataset.sizes["column"])), line)
+    distance = side * (at_source(dataset, signed_distance(labels, dataset.attrs["truncation_px"])) - 0.5)
+    return split(distance, **way.options(dataset), line=side * line)
+
+
 def measured(dataset: xr.Dataset, case: Case, way: Ways) -> tuple[xr.Dataset, xr.Dataset]:
     "Sums of one image; id, P(exists) and IoU of its objects."
     labels, table = objects_of(dataset, **way.options(dataset))
@@ -173,6 +183,7 @@ def measured(dataset: xr.Dataset, case: Case, way: Ways) -> tuple[xr.Dataset, xr
     sums = instance_sums(labels, case.labels, hausdorff=True)
     sums["pixel_f1"] = scores(labels > 0, case.labels > 0)["f1"]
     sums["aji_line_kept"] = instance_scores(instance_sums(found_by(dataset, way, 0.0), case.labels))["aji"]
+    sums["aji_ideal"] = instance_scores(instance_sums(ideal(dataset, case.labels, way), case.labels))["aji"]
     return sums, rows.assign(of=("object", np.full(len(iou), case.name)))
 
 
@@ -210,6 +221,15 @@ def nuclei(root: Path, runs: Path, setting: Setting, only: int | None = None) ->
         for one in shown:
             fold[one.name], ensembles[one.name] = str(k), ensemble_of(one, model, runs / out.stem)
     return table_of("nuclei folds", ensembles, fold, "aji") if only is None else None
+
+
+def shipped_nuclei(root: Path, runs: Path) -> xr.Dataset:
+    "The shipped `nuclei` on the images with label images that they held out: two, each judged by the other's choice."
+    model, found = load_model("nuclei"), {}
+    for one in known_one_by_one(root)[1]:
+        if one.name in model.about["held_out"]:
+            found[one.name] = ensemble_of(one, model, runs / "nuclei")
+    return table_of("nuclei", found, {name: name for name in found}, "aji")
 
 
 def glands(root: Path, runs: Path, steps: int, line: int = 2) -> list[xr.Dataset]:
@@ -284,7 +304,8 @@ def main() -> None:
     folds_found = nuclei(arguments.root / "monuseg", arguments.runs, nuclei_setting(arguments.steps), arguments.fold)
     if folds_found is None:
         return
-    found = [folds_found, *glands(arguments.root / "glas", arguments.runs, arguments.steps // 3)]
+    found = [folds_found, shipped_nuclei(arguments.root / "monuseg", arguments.runs)]
+    found += glands(arguments.root / "glas", arguments.runs, arguments.steps // 3)
     parts = [[one[[k for k in one if dim in one[k].dims]] for one in found] for dim in ("case", "object")]
     table = xr.concat(parts[0], "case").merge(xr.concat(parts[1], "object"))
     command = "python -m benchmarks.instances DIR data/instances.nc RUNS"
