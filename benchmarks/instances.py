@@ -15,7 +15,7 @@ ensembles, so that what was stopped goes on. `--fold K` trains and draws one fol
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from sdfdiff.uncertainty.instances import instance_scores, instance_sums, split
 from sdfdiff.uncertainty.metrics import scores
 from sdfdiff.uncertainty.objects import match_objects
 
-TITLE, FOLDS, MEMBERS, VIEWS, STEPS = "sdfdiff instances", 3, 16, 4, 900
+TITLE, FOLDS, MEMBERS, VIEWS, STEPS = "sdfdiff instances", 3, 16, 4, 600
 HEIGHTS, SHARES, LEAST = (0.25, 0.75, 2.0), (0.1, 0.3), (16.0, 48.0)
 
 
@@ -207,20 +207,34 @@ def table_of(name: str, ensembles: dict[str, tuple[xr.Dataset, Case]], fold: dic
     return sums.assign(kinds).merge(rows.assign(network_of=("object", [name] * rows.sizes["object"])))
 
 
-def nuclei(root: Path, runs: Path, setting: Setting, only: int | None = None) -> xr.Dataset | None:
-    "The three folds; None when only one of them was asked for."
+def fold_ensembles(root: Path, runs: Path, setting: Setting, k: int, name: str) -> dict[str, tuple[xr.Dataset, Case]]:
+    "Ensembles of the images of fold k, drawn with a network that has not seen their patients; trained if it must be."
     cases, known = known_one_by_one(root)
-    names, fold, ensembles = {one.name for one in known}, {}, {}
-    for k in range(FOLDS) if only is None else [only]:
-        shown, out = known[k::FOLDS], runs / f"nuclei_fold_{k}.safetensors"
-        if not out.exists():
-            without = [one for one in cases if one.group not in {other.group for other in shown}]
-            data = training_data(without, names, setting)
-            trained(data, setting, "tissue_fast", out, held_out=[one.name for one in shown])
-        model = load_model(out)
-        for one in shown:
-            fold[one.name], ensembles[one.name] = str(k), ensemble_of(one, model, runs / out.stem)
-    return table_of("nuclei folds", ensembles, fold, "aji") if only is None else None
+    shown, out = known[k::FOLDS], runs / f"{name}.safetensors"
+    if not out.exists():
+        without = [one for one in cases if one.group not in {other.group for other in shown}]
+        data = training_data(without, {one.name for one in known}, setting)
+        trained(data, setting, "tissue_fast", out, held_out=[one.name for one in shown])
+    model = load_model(out)
+    return {one.name: ensemble_of(one, model, runs / name) for one in shown}
+
+
+def nuclei(root: Path, runs: Path, setting: Setting) -> xr.Dataset:
+    "The three folds."
+    fold, ensembles = {}, {}
+    for k in range(FOLDS):
+        own = fold_ensembles(root, runs, setting, k, f"nuclei_fold_{k}")
+        fold, ensembles = fold | dict.fromkeys(own, str(k)), ensembles | own
+    return table_of("nuclei folds", ensembles, fold, "aji")
+
+
+def line_or_none(root: Path, runs: Path, setting: Setting) -> list[xr.Dataset]:
+    "The first fold, and the same trained without a line; each image split as is best on the fold's other images."
+    found = []
+    for name, line in (("", setting.line), ("_no_line", 0)):
+        own = fold_ensembles(root, runs, replace(setting, line=line), 0, f"nuclei_fold_0{name}")
+        found.append(table_of(f"fold 0, {'line' if line else 'no line'}", own, {one: one for one in own}, "aji"))
+    return found
 
 
 def shipped_nuclei(root: Path, runs: Path) -> xr.Dataset:
@@ -291,6 +305,16 @@ def text(found: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+ABOUT = {"title": TITLE, "members": MEMBERS, "views": VIEWS, "seed": 0}
+ABOUT["command"] = "python -m benchmarks.instances DIR data/instances.nc RUNS"
+
+
+def joined(found: list[xr.Dataset]) -> xr.Dataset:
+    "Images and objects of all networks in one table."
+    sums, rows = ([one[[k for k in one if dim in one[k].dims]] for one in found] for dim in ("case", "object"))
+    return xr.concat(sums, "case").merge(xr.concat(rows, "object"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instances", description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with monuseg/ and glas/")
@@ -301,23 +325,18 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_process()
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    folds_found = nuclei(arguments.root / "monuseg", arguments.runs, nuclei_setting(arguments.steps), arguments.fold)
-    if folds_found is None:
+    root, runs, setting = arguments.root / "monuseg", arguments.runs, nuclei_setting(arguments.steps)
+    if arguments.fold is not None:
+        fold_ensembles(root, runs, setting, arguments.fold, f"nuclei_fold_{arguments.fold}")
         return
-    found = [folds_found, shipped_nuclei(arguments.root / "monuseg", arguments.runs)]
-    found += glands(arguments.root / "glas", arguments.runs, arguments.steps // 3)
-    parts = [[one[[k for k in one if dim in one[k].dims]] for one in found] for dim in ("case", "object")]
-    table = xr.concat(parts[0], "case").merge(xr.concat(parts[1], "object"))
-    command = "python -m benchmarks.instances DIR data/instances.nc RUNS"
-    about = {
-        "title": TITLE,
-        "members": MEMBERS,
-        "views": VIEWS,
-        "seed": 0,
-        "steps": arguments.steps,
-        "command": command,
-    }
-    write_dataset(table.assign_attrs(about), arguments.out, force=True)
+    found, glass = [], arguments.root / "glas"
+    parts = (partial(nuclei, root, runs, setting), partial(shipped_nuclei, root, runs))
+    parts += (partial(glands, glass, runs, arguments.steps // 3), partial(line_or_none, root, runs, setting))
+    for part in parts:  # what is measured is written at once
+        made = part()
+        found += made if isinstance(made, list) else [made]
+        table = joined(found).assign_attrs(ABOUT, steps=arguments.steps)
+        write_dataset(table, arguments.out, force=True)
     print(text(table))
 
 
