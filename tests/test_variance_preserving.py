@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdfdiff.beyond.flow import StraightPath
+from sdfdiff.beyond.flow_matching import StraightPath
 from sdfdiff.beyond.variance_preserving import (
     CosineVP,
     denoiser_from_noise,

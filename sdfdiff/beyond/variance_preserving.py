@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .flow import StraightPath
+from .flow_matching import StraightPath
 from ..diffusion.corruption import VE, VP
 from ..diffusion.sampling import gaussian
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sdfdiff.beyond.flow import StraightPath, denoiser_of, euler_path, velocity, weighted_objective
+from sdfdiff.beyond.flow_matching import StraightPath, denoiser_of, euler_path, velocity, weighted_objective
 from sdfdiff.diffusion.corruption import VE, corrupt
 from sdfdiff.diffusion.losses import Recipe, draw_noise_levels, encoder_loss
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
