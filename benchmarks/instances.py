@@ -265,7 +265,7 @@ def glands(root: Path, runs: Path, steps: int, line: int = 2) -> list[xr.Dataset
 
 def promises(found: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     "What P(exists) promised and what was found, for each image; and recalibrated, by a fit to the other folds."
-    parts = [found[["exists", "iou"]].isel(object=found["of"].values == one) for one in found["case_name"].values]
+    parts = [found[["exists", "iou"]].isel(object=found["of"].values == one) for one in found["case"].values]
     tables = [reliability(one["exists"], one["iou"] > 0.5, dim="object") for one in parts]
     table = xr.concat(tables, "case")
     return table, cross_fitted(table, MEMBERS, found["fold"].values)[0]
@@ -281,10 +281,8 @@ def trust(found: xr.Dataset) -> dict[str, float]:
 
 def of_network(found: xr.Dataset, name: str) -> xr.Dataset:
     "The images and objects of one network."
-    places = {
-        dim: np.flatnonzero(found[label] == name) for dim, label in (("case", "network"), ("object", "network_of"))
-    }
-    return found.isel(places)
+    cases = np.flatnonzero(found["network"] == name)
+    return found.isel(case=cases, object=np.isin(found["of"], found["case"][cases]))
 
 
 def text(found: xr.Dataset) -> str:
@@ -310,9 +308,16 @@ ABOUT["command"] = "python -m benchmarks.instances DIR data/instances.nc RUNS"
 
 
 def joined(found: list[xr.Dataset]) -> xr.Dataset:
-    "Images and objects of all networks in one table."
+    "Images and objects of all networks in one table; `of` becomes the place of an object's image, in 32 bits."
     sums, rows = ([one[[k for k in one if dim in one[k].dims]] for one in found] for dim in ("case", "object"))
-    return xr.concat(sums, "case").merge(xr.concat(rows, "object"))
+    table = xr.concat(sums, "case").assign_coords(case=np.arange(sum(one.sizes["case"] for one in sums)))
+    names = zip(table["network"].values.tolist(), table["case_name"].values.tolist())
+    place = {pair: k for k, pair in enumerate(names)}
+    rows = xr.concat(rows, "object")
+    pairs = zip(rows["network_of"].values.tolist(), rows["of"].values.tolist())
+    of = np.array([place[pair] for pair in pairs], np.int32)
+    rows = rows[["exists", "iou"]].astype(np.float32).assign(of=("object", of))
+    return table.merge(rows)
 
 
 def main() -> None:

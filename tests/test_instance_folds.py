@@ -85,10 +85,10 @@ def test_promises_that_are_kept_have_no_error():
     "Objects drawn with their own probability: hardly any error; of all the same promise: half a coin's."
     random, count = np.random.default_rng(0), 6000
     exists = random.integers(0, 17, count) / 16
-    of = np.array([f"image {k % 4}" for k in range(count)])
+    of = np.arange(count) % 4
     found = xr.Dataset(
         {"exists": ("object", exists), "iou": ("object", np.where(random.random(count) < exists, 0.8, 0.2))}
-        | {"of": ("object", of), "case_name": ("case", [f"image {k}" for k in range(4)])}
+        | {"of": ("object", of), "case": np.arange(4)}
         | {"fold": ("case", list("0011"))}
     )
     numbers = trust(found)
