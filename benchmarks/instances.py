@@ -228,12 +228,12 @@ def nuclei(root: Path, runs: Path, setting: Setting) -> xr.Dataset:
     return table_of("nuclei folds", ensembles, fold, "aji")
 
 
-def line_or_none(root: Path, runs: Path, setting: Setting) -> list[xr.Dataset]:
+def line_or_none(root: Path, runs: Path, steps: int) -> list[xr.Dataset]:
     "The first fold, and the same trained without a line; each image split as is best on the fold's other images."
     found = []
-    for name, line in (("", setting.line), ("_no_line", 0)):
-        own = fold_ensembles(root, runs, replace(setting, line=line), 0, f"nuclei_fold_0{name}")
-        found.append(table_of(f"fold 0, {'line' if line else 'no line'}", own, {one: one for one in own}, "aji"))
+    for name, setting in (("", nuclei_setting(steps)), ("_no_line", nuclei_setting(steps, line=0))):
+        own = fold_ensembles(root, runs, setting, 0, f"nuclei_fold_0{name}")
+        found.append(table_of(f"fold 0, {'no line' if name else 'line'}", own, {one: one for one in own}, "aji"))
     return found
 
 
@@ -336,7 +336,7 @@ def main() -> None:
         return
     found, glass = [], arguments.root / "glas"
     parts = (partial(nuclei, root, runs, setting), partial(shipped_nuclei, root, runs))
-    parts += (partial(glands, glass, runs, arguments.steps // 3), partial(line_or_none, root, runs, setting))
+    parts += (partial(glands, glass, runs, arguments.steps // 3), partial(line_or_none, root, runs, arguments.steps))
     for part in parts:  # what is measured is written at once
         made = part()
         found += made if isinstance(made, list) else [made]
