@@ -317,8 +317,6 @@ def test_frontiers_are_those_of_the_command(name, dataset):
     drawn = one.plan.methods[0].weights
     assert drawn in ("tissue", f"runs/{name}_earlier.safetensors", usual.methods[0].weights)
     assert [each for each in one.plan.methods if replace(theirs[each.name], weights=drawn) != each] == []
-    assert (
-        one.plan.crop == usual.crop
-        and len(one.images) == usual.cases
-        and len(theirs) - len(one.plan.methods) <= 4 + ("fast" in theirs)
-    )
+    assert one.plan.crop == usual.crop and len(one.images) == usual.cases
+    before = [each for each in theirs if not each.startswith("flow ")]  # these ways came later
+    assert len(before) - len(one.plan.methods) <= 4 + ("fast" in theirs)
