@@ -39,9 +39,9 @@ _TABLE = "sdfdiff table {0} --root DIR --budget 5 --out runs/table_{0}.nc --proc
 ELSEWHERE = {  # title of a file that is not made here: what makes it
     "sdfdiff table": f"`{_TABLE.format('monuseg')}`, and the same with glas, hours of training",
     "sdfdiff levers": "`python -m benchmarks.levers DIR data/levers.nc`, an hour",
-    "sdfdiff ablations": "`python -m benchmarks.ablations DIR data/ablations.nc`, half an hour of training",
-    "sdfdiff flow weights": "the slow cell of 10.8 flow matching, ten minutes of training",
-    "sdfdiff schedules": "the slow cell of 10.9 variance preserving, two minutes",
+    "sdfdiff ablations": "`python -m benchmarks.ablations DIR data/ablations.nc`, 20 minutes",
+    "sdfdiff flow weights": "the slow cell of 10.8 flow matching, three trainings of a minute each",
+    "sdfdiff schedules": "the slow cell of 10.9 variance preserving",
     "sdfdiff figure": "the slow cell of 9.8 who wins, from the networks of `" + _TABLE.format("monuseg") + "`",
 }
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"
