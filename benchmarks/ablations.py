@@ -39,7 +39,8 @@ from sdfdiff.uncertainty.errors import auroc
 from sdfdiff.uncertainty.fields import bootstrap
 from sdfdiff.uncertainty.metrics import scores
 
-TITLE, MINUTES, SEEDS, ARMS = "sdfdiff ablations", 1.5, 2, {"members": ("2", "3", "4"), "edges": ("hard", "parts")}
+TITLE, MINUTES, SEEDS = "sdfdiff ablations", 1.5, {"members": 2, "edges": 1}  # Minutes of each arm
+ARMS = {"members": ("2", "3", "4"), "edges": ("hard", "parts")}
 PARTS = (("members", "tissue_fast", "tissue"), ("edges", "nuclei", "monuseg"))  # Choice, weights or setting, data set
 SHOWN = {name: words for name, words in QUANTITIES.items() if name != "between"} | {
     "brier": ("1", "mean (P - truth)^2 of the encoder's P"),
@@ -242,7 +243,7 @@ def main(root: str, out: str, minutes: str | float = MINUTES) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     for choice, weights, dataset in PARTS:
         folder, steps = None if dataset == "tissue" else Path(root, dataset), None
-        for seed in range(SEEDS):
+        for seed in range(SEEDS[choice]):
             files = {value: kept / f"{choice}-{weights}-{value}-{seed}.nc" for value in ARMS[choice]}
             missing = [value for value, file in files.items() if not file.exists()]
             arms = learners(choice, weights, dataset, folder, seed) if missing else {}
