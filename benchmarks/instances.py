@@ -50,11 +50,13 @@ TITLE, FOLDS, MEMBERS, VIEWS, STEPS = "sdfdiff instances", 3, 16, 4, 600
 HEIGHTS, SHARES, LEAST = (0.25, 0.75, 2.0), (0.1, 0.3), (16.0, 48.0)
 
 
-def nuclei_setting(steps: int, scale: float = 0.5, line: int = 2, truncation: float = 3.0) -> Setting:
+def nuclei_setting(steps: int, line: int = 2, longer: int = 1, scale: float = 0.5, truncation: float = 3.0) -> Setting:
     "Nuclei one by one: one encoder, of the size of `tissue_fast`, so that a training can begin with it."
     whole = SETTINGS["monuseg"]
     preparation = replace(whole.preparation, scale=scale, microns=0.25 / scale)
-    recipe = replace(whole.recipe, truncation=truncation, steps=steps + steps // 6, encoder_steps=steps)
+    recipe = replace(
+        whole.recipe, truncation=truncation, steps=longer * steps + steps // 6, encoder_steps=longer * steps
+    )
     architecture = replace(whole.architecture, encoders=1)
     changes = {"preparation": preparation, "recipe": recipe, "architecture": architecture}
     return replace(whole, instances=True, line=line, reach=truncation / 3, **changes)
@@ -228,12 +230,14 @@ def nuclei(root: Path, runs: Path, setting: Setting) -> xr.Dataset:
     return table_of("nuclei folds", ensembles, fold, "aji")
 
 
-def line_or_none(root: Path, runs: Path, steps: int) -> list[xr.Dataset]:
-    "The first fold, and the same trained without a line; each image split as is best on the fold's other images."
-    found = []
-    for name, setting in (("", nuclei_setting(steps)), ("_no_line", nuclei_setting(steps, line=0))):
-        own = fold_ensembles(root, runs, setting, 0, f"nuclei_fold_0{name}")
-        found.append(table_of(f"fold 0, {'no line' if name else 'line'}", own, {one: one for one in own}, "aji"))
+def variants(root: Path, runs: Path, steps: int) -> list[xr.Dataset]:
+    "The first fold; without a line; with an encoder of twice the steps. Images are split as is best on the other four."
+    settings = {"line": nuclei_setting(steps), "no line": nuclei_setting(steps, line=0)}
+    settings["longer"], found = nuclei_setting(steps, longer=2), []
+    for name, setting in settings.items():
+        weights = "nuclei_fold_0" + ("" if name == "line" else f"_{name.replace(' ', '_')}")
+        own = fold_ensembles(root, runs, setting, 0, weights)
+        found.append(table_of(f"fold 0, {name}", own, {one: one for one in own}, "aji"))
     return found
 
 
@@ -336,7 +340,7 @@ def main() -> None:
         return
     found, glass = [], arguments.root / "glas"
     parts = (partial(nuclei, root, runs, setting), partial(shipped_nuclei, root, runs))
-    parts += (partial(glands, glass, runs, arguments.steps // 3), partial(line_or_none, root, runs, arguments.steps))
+    parts += (partial(glands, glass, runs, arguments.steps // 3), partial(variants, root, runs, arguments.steps))
     for part in parts:  # what is measured is written at once
         made = part()
         found += made if isinstance(made, list) else [made]

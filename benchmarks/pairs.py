@@ -1,9 +1,9 @@
-"""Image and mask together: `python -m benchmarks.pairs train | measure | use | glas DIR`, in this order.
+"""Image and mask together: `python -m benchmarks.pairs train | measure | use | copies | glas DIR`, in this order.
 
 `train` writes data/beyond/pairs.safetensors (3200 steps on 8000 scenes of synthetic tissue), and two small networks in
 runs/ that saw 30 and 300 scenes only. `measure` judges the pairs, `use` trains small segmenters on real and generated
-ones, `glas` trains on glands. Each adds its part to data/beyond/pairs.nc. Tissue is held out by seed: 500 to 699
-judge, training seeds begin at 1000.
+ones, `copies` looks at the small networks, `glas` trains on glands. Each adds its part to data/beyond/pairs.nc. Tissue
+is held out by seed: 500 to 699 judge, training seeds begin at 1000.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def measure(count: int = 200, members: int = 16, crps_scenes: int = 60) -> None:
         print(what, ", ".join(f"{name}: {np.mean(values):.4f}" for name, values in found.items()))
 
 
-def use(steps: int = 120) -> None:
+def use(steps: int = 80) -> None:
     "F1 of small segmenters on 200 scenes, trained on real scenes, on generated ones, and on both."
     test, rows = stacked(tissue_pairs(200, HELD_OUT)), {}
     made = {n: as_data(*draw_pairs(tissue_network(n), GENERATED, seed=11)) for n in (*OWN, SCENES)}
@@ -141,12 +141,28 @@ def use(steps: int = 120) -> None:
                 print(seed, n, name, f"{rows[name, n, seed].mean():.3f}", flush=True)
         rows["generated, 8000", SIZES[-1], seed] = mask_f1(fit_segmenter(made[SCENES], steps, seed), *test)
         print(seed, "generated, 8000", f"{rows['generated, 8000', SIZES[-1], seed].mean():.3f}", flush=True)
+        keep_use(rows, len(test[0]))  # after each seed: a run that is stopped leaves what it has
+
+
+def keep_use(rows: dict, cases: int) -> None:
+    "Store F1 by arm, scenes, seed and case; NaN where nothing was trained."
     arms = list(dict.fromkeys(name for name, _, _ in rows))
-    table = np.full((len(arms), len(SIZES), len(SEEDS), len(test[0])), np.nan)
+    table = np.full((len(arms), len(SIZES), len(SEEDS), cases), np.nan)
     for (name, n, seed), values in rows.items():
         table[arms.index(name), SIZES.index(n), SEEDS.index(seed)] = values
     store(xr.Dataset({"f1": (("arm", "scenes", "seed", "case"), table)},
                      {"arm": arms, "scenes": list(SIZES), "seed": list(SEEDS)}), "use")  # fmt: skip
+
+
+def copies(count: int = 64) -> None:
+    "How near pairs of the small networks are to their own training scenes, beside fresh scenes."
+    fresh, rows = stacked(tissue_pairs(count, HELD_OUT))[0], []
+    for scenes in OWN:
+        training, made = torch.stack(tissue_pairs(scenes).images), draw_pairs(tissue_network(scenes), count, seed=11)[0]
+        rows.append(np.stack([nearest_differences(one, training) for one in (fresh, made)]))
+    part = xr.Dataset({"nearest": (("scenes", "sample", "case"), np.stack(rows))})
+    store(part.assign_coords(scenes=list(OWN), sample=["real", "pairs"]), "copies")
+    print(part["nearest"].mean("case").values.round(4).tolist(), part["nearest"].min("case").values.round(4).tolist())
 
 
 def gland_pairs(root: str) -> tuple[TrainingData, Setting, list[str]]:
@@ -158,7 +174,7 @@ def gland_pairs(root: str) -> tuple[TrainingData, Setting, list[str]]:
     return TrainingData(images, distances, 64, setting.augmentation, data.groups), setting, held_out
 
 
-def glas(root: str, steps: int = 700) -> None:
+def glas(root: str, steps: int = 300) -> None:
     "Train on glands, and look for copies. No image is stored, but those that were generated."
     data, setting, held_out = gland_pairs(root)
     about = {"data": "glas", "held_out": held_out, "licence": setting.licence}
@@ -190,7 +206,7 @@ def nearest_crop(images: torch.Tensor, data: TrainingData) -> np.ndarray:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("train", "measure", "use", "glas"))
+    parser.add_argument("part", choices=("train", "measure", "use", "copies", "glas"))
     parser.add_argument("root", nargs="?", help="folder of GlaS, for glas")
     asked = parser.parse_args()
     if asked.part == "train":
@@ -199,4 +215,4 @@ if __name__ == "__main__":
     elif asked.part == "glas":
         glas(asked.root)
     else:
-        {"measure": measure, "use": use}[asked.part]()
+        {"measure": measure, "use": use, "copies": copies}[asked.part]()

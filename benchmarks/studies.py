@@ -267,14 +267,6 @@ def _measured(one: Stored, study: xr.Dataset, progress: bool) -> xr.Dataset:
     return found.assign({name: found[name].astype(before[name].dtype) for name in before.data_vars})
 
 
-def _compared_with(one: Stored, before: xr.Dataset) -> str:
-    "The way that all others of a frontier were compared with: a long run, or one of them, whose ratio to itself is 1."
-    if any(each.name == REFERENCE for each in one.plan.methods):
-        return REFERENCE
-    same = (before["spread_ratio"] == 1).all("case").values
-    return before["way"].values[same][0].item()
-
-
 def differences(
     new: xr.Dataset,  # Made again
     stored: xr.Dataset,  # What it is compared with; it may have more cases
