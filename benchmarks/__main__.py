@@ -78,6 +78,7 @@ def _add_frontier(commands: argparse._SubParsersAction) -> None:
     draws = "masks to draw per image and way (default 24)"
     one.add_argument("--members", type=whole_number, metavar="N", default=24, help=draws)
     one.add_argument("--only", nargs="+", default=[], metavar="WAY", help="such as fast, 'ddim 3'; default: all")
+    one.add_argument("--against", default=None, metavar="WAY", help="compare with this way, without a long run")
     which = "how many images, validation ones (default 8 of tissue, 6 of the others)"
     one.add_argument("--images", type=whole_number, metavar="N", help=which)
     one.add_argument("--seed", type=seed_number, default=0, help="of the masks (default 0)")
@@ -105,18 +106,19 @@ def _checked(arguments: argparse.Namespace) -> None:
 def frontier(arguments: argparse.Namespace) -> None:
     "A study that draws masks in every way; compares them with the truth and with a long run, and prints a table."
     _checked(arguments)
-    from benchmarks.frontier import frontier_plan, judge
+    from benchmarks.frontier import REFERENCE, frontier_plan, judge
     from benchmarks.table import frontier_table
     from sdfdiff.diffusion.model import load_model
     from sdfdiff.files import write_dataset
     from sdfdiff.study.store import finish, open_study, run_study
 
     how = {"members": arguments.members, "seed": arguments.seed, "only": tuple(arguments.only)}
+    how["against"] = against = arguments.against or REFERENCE
     plan = frontier_plan(arguments.dataset, arguments.weights, arguments.images, **how)
     prepare_process()
     workers = chosen_workers(arguments, load_model(plan.methods[0].weights))
     finish(run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, workers=workers))
-    result = judge(open_study(arguments.out))
+    result = judge(open_study(arguments.out), against)
     if arguments.numbers is not None:
         write_dataset(result, arguments.numbers, arguments.force)
     print(frontier_table(result))

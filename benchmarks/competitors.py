@@ -19,9 +19,8 @@ import torch
 import xarray as xr
 
 from benchmarks.frontier import REFERENCE, judge_case, side_by_side
-from benchmarks.noise_levels import flow_levels
 from sdfdiff.diffusion.model import Model
-from sdfdiff.diffusion.sampling import SAMPLERS, gaussian, geometric_levels, last, member_generators
+from sdfdiff.diffusion.sampling import gaussian, geometric_levels, last, member_generators
 from sdfdiff.ensembles.collection import Collected, described, ensemble, label
 from sdfdiff.ensembles.members import Denoiser, draw_members, in_pixels
 from sdfdiff.ensembles.method import METHODS, QUALITIES, Method
@@ -121,12 +120,6 @@ def _start(denoiser: Denoiser, members: range, seed: int, levels: torch.Tensor) 
     return denoiser.initial_estimate + levels[0] * noise, generators
 
 
-def _flow(denoiser: Denoiser, model: Model, members: range, seed: int) -> torch.Tensor:
-    "As FlowSDF drives its network: three equal steps of flow time."
-    levels = flow_levels(model.schedule.sigma_max, 3)
-    return last(SAMPLERS["ddim"](denoiser, _start(denoiser, members, seed, levels)[0], levels, final=True))
-
-
 def drivers(
     calls: int = 10,  # Network calls of the schedulers: the default's
 ) -> dict[str, Callable]:  # By name: (denoiser, model, members, seed) -> the last state
@@ -143,7 +136,7 @@ def drivers(
         return last(scheduled(name, denoiser, noisy, levels, generators))
 
     found = {f"sdfdiff {name}": lambda *given, name=name: ours(*given, name) for name in QUALITIES[1:]}
-    found["FlowSDF's 3 Euler steps"] = _flow
+    found["FlowSDF's 3 Euler steps"] = lambda *given: ours(*given, "flow")
     if library("diffusers"):
         found |= {name: lambda *given, name=name: theirs(*given, name) for name in SCHEDULERS}
     return found

@@ -1,7 +1,6 @@
 "Every sampler at every number of calls: a study of many methods, and a judge that compares them with a long run."
 
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -28,23 +27,6 @@ def _made_for_one_call(weights: str) -> bool:
         return False
 
 
-def _flow_grid(weights: str, calls: int = 3) -> Method:
-    """Euler's method on the times 0, 1/3, 2/3 of FlowSDF's straight path (Bogensperger et al. 2024).
-
-    It leads from noise to data: at the time t it holds (1 - t) noise + t data, so the noise level is (1 - t) / t in
-    units of the data: here the largest of the noise schedule, 2 and 1/2. One step of Euler along the path is one of
-    DDIM between these levels.
-    """
-    try:
-        about = weights_header(weights)
-        unit, highest = about["data_scale"], about["schedule"]["sigma_max"]
-    except (OSError, ValueError, KeyError):
-        unit, highest = 1.0, 10.0
-    ends = {"highest": highest, "lowest": unit * (1 / (calls - 1))}
-    first = math.log(highest / (2 * unit)) / math.log(4)
-    return replace(untuned("ddim", calls - 1, "geometric"), first=first, **ends)
-
-
 def methods(
     weights: str,  # Name of shipped weights, or a file
     paper: tuple[str, ...] = ("nuclei", "glands"),  # The paper's settings to include: 1500 and 400 calls
@@ -65,7 +47,8 @@ def methods(
     found |= {f"tuned {count}": replace(METHODS["default"], steps=count - 1) for count in tuned}
     qualities = QUALITIES if _made_for_one_call(weights) else QUALITIES[1:]  # all but fast
     found |= {name: METHODS[name] for name in qualities} | {"one call": untuned("dpm_sde", 0)}
-    found |= {"EDM Heun": untuned("heun", 17), "FlowSDF grid": _flow_grid(weights)}
+    found |= {f"flow {count}": replace(METHODS["flow"], steps=count) for count in sorted({1, *counts}) if count <= 20}
+    found |= {"EDM Heun": untuned("heun", 17)}
     for which in paper:
         one = METHODS[f"paper-{which}"]
         found |= {f"paper's {which}": one, f"authors' {which}": replace(one, sampler="authors")}
@@ -89,7 +72,8 @@ def frontier_plan(
     seed: int = 0,  # Of the members
     counts: tuple[int, ...] = CALLS,  # Network calls per member
     only: tuple[str, ...] = (),  # Names of methods; none: all
-) -> StudyPlan:  # Its last method is the long run
+    against: str = REFERENCE,  # One of them that the others are compared with, in place of a long run
+) -> StudyPlan:  # Its last method is the long run, if there is one
     "A study of all methods on one data set; of real images the middle. Raises ValueError for what cannot be meant."
     usual, paper, count, crop = _USUAL.get(dataset, ("", ("nuclei", "glands"), None, 128))
     weights = weights or usual
@@ -97,10 +81,12 @@ def frontier_plan(
     if unknown := set(only) - {one.name for one in ways}:
         raise ValueError(f"No way {unknown.pop()!r}: choose among {', '.join(one.name for one in ways)}.")
     ways = [one for one in ways if not only or one.name in only]
+    if against not in (REFERENCE, *(one.name for one in ways)):
+        raise ValueError(f"{against!r} is not among the ways that are drawn: {', '.join(one.name for one in ways)}.")
     about = {"name": REFERENCE, "weights": weights, "members": reference_members, "seed": seed + 1}
     return StudyPlan(
         dataset,
-        (*ways, replace(METHODS["reference"], **about)),
+        (*ways, *[replace(METHODS["reference"], **about)] * (against == REFERENCE)),
         cases=count if cases is None else cases,
         quantiles=(),
         crop=crop,
@@ -117,8 +103,10 @@ UNITS = {  # variable: (unit, meaning)
     "fragments": ("1", "connected parts of a member's mask, mean, per part of the reference's majority mask"),
     "raters": ("1", "p (1 - p) without bias, mean over the pixels, relative to the exact posterior"),
     "miscalibration": ("1", "mean absolute difference of P(object) from the exact posterior"),
+    "crps": ("px", "fair CRPS of the distance, mean over all pixels"),
 }
-_READ = ("std", "probability", "inside", "drawn", "f1", "fragments", "posterior")  # What the judge needs of a study
+# What the judge needs of a study
+_READ = ("std", "probability", "inside", "drawn", "f1", "fragments", "posterior", "crps", "ranks")
 
 
 def unbiased_variance(
@@ -146,6 +134,7 @@ def judge_case(
     def long(values):
         return values.sel({"method": reference}, drop=True)
 
+    differ = one["ranks"].sum("rank")  # pixels where members or truth do; elsewhere the CRPS is 0
     exact = one["posterior"].where(one["inside"]) if "posterior" in one else xr.full_like(long(p), np.nan)
     found = {
         "f1_one": one["f1"].sel(estimator="member", drop=True),
@@ -157,6 +146,7 @@ def judge_case(
         "fragments": one["fragments"] / max(1, ndimage.label(long(p).values >= 0.5)[1]),
         "raters": _ratio(uncertain, (exact * (1 - exact)).mean(pixels)),
         "miscalibration": abs(p - exact).mean(pixels),
+        "crps": one["crps"].where(differ > 0, 0.0) * differ / one["inside"].sum(pixels),
     }
     return xr.Dataset({name: values.drop_attrs() for name, values in found.items()})
 
@@ -177,13 +167,14 @@ def judge(
     found = found.assign_coords(
         {"way": names, "case": study["case"].values, "calls": ("way", study["calls"].values)}
         | {key: ("way", [str(one[key]) for one in settings]) for key in SAMPLER_FIELDS}
-        | {"f1_initial_estimate": ("case", estimate)}
+        | {"f1_initial_estimate": ("case", estimate), "group": ("case", study["group"].values)}
     )
     for name, (unit, meaning) in (
         UNITS | {"f1_initial_estimate": ("1", "F1 of the encoder's initial estimate")}
     ).items():
         found[name].attrs = {"units": unit, "long_name": meaning}
-    return found.drop_sel(way=reference).assign_attrs(_about(study, reference))
+    found = found.drop_sel(way=reference) if reference == REFERENCE else found
+    return found.assign_attrs(_about(study, reference))
 
 
 def _about(study: xr.Dataset, reference: str) -> dict:
@@ -209,6 +200,7 @@ def side_by_side(
         marks = scored(drawn, case.truth)
         maps = drawn[["std", "probability"]].reset_coords(drop=True)
         numbers = {"f1": ("estimator", marks["f1"]), "fragments": marks["fragments"], "drawn": marks["drawn"]}
+        numbers |= {"crps": marks["crps"], "ranks": ("rank", marks["ranks"])}
         rows.append(maps.drop_vars(("row", "column")).assign(numbers))
     found = xr.concat(rows, "method").assign_coords(method=list(ensembles), estimator=list(ESTIMATORS))
     known = {"inside": np.ones(case.truth.shape, bool)}

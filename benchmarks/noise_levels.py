@@ -134,15 +134,3 @@ def exact_power(
     "What a perfect sampler leaves of each mode: field plus noise, or the mean of the field given both."
     noisy = field.spectrum + float(noise_level) ** 2
     return field.spectrum**2 / noisy if final else noisy
-
-
-def flow_levels(
-    sigma_max: float,  # First noise level, model units
-    calls: int,  # Euler steps from there to t = 0, one network call each; the last one is the final denoise
-    scale: float = 1.0,  # Noise level at t = 1/2, model units
-) -> torch.Tensor:  # Decreasing float32, shape (calls,)
-    "Noise levels scale * t / (1 - t) at equal steps of the time t of straight flow paths, for DDIM with final=True."
-    if calls < 1 or not (sigma_max > 0 and scale > 0):
-        raise ValueError(f"{calls} calls from level {sigma_max} with scale {scale}: all must be positive.")
-    time = sigma_max / (sigma_max + scale) * torch.arange(calls, 0, -1, dtype=torch.float64) / calls
-    return (scale * time / (1 - time)).float()

@@ -39,6 +39,7 @@ _TABLE = "sdfdiff table {0} --root DIR --budget 5 --out runs/table_{0}.nc --proc
 ELSEWHERE = {  # title of a file that is not made here: what makes it
     "sdfdiff table": f"`{_TABLE.format('monuseg')}`, and the same with glas, hours of training",
     "sdfdiff levers": "`python -m benchmarks.levers DIR data/levers.nc`, an hour",
+    "sdfdiff ablations": "`python -m benchmarks.ablations DIR data/ablations.nc`, half an hour of training",
     "sdfdiff figure": "the slow cell of 9.8 who wins, from the networks of `" + _TABLE.format("monuseg") + "`",
 }
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"

@@ -202,6 +202,10 @@ def _add_train(commands):
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-09a
 def _add_target(one):
+    words = "folder of label images named as the images (NAME.png), read instead of masks: objects are learned apart"
+    one.add_argument("--instances", type=Path, metavar="DIR", help=words)
+    words = "background between objects that touch, in network pixels (default: 0, or 2 with --instances)"
+    one.add_argument("--line", type=int, metavar="PX", help=words)
     one.add_argument(
         "--truncation",
         type=positive_number,
@@ -222,13 +226,30 @@ def _add_target(one):
     )
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-09b
+def _with_objects(setting, arguments: argparse.Namespace):
+    "The setting for objects one by one, if they are asked for."
+    from dataclasses import replace
+
+    if arguments.instances is None and not arguments.line:
+        return setting
+    if arguments.dataset in ("tissue", "raters"):
+        raise ValueError(f"--instances and --line belong to images with label images; {arguments.dataset} has none.")
+    if arguments.line is not None and not 0 <= arguments.line <= 16:
+        raise ValueError(f"--line is {arguments.line}; a whole number of network pixels from 0 to 16 is needed.")
+    line = 2 if arguments.line is None else arguments.line
+    folder = None if arguments.instances is None else str(arguments.instances)
+    return replace(setting, instances=True, line=line, objects=folder)
+
+
 def _setting(arguments: argparse.Namespace):
     "The setting of a data set with what else is to be learned."
     from dataclasses import replace
 
     from sdfdiff.diffusion.fitting import binary, raw_score, setting_of
 
-    setting = _prepared(replace(setting_of(arguments.dataset), layers=tuple(arguments.layers)), arguments)
+    setting = _with_objects(
+        _prepared(replace(setting_of(arguments.dataset), layers=tuple(arguments.layers)), arguments), arguments
+    )
     if arguments.form != "preconditioned":
         setting = raw_score(setting, helped=arguments.form == "raw-score-helped")
     if arguments.target == "binary":

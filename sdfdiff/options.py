@@ -57,7 +57,9 @@ def add_method_options(
     add = parser.add_argument
     add("--members", type=whole_number, metavar="N", default=members, help=f"masks per image (default {members})")
     calls = "1, 5, 10 and 151 network calls per mask (fast: for weights that were trained for it)"
-    quality = f"fast, draft, default or reference, of {calls}; paper-nuclei or paper-glands, the paper's settings, of "
+    quality = (
+        f"fast, draft, default or reference, of {calls}; flow, of 3; paper-nuclei or paper-glands, the paper's, of "
+    )
     add(
         "--quality",
         choices=list(METHODS),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scipy import ndimage
 from skimage.color import rgb2gray
 
 from sdfdiff.diffusion import fitting, training
@@ -125,6 +126,19 @@ def test_data_are_prepared_images_with_their_distances(folder, instances):
         assert torch.equal(distance, torch.from_numpy(signed_distance(labels if instances else labels > 0)))
         deepest = signed_distance(labels > 0).min()
         assert distance.min() > deepest if instances else distance.min() == deepest  # a line between them, or none
+
+
+def test_a_line_needs_objects_and_cuts_the_target(folder):
+    "Touching objects become two components of the target; in a mask no object is told from another."
+    pieces = {}
+    for line in (0, 2):
+        setting = replace(SETTING, line=line)
+        data, _ = load_training_data("folder", folder, setting, progress=False)
+        masks = [distance.numpy() <= 0.5 for distance in data.distances]
+        pieces[line] = [ndimage.label(mask, np.ones((3, 3)))[1] for mask in masks]
+    assert pieces == {0: [1] * len(masks), 2: [2] * len(masks)}
+    data, _ = load_training_data("folder", folder, replace(SETTING, instances=False, line=2), progress=False)
+    assert all(ndimage.label(one.numpy() <= 0.5)[1] == 1 for one in data.distances)
 
 
 def test_training_sees_what_prepare_case_shows(folder, tmp_path, monkeypatch):

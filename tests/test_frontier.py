@@ -23,7 +23,7 @@ from benchmarks.frontier import (
     unbiased_variance,
 )
 from sdfdiff.diffusion.model import load_model
-from sdfdiff.diffusion.sampling import SAMPLERS, geometric_levels
+from sdfdiff.diffusion.sampling import SAMPLERS, flow_levels
 from sdfdiff.ensembles.collection import ensemble, label
 from sdfdiff.ensembles.method import METHODS, QUALITIES, SAMPLER_FIELDS, untuned
 from sdfdiff.files import read_dataset, write_dataset
@@ -176,10 +176,10 @@ def test_methods_cost_what_their_names_say():
     for name, one in found.items():
         family, _, number = name.rpartition(" ")
         if number.isdecimal():
-            assert one.calls == int(number) and family in (one.sampler, "tuned")
-            assert one.final and one.start == "initial_estimate" and one.highest is None
+            assert one.calls == int(number) and family in (one.sampler, "tuned", "flow")
+            assert one.final != (family == "flow") and one.start == "initial_estimate" and one.highest is None
     families = {re.sub(r" \d+$", "", name) for name in found if re.search(r" \d+$", name)}
-    assert families == set(SAMPLERS) | {"tuned"} and found["one call"].calls == 1
+    assert families == set(SAMPLERS) | {"tuned", "flow"} and found["one call"].calls == 1
     assert "fast" not in found and "fast" in {
         one.name for one in methods("tissue_fast")
     }  # only for weights made for it
@@ -192,18 +192,14 @@ def test_methods_cost_what_their_names_say():
 
 
 def test_the_grid_of_flow_matching_is_that_of_its_path():
-    "Noise levels (1 - t) / t at t = 1/3 and 2/3; Euler's step along the path is the step of DDIM between them."
-    (one,) = [each for each in methods("nuclei", ()) if each.name == "FlowSDF grid"]
+    "Noise levels (1 - t) / t at t = 1/3 and 2/3, and what FlowSDF leaves in at the end."
+    (one,) = [each for each in methods("nuclei", ()) if each.name == "flow 1"]
+    three = replace(one, steps=3)
     header = weights_header("nuclei")
-    levels = geometric_levels(one.lowest, one.highest, one.steps, one.first, one.growth)
-    unit = header["data_scale"]
-    np.testing.assert_allclose(levels, [header["schedule"]["sigma_max"], 2 * unit, unit / 2], rtol=1e-6)
-    assert one.calls == 3 and one.sampler == "ddim"
-    t, then = 1 / 3, 2 / 3
-    path, clean = np.random.default_rng(0).normal(size=(2, 9))
-    euler = path + (then - t) * (clean - path) / (1 - t)  # the velocity of the path that ends at `clean`
-    before, after = (1 - t) / t, (1 - then) / then
-    np.testing.assert_allclose(euler / then, clean + after / before * (path / t - clean))
+    unit, highest = header["data_scale"], header["schedule"]["sigma_max"]
+    levels = flow_levels(three.lowest, highest, three.steps, unit)
+    np.testing.assert_allclose(levels, [highest, 2 * unit + 2e-4, unit / 2 + 2e-4, 1e-3 * unit], rtol=1e-6)
+    assert three.calls == 3 and three.sampler == "ddim" and three.sampling == METHODS["flow"].sampling
 
 
 def test_no_method_is_there_twice():
@@ -326,7 +322,8 @@ def test_numbers_have_the_form_of_those_that_are_shipped(result, tmp_path, name)
     write_dataset(result, tmp_path / "frontier.nc")
     mine, shipped = read_dataset(tmp_path / "frontier.nc"), read_dataset(ROOT / "data" / f"frontier_{name}.nc")
     xr.testing.assert_identical(mine, result)
-    assert {key: one.dims for key, one in mine.variables.items()} == {
+    later = {"crps", "group"}  # measured since then
+    assert {key: one.dims for key, one in mine.variables.items() if key not in later} == {
         key: one.dims for key, one in shipped.variables.items()
     }
     lost = {"data_scale", "sigma_min", "sigma_max"}  # a study does not keep them
@@ -351,4 +348,12 @@ def test_a_study_without_the_long_run_is_refused(study):
         with pytest.raises(ValueError, match=r"'long run' and others are needed\.$"):
             judge(part)
     other = judge(study, "own")
-    assert other["way"].values.tolist() == ["one call", "ddim 4", REFERENCE]
+    assert other["way"].values.tolist() == ["one call", "ddim 4", "own", REFERENCE]
+    assert (other["spread_ratio"].sel(way="own") == 1).all()
+
+
+def test_a_plan_can_do_without_the_long_run():
+    plan = frontier_plan("tissue", only=("flow 3", "default"), against="default")
+    assert [one.name for one in plan.methods] == ["flow 3", "default"]
+    with pytest.raises(ValueError, match="'flow 3' is not among the ways that are drawn: default"):
+        frontier_plan("tissue", only=("default",), against="flow 3")

@@ -259,3 +259,32 @@ def test_scores_refuse():
         instance_sums(np.zeros((4, 4), int), np.zeros((4, 5), int))
     with pytest.raises(ValueError, match="`truth` holds fractions"):
         instance_sums(np.zeros((4, 4), int), np.full((4, 4), 0.5))
+
+
+# ---- a line between objects, given back
+
+
+@pytest.mark.parametrize("line", [1, 2, 3, 4])
+def test_a_line_between_squares_is_given_back(line):
+    "Two squares that touch, trained with a line: each has its pixels again, to the tie in the middle."
+    squares = np.zeros((30, 44), int)
+    squares[5:25, 4:20], squares[5:25, 20:38] = 1, 2
+    apart = squares.copy()
+    first = 20 - line // 2
+    apart[:, first : first + line] = 0
+    field = signed_distance(apart, boundary="half_pixel")
+    assert (split(field) == apart).all()
+    found = split(field, line=line)
+    assert (found[5:25] > 0)[:, 4:38].all() and (found[6:24] != squares[6:24]).sum() <= 18 * (line % 2)
+    assert (found[:4] == 0).all() and (found[26:] == 0).all() and (found[:, :4] == 0).all()
+    assert ((found > 0) & (squares == 0)).sum() <= 4 * line, "at most the ends of the line"
+
+
+def test_only_what_lies_between_two_objects_is_given_back():
+    field = np.minimum(disc((40, 60), (20, 14), 8), disc((40, 60), (20, 42), 8))
+    plain = split(field)
+    assert plain.max() == 2 and (split(field, line=8) == plain).all(), "12 px apart"
+    joined = split(field, line=13)
+    assert ((joined == plain) | (plain == 0)).all() and joined[20, 23:33].all() and joined[20, 2:5].max() == 0
+    with pytest.raises(ValueError, match="`line` is -1"):
+        split(field, line=-1)

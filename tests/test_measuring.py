@@ -206,6 +206,42 @@ def test_train_then_evaluate_on_what_was_held_out(run, dataset, small):
     assert run("segment", "photo.png", "--out", "out", "--weights", "own.safetensors", *QUICK)[0] == 0
 
 
+def test_train_on_instances(run, dataset, small):
+    "Label images beside the images; the weights remember the line, and so do ensembles. Bad labels: one sentence."
+    Path("one").mkdir()
+    for k in range(5):
+        labels = np.asarray(Image.open(f"data/masks/{k}.png")).astype(np.uint16)
+        labels[:, 24:] *= 2
+        Image.fromarray(labels).save(f"one/{k}.png")
+    words = ("train", "folder", "--root", "data", "--steps", "2", "--instances", "one", "--no-validation")
+    assert run(*words, "--out", "a.safetensors")[::2] == (0, [])
+    about = load_model("a.safetensors").about
+    assert about["line"] == 2
+    assert run(*words, "--out", "b.safetensors", "--line", "0")[0] == 0
+    assert load_model("b.safetensors").about["line"] == 0
+    assert run("segment", "photo.png", "--out", "out", "--weights", "a.safetensors", *QUICK)[0] == 0
+    with xr.open_dataset("out/photo.nc") as kept:
+        assert kept.attrs["line_px"] == 2
+    known = next(str(k) for k in range(5) if str(k) not in about["held_out"])
+    label = Path(f"one/{known}.png")
+    whole, before = label.read_bytes(), files()
+    words = (*words, "--out", "c.safetensors")
+    Image.fromarray(np.ones((9, 9), np.uint16)).save(label)
+    assert refused(run(*words), label.name, "9 x 9", "40 x 48")
+    label.unlink()
+    tifffile.imwrite(label.with_suffix(".tif"), np.linspace(0, 9, 40 * 48, dtype=np.float32).reshape(40, 48))
+    assert refused(run(*words), f"{known}.tif", "fractions", "whole numbers")
+    label.with_suffix(".tif").unlink()
+    code, _, lines = run(*words)
+    assert code == 0 and len(lines) == 1 and "1 of 4 images have no label image in one" in lines[0]
+    Path("c.safetensors").unlink(), Path("c.csv").unlink(missing_ok=True), label.write_bytes(whole)
+    assert refused(run(*words[:-4], "data/images/..", "--out", "c.safetensors"), "none named as an image")
+    assert refused(run(*words[:-4], "nowhere", "--out", "c.safetensors"), "nowhere", "not a folder")
+    assert refused(run(*words, "--line", "-1"), "--line is -1")
+    assert refused(run("train", "tissue", "--out", "c.safetensors", "--line", "1"), "tissue")
+    assert files() == before
+
+
 def test_evaluate_leaves_out_what_the_weights_were_trained_on(run, dataset):
     save_weights("own.safetensors", replace(tiny(TISSUE), about={"name": "own", "held_out": ["2", "4"]}))
     words = ("evaluate", "folder", "--root", "data", "--weights", "own.safetensors", *QUICK, "--limit", "1")

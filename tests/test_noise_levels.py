@@ -8,7 +8,6 @@ import torch
 from benchmarks.noise_levels import (
     exact_power,
     field_ratios,
-    flow_levels,
     mode_gain,
     mode_variance,
     two_point_share,
@@ -128,25 +127,6 @@ def test_points_are_the_same_each_time_and_disturb_nothing():
     assert first == second and torch.equal(before, torch.get_rng_state())
 
 
-# ---- flow matching
-
-
-@pytest.mark.parametrize("scale, calls", [(0.2, 3), (1.0, 3), (0.5, 7), (1.0, 1)])
-def test_flow_steps_are_ddim_steps(scale, calls):
-    "Euler steps in the flow's coordinates, at equal steps of t down to 0."
-    levels = flow_levels(5, calls, scale)
-    noisy = 5 * gaussian((2, 1, 6, 8), torch.Generator().manual_seed(0))
-    start = 5 / (5 + scale)
-    state = noisy.double() * (1 - start)
-    for index in range(calls):
-        time, earlier = start * (1 - index / calls), start * (1 - (index + 1) / calls)
-        denoised = FIELD(state / (1 - time), scale * time / (1 - time))
-        state = state + (earlier - time) * (state - denoised) / time
-    ddim = last(dpm_solver(FIELD, noisy, levels, final=True, order=1))
-    assert len(levels) == calls and levels[0] == pytest.approx(5, rel=1e-6)
-    assert torch.allclose(state.float(), ddim, atol=2e-6)
-
-
 # ---- the choice
 
 
@@ -183,7 +163,6 @@ def test_worst_error():
     lambda: mode_gain([1.0, 2.0], VARIANCE), lambda: mode_gain([1.0, 0.0], VARIANCE),
     lambda: mode_variance([2.0, 1.0], VARIANCE, 1.5), lambda: mode_variance([2.0, 1.0], VARIANCE, order=3),
     lambda: two_point_share([2.0, 1.0], 1.0, rare=1.0),
-    lambda: flow_levels(5, 0), lambda: flow_levels(0, 3), lambda: flow_levels(5, 3, scale=-1),
 ])  # fmt: skip
 def test_refused(wrong):
     with pytest.raises(ValueError, match="must|needed"):

@@ -13,10 +13,11 @@ from sdfdiff.diffusion.corruption import VP
 from sdfdiff.diffusion.model import Model, load_model
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import ensemble
+from sdfdiff.ensembles.objects import objects_of
 from sdfdiff.ensembles.method import untuned
 from sdfdiff.images.synthetic import tissue
 from sdfdiff.panels import CorruptionPanel, EnsemblePanel, ErrorPanel, LivePanel, PaintPanel, ReversePanel, StackPanel
-from sdfdiff.panels.ensembles import _rounded, _shown_maps
+from sdfdiff.panels.ensembles import _objects, _rounded, _shown_maps
 from sdfdiff.panels.pages import codes, colours
 from sdfdiff.panels.samplers import method_with, reverse_run
 from sdfdiff.uncertainty.errors import retained_error
@@ -182,6 +183,76 @@ def test_saved_ensemble(shown, material, with_truth):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off on a narrow page"
 
 
+def place(page, view: str) -> dict:
+    "Where a picture stands on the page, however much of it is shown."
+    return page.locator(f"canvas[data-view='{view}']").bounding_box()
+
+
+def test_an_image_is_enlarged_where_the_pointer_is_and_moved(shown, material):
+    dataset = material[3]
+    rows, columns = dataset["mean"].shape
+    page, panel = shown(EnsemblePanel(dataset))
+    whole = place(page, "image")
+    x, y = whole["x"] + 0.75 * whole["width"], whole["y"] + 0.25 * whole["height"]
+    settled(page, panel, lambda: page.mouse.dblclick(x, y))
+    twice = place(page, "image")
+    assert twice["width"] == pytest.approx(2 * whole["width"])
+    assert (x - twice["x"]) / twice["width"] == pytest.approx(0.75, abs=1e-3), "the place under the pointer stays"
+    settled(page, panel, lambda: page.mouse.wheel(0, -240))
+    assert place(page, "image")["width"] == pytest.approx(4 * whole["width"])
+    page.mouse.down()
+    settled(page, panel, lambda: page.mouse.move(x - 60, y + 30))
+    page.mouse.up()
+    moved = place(page, "image")
+    assert (x - 60 - moved["x"]) / moved["width"] == pytest.approx(0.75, abs=1e-3), "what is dragged goes along"
+    at = int((y - moved["y"]) / moved["height"] * rows), int((x - moved["x"]) / moved["width"] * columns)
+    settled(page, panel, lambda: page.mouse.click(x, y))
+    assert f"pixel ({at[0]},{at[1]})" in panel.locator("figcaption").nth(1).inner_text()
+    panel.focus()
+    settled(page, panel, lambda: page.keyboard.press("0"))
+    assert place(page, "image") == pytest.approx(whole)
+    settled(page, panel, lambda: page.keyboard.press("+"))
+    assert place(page, "image")["width"] == pytest.approx(1.5 * whole["width"])
+
+
+def test_the_three_pictures_of_the_error_show_the_same_part(shown, material):
+    page, panel = shown(ErrorPanel(material[3]))
+    box = place(page, "truth")
+    settled(page, panel, lambda: page.mouse.dblclick(box["x"] + 20, box["y"] + 30))
+    left, middle = place(page, "truth"), place(page, "error")
+    assert left["width"] == middle["width"] == pytest.approx(2 * box["width"])
+    assert middle["y"] == pytest.approx(left["y"])
+
+
+def test_objects_are_shown_with_the_numbers_of_the_files(shown, material):
+    dataset = material[3]
+    labels, facts = objects_of(dataset)
+    exists = np.concatenate([[0], facts["exists"].values]).astype(np.float32)
+    built = EnsemblePanel(dataset)
+    built.shown.value = "objects"
+    page, panel = shown(built)
+    assert f"{facts.sizes['object']}, of which {int((exists[1:] < 0.8).sum())} doubtful" in panel.inner_text()
+    np.testing.assert_array_equal(
+        pixels(panel, "overlay"), coloured(exists[labels], drawing.PROBABILITY, 0, 1), err_msg="P(exists)"
+    )
+    largest = int(facts["area"].values.argmax())
+    row, column = (int(facts[name][largest]) for name in ("row", "column"))
+    assert labels[row, column] == largest + 1
+    box = place(page, "image")
+    x = box["x"] + (column + 0.5) / labels.shape[1] * box["width"]
+    settled(page, panel, lambda: page.mouse.click(x, box["y"] + (row + 0.5) / labels.shape[0] * box["height"]))
+    assert says(panel).startswith(f"Object {largest + 1}: P(exists) {float(exists[largest + 1]):.3g}, area ")
+    assert f"area {float(facts['area'][largest]):.3g} px²" in says(panel)
+
+
+def test_the_objects_of_a_part_have_their_own_areas(material):
+    part = material[3].isel(row=slice(0, 40), column=slice(8, 64))
+    arrays, words = _objects(part)
+    areas = arrays["facts"][:, words["columns"].index("area")]
+    assert arrays["labels"].shape == (40, 56)
+    np.testing.assert_array_equal(areas, np.bincount(arrays["labels"].ravel(), minlength=len(areas) + 1)[1:])
+
+
 def test_saved_error(shown, material):
     dataset, truth = material[3], material[2]
     page, panel = shown(ErrorPanel(dataset))
@@ -291,7 +362,8 @@ def inked(panel, view: str, points) -> np.ndarray:
         Math.round(k * c.width / c.dataset.columns), Math.round(r * c.height / c.dataset.rows), 1, 1).data[3] > 0)"""
     lines = panel.locator(f".stack:has(canvas[data-view='{view}']) canvas.lines")
     lines.evaluate(
-        "c => { const [of] = c.parentElement.children; c.dataset.columns = of.width; c.dataset.rows = of.height; }"
+        "c => { const of = c.parentElement.querySelector('canvas'); "
+        "c.dataset.columns = of.width; c.dataset.rows = of.height; }"
     )
     return np.array(lines.evaluate(read, np.asarray(points, float).tolist()))
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from sdfdiff import shapes
 from sdfdiff.distance import signed_distance
 from sdfdiff.images import training_data as module
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.images.training_data import PAPER, STRONG, Augmentation, TissueTrainingData, TrainingData, folds, moments
+from sdfdiff.images.training_data import PAPER, STRONG, Augmentation, TissueTrainingData, TrainingData, folds
+from sdfdiff.images.training_data import keep_apart, moments
 
 SCALE = 1024.0  # coordinates are stored as pixels / SCALE, so that they are an image in [0, 1], exactly
 GEOMETRY = Augmentation(quarter_turns=True, turn=45.0, zoom=1.5)
@@ -419,3 +421,65 @@ def test_too_few_patients_for_the_folds_are_refused():
 def test_scenes_are_new_to_every_encoder():
     data = TissueTrainingData(32)
     assert folds(data, 3) == [(data, data)] * 3
+
+
+# Objects that touch -------------------------------------------------------------------------------------------------
+
+
+def touching(*sides):
+    "Squares side by side, 12 rows high, that touch in columns."
+    labels = np.zeros((20, 4 + sum(sides) + 4), int)
+    for k, (start, side) in enumerate(zip(np.cumsum([4, *sides]), sides), start=1):
+        labels[4:16, start : start + side] = k
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("line", "gone"), [(0, []), (1, [14]), (2, [13, 14]), (3, [13, 14, 15]), (4, [12, 13, 14, 15])]
+)
+def test_a_line_runs_between_touching_squares(line, gone):
+    "Exactly where it should, whatever the numbers; and the training target has two components."
+    labels = touching(10, 10)
+    apart = keep_apart(labels, line)
+    assert np.flatnonzero((apart[8] == 0) & (labels[8] > 0)).tolist() == gone
+    assert ((apart == labels) | (apart == 0)).all() and ((apart[:4] == 0) & (apart[16:] == 0)).all()
+    far = keep_apart(np.where(labels == 1, 900, labels), line)
+    assert (far > 0).sum() == (apart > 0).sum(), "large numbers, in another order: as much is lost"
+    image = np.zeros((1, *labels.shape), np.float32)
+    target = TrainingData.of([image], [labels], 16, line=line).distances[0].numpy() <= 0.5
+    assert (target == (apart > 0)).all() and ndimage.label(target, np.ones((3, 3)))[1] == (2 if line else 1)
+
+
+def test_no_object_has_another_within_the_line():
+    "Random crowds, against a loop over all pairs of objects; what touches nothing stays whole."
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        labels = random.integers(0, 6, (7, 8)).repeat(6, 0).repeat(6, 1)
+        for line in (1, 2, 3, 4):
+            apart = keep_apart(labels, line)
+            for k in np.unique(apart[apart > 0]):
+                others = (apart > 0) & (apart != k)
+                if others.any():
+                    assert ndimage.distance_transform_edt(~others)[apart == k].min() >= (line + 1) // 2 + 0.5
+            for k in np.unique(labels[labels > 0]):  # only pixels near another object are lost
+                others = (labels > 0) & (labels != k)
+                near = ndimage.distance_transform_edt(~others) if others.any() else np.full(labels.shape, np.inf)
+                lost = (labels == k) & (apart != k)
+                assert not lost.any() or near[lost].max() < (line + 1) // 2 + 0.5
+    lonely = touching(8)
+    assert (keep_apart(lonely, 4) == lonely).all() and keep_apart(lonely > 0, 2).max() == 1
+
+
+def test_what_is_thinner_than_the_line_vanishes():
+    assert set(np.unique(keep_apart(touching(6, 1, 6), 2)).tolist()) == {0, 1, 3}
+
+
+def test_labels_and_lines_are_checked():
+    for labels, line in (
+        (np.zeros((4, 4)), 1),
+        (np.zeros((2, 4, 4), int), 1),
+        (np.zeros((4, 4), int), -1),
+        (np.zeros((4, 4), int), 0.5),
+    ):
+        with pytest.raises(ValueError, match="whole number"):
+            keep_apart(labels, line)

@@ -25,7 +25,7 @@ from ..images.preparation import GLANDS, GLANDS_PAPER, NUCLEI, TISSUE, Preparati
 from .model import Model, load_model, save_weights
 from .network import Architecture, ScoreNetwork
 from ..images.training_data import STRONG, Augmentation, TissueTrainingData, TrainingData, moments
-from ..images.cases import CasePaths, checksums, find_cases, hold_out, read_case
+from ..images.cases import CasePaths, checksums, find_cases, hold_out, read_case, tell_without_instances
 from ..provenance import check_same, weights_header
 from .losses import Recipe
 from .training import Step, Validation, criterion, stored_made_of, stored_recipe, train
@@ -41,6 +41,8 @@ class Setting:
     augmentation: Augmentation = STRONG  # What may change between crops
     crop: int = 128  # Rows and columns of a crop
     instances: bool = True  # Let zero lines run between touching instances
+    line: int = 0  # px of the network: width of the background that is kept between them
+    objects: str | None = None  # Folder of label images named as the images, read instead of masks
     licence: str = "unknown"  # Of the data
     reach: float | None = None  # Members are averaged as distances cut at this many pixels; None: as in training
     boundary: str = "inner"  # Convention of the distance; "half_pixel" with a truncation of 0.5 px is the binary mask
@@ -123,7 +125,7 @@ def _parts(
     if dataset == "tissue" and not setting.layers:
         return [], find_cases("tissue", only=[f"scene {seed}" for seed in range(500, 508)]) if validate else [], []
     name = setting.data or dataset
-    fitted, held_out = hold_out(find_cases(name, root, "train", layers=setting.layers), name)
+    fitted, held_out = hold_out(find_cases(name, root, "train", None, setting.layers, setting.objects), name)
     return *(_set_aside(fitted) if validate else (fitted, [])), held_out
 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-15
@@ -136,6 +138,7 @@ def load_training_data(
 ) -> tuple[TrainingData | TissueTrainingData, list[str]]:  # Training data and the names of the cases held out
     "Read and prepare all training images; those held out are not even opened."
     fitted, _, held_out = _parts(dataset, root, setting, validate)
+    tell_without_instances(fitted, setting.objects)
     data = _read(fitted, setting, progress) if fitted else TissueTrainingData(setting.crop, setting.boundary)
     return data, [case.name for case in held_out]
 
@@ -151,7 +154,7 @@ def _read(cases: list[CasePaths], setting: Setting, progress: bool) -> TrainingD
             images.append(image)
             groups.append(paths.group)
             labels.append(label if setting.instances else (label > 0).astype("int32"))
-    return TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary, groups)
+    return TrainingData.of(images, labels, setting.crop, setting.augmentation, setting.boundary, groups, setting.line)
 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-18
 def new_network(
@@ -184,11 +187,8 @@ def _take_over(
     if (other.architecture.image_channels, network.architecture.image_channels) == (1, 3):
         for name in [name for name in tensors if name.endswith("read.weight")]:
             tensors[name] = torch.cat([share * tensors[name] for share in _LUMINANCE], dim=1)
-    wrong = [
-        name
-        for name in own.keys() | tensors.keys()
-        if name not in own or name not in tensors or tensors[name].shape != own[name].shape
-    ]
+    ours, theirs = ({name: value.shape for name, value in part.items()} for part in (own, tensors))
+    wrong = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
     if wrong or other.architecture.parametrisation != network.architecture.parametrisation:
         wrong = wrong or ["parametrisation"]
         raise ValueError(
@@ -367,6 +367,7 @@ def described_model(step: Step, recipe: Recipe, setting: Setting, **about: objec
         "sdfdiff_version": __version__,
         "licence": setting.licence,
         "crop": setting.crop,
+        "line": setting.line,
         "augmentation": asdict(setting.augmentation),
     }
     units = recipe.truncation, recipe.data_scale, setting.boundary
@@ -382,8 +383,7 @@ def _best(step: Step) -> Step:
 def _amount(steps: int | None, minutes: float | None) -> int | None:
     "The steps asked for, if that or the minutes make sense."
     if (steps is not None and steps < 1) or (minutes is not None and not 0 < minutes < float("inf")):
-        what = "at least one step, or a positive number of minutes, is needed"
-        raise ValueError(f"{steps} steps, {minutes} minutes: {what}.")
+        raise ValueError(f"{steps} steps, {minutes} minutes: at least one step, or a positive number of minutes.")
     return steps
 
 

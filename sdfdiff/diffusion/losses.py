@@ -137,13 +137,14 @@ def denoising_loss(
     clean: Tensor,  # Distance maps, model units, shape (image, 1, row, column)
     noise_levels: Tensor,  # sigma, shape (levels * image,): the images in order, once per level
     generator: torch.Generator,  # Source of the noise
-) -> Tensor:  # 1: an untrained network
-    "Denoising score matching (paper, eq. 4), weighted so that F has variance one."
+    weight: Tensor | None = None,  # Of the squared error in D at each of the levels; None: F has variance one
+) -> Tensor:  # 1: an untrained network, with the usual weight
+    "Denoising score matching (paper, eq. 4), weighted so that F has variance one, or otherwise."
     a, levels = network.architecture, len(noise_levels) // len(clean)
     clean = clean.repeat(levels, 1, 1, 1)
     denoised = network(corrupt(clean, noise_levels, generator), noise_levels, features.repeated(levels))
-    out = scalings(noise_levels, a.deviation, a.parametrisation)[1][:, None, None, None]
-    return ((denoised - clean) / out).square().mean()
+    out = scalings(noise_levels, a.deviation, a.parametrisation)[1] if weight is None else weight.rsqrt()
+    return ((denoised - clean) / out[:, None, None, None]).square().mean()
 
 # %% ../../nbs/2_diffusion/6_losses.ipynb #losses-12d
 def one_call_loss(

@@ -208,6 +208,7 @@ def described(
     model: Model,  # A model
 ) -> dict:  # Attributes
     "What is stored of a model with every result: its weights and its units."
+    line = model.about.get("line", 0)  # between objects, in training
     return {
         "weights": model.about.get("name", "unnamed"),
         "weights_checksum": model.about.get("checksum", "none"),
@@ -217,7 +218,7 @@ def described(
         "data_scale": model.data_scale,
         "sigma_min": model.schedule.sigma_min,
         "sigma_max": model.schedule.sigma_max,
-    }
+    } | ({"line_px": line} if line else {})
 
 # %% ../../nbs/3_ensembles/4_collection.ipynb #collection-15
 def label(

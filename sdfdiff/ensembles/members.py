@@ -21,7 +21,14 @@ from .fused import Fused, free_memory, in_parallel, members_at_once
 from ..diffusion.model import Model
 from ..diffusion.network import ScoreNetwork
 from ..diffusion.one_call import noise_maps
-from ..diffusion.sampling import SAMPLERS, gaussian, geometric_levels, karras_levels, member_generators
+from sdfdiff.diffusion.sampling import (
+    SAMPLERS,
+    flow_levels,
+    gaussian,
+    geometric_levels,
+    karras_levels,
+    member_generators,
+)
 from .method import Method
 
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-07
@@ -156,6 +163,8 @@ def draw_members(
         levels = torch.tensor(ends[1:])
     elif method.spacing == "karras":
         levels = karras_levels(*ends, method.steps)
+    elif method.spacing == "flow":
+        levels = flow_levels(*ends, method.steps, model.data_scale)
     else:
         levels = geometric_levels(*ends, method.steps, method.first, method.growth)
     generators = member_generators(method.seed, members)

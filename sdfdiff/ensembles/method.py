@@ -30,7 +30,7 @@ class Method:
 
     sampler: str = "dpm"  # A name of SAMPLER_CALLS
     steps: int = 9  # Intervals between noise levels, K in the paper; 0: one call at the highest, the posterior mean
-    spacing: str = "geometric"  # Of the noise levels: "karras" or "geometric" (the paper's)
+    spacing: str = "geometric"  # Of the noise levels: "karras", "geometric" (the paper's) or "flow" (straight paths)
     highest: float | None = None  # First noise level, model units; None: the noise schedule's
     lowest: float | None = 0.002  # Last noise level, model units; None: the noise schedule's
     start: str = "initial_estimate"  # Noise around the encoder's "initial_estimate", or around "zero" (the paper)
@@ -77,7 +77,7 @@ def _check(one: Method) -> None:
         raise ValueError(f"A method has the name {one.name!r} and the weights {one.weights!r}: two texts are needed.")
     for what, value, choices in (
         ("sampler", one.sampler, tuple(SAMPLER_CALLS)),
-        ("spacing", one.spacing, ("karras", "geometric")),
+        ("spacing", one.spacing, ("karras", "geometric", "flow")),
         ("start", one.start, ("initial_estimate", "zero")),
     ):
         if value not in choices:
@@ -120,7 +120,7 @@ def _check_ensemble(one: Method, who: str) -> None:
 def untuned(
     sampler: str,  # A name of SAMPLER_CALLS
     steps: int = 12,  # Intervals between noise levels
-    spacing: str = "karras",  # Of the noise levels: "karras" or "geometric"
+    spacing: str = "karras",  # Of the noise levels: "karras", "geometric" or "flow"
     **settings,  # Others of `Method`
 ) -> Method:
     "Any sampler, with noise levels over the whole noise schedule. Nothing is tuned."
@@ -135,10 +135,11 @@ METHODS = {
         Method("dpm", 4, first=0.7, name="draft"),
         Method(),
         untuned("dpm_sde", 150, "geometric", name="reference"),
+        untuned("ddim", 3, "flow", lowest=2e-4, final=False, name="flow"),
         untuned("paper", 500, "geometric", start="zero", final=False, corrections=2, ratio=0.35, name="paper-nuclei"),
         untuned("paper", 200, "geometric", start="zero", final=False, corrections=1, ratio=0.15, name="paper-glands"),
     )
-}  # The ways to draw that have a name; the last two are the paper's (section 3.2)
+}  # The ways to draw that have a name; the last two are the paper's (section 3.2), flow is FlowSDF's in our network
 QUALITIES = ("fast", "draft", "default", "reference")  # From the cheapest on; fast needs weights trained for it
 
 

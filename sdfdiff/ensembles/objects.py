@@ -141,16 +141,15 @@ def objects_of(
     least: float | None = None,  # px²: smaller objects are left out; None: 16 network pixels
     opening: float = 0.0,  # px: see `split`
     holes: float = 0.0,  # px²: see `split`
+    line: float | None = None,  # px: see `split`; None: what the weights kept between objects in training
 ) -> tuple[np.ndarray, xr.Dataset]:  # int32 labels of the image's size; a table with the dimension `object`
-    """Label image of the shown mask, and a row for each object. ValueError.
-
-    With one member the uncertainties are NaN, and a warning says that they need two.
-    """
+    "Label image of the shown mask, and a row for each object; uncertainties of one member are NaN. ValueError."
     (side, cell), microns = _sizes(dataset), dataset.attrs.get("microns") if microns is None else microns
     if microns is not None and not 0 < microns < np.inf:
         raise ValueError(f"microns is {microns}: a positive number of um per pixel is needed.")
     sizes = {"height": _HEIGHT * side if height is None else height, "share": share}
     sizes |= {"least": _LEAST * cell if least is None else least, "opening": opening, "holes": holes}
+    sizes["line"] = dataset.attrs.get("line_px", 0) * side if line is None else line
     estimate = dataset["initial_estimate" if "initial_estimate" in dataset else "mean"].values
     distance = side * (at_source(dataset, estimate) - dataset.attrs["threshold_px"])
     labels = split(distance, source_mask(dataset), **sizes)
@@ -165,7 +164,7 @@ def objects_of(
         total = np.bincount(labels.ravel(), field.ravel(), len(found["area"]) + 1)[1:]
         text = "mean P(object) of its pixels" if name == "probability" else f"mean optical density: {name}"
         columns[name] = total / found["area"], "1", text
-    scales = {"height": side, "least": cell, "opening": side, "holes": cell, "share": 1}
+    scales = {"height": side, "least": cell, "opening": side, "holes": cell, "line": side, "share": 1}
     columns |= _unsure(dataset, labels, {name: value / scales[name] for name, value in sizes.items()})
     about = {name: dataset.attrs[name] for name in ("weights", "weights_checksum", "members") if name in dataset.attrs}
     about |= {} if microns is None else {"microns": microns}

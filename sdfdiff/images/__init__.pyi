@@ -9,6 +9,7 @@ from .cases import (
     prepare_case as prepare_case,
     read_case as read_case,
     split_cases as split_cases,
+    tell_without_instances as tell_without_instances,
 )
 from .preparation import (
     GLANDS as GLANDS,
@@ -32,4 +33,5 @@ from .training_data import (
     TissueTrainingData as TissueTrainingData,
     TrainingData as TrainingData,
     folds as folds,
+    keep_apart as keep_apart,
 )

@@ -14,8 +14,11 @@ import xarray as xr
 from .. import drawing
 from ..distance import signed_distance
 from ..ensembles.collection import masks
+from ..ensembles.exports import DOUBTFUL
+from ..ensembles.objects import objects_of
 from ..files import read_dataset
 from .pages import Canvas, Panel, canvas, choice, colours, packed, slider
+from ..pixels import resized_labels
 from ..uncertainty.errors import retained_error, tied_shares, uncertainty_maps
 
 # %% ../../nbs/7_panels/4_ensembles.ipynb #ensembles-09
@@ -111,12 +114,30 @@ class _PixelPanel(Panel):
         "Row and column of the chosen pixel."
         return tuple(self.canvas.pixel)
 
+# %% ../../nbs/7_panels/4_ensembles.ipynb #4b6ca7b1
+def _objects(dataset: xr.Dataset) -> tuple[dict, dict]:  # Arrays to pack; their words
+    "The objects of the shown mask on the pixels that are shown, with their numbers and what is known of each."
+    shape = {name: dataset.sizes[name] for name in ("row", "column")}
+    side = {name: float(dataset[name].diff(name).mean()) for name in shape}  # source px of a pixel
+    whole = {f"source_{name}s": round(count * side[name]) for name, count in shape.items()}  # smaller in a part
+    labels, facts = objects_of(dataset.assign_attrs(whole))
+    columns = {name: facts[name].values for name in facts if name != "id"}
+    columns |= {name: (columns[name] + 0.5) / side[name] for name in shape}  # in px shown, from the image's corner
+    columns["cells"] = columns["area"] / (side["row"] * side["column"])
+    units = [facts[name].attrs["units"] if name in facts else "px²" for name in columns]
+    arrays = {
+        "labels": resized_labels(labels, tuple(shape.values())).astype(np.int32),
+        "facts": np.stack(list(columns.values()), axis=1).astype(np.float32),
+    }
+    return arrays, {"columns": list(columns), "units": units, "doubt": DOUBTFUL}
+
 # %% ../../nbs/7_panels/4_ensembles.ipynb #ensembles-18
-_LAYERS = ("mean", "spread", "P(object)", "member")
+_LAYERS = ("mean", "spread", "P(object)", "member", "objects")
+_ZOOM = "wheel, double click or + and - zoom, a drag moves the part that is shown, 0 shows all"
 
 
 class EnsemblePanel(_PixelPanel):
-    "Members, mean, spread and P(object) over the image; the distances at a pixel; what a margin covers and costs."
+    "Members, mean, spread, P(object) and objects over the image, which zooms; the distances at a pixel; margins."
 
     title = "Explore an ensemble"
 
@@ -135,10 +156,11 @@ class EnsemblePanel(_PixelPanel):
             "threshold": slider("threshold (px)", threshold, -reach, reach, 0.05),
             "margin": slider("margin (px)", 0.0, 0.0, 10.0, 0.2, 1),
         }
-        settings = {"truncation": truncation, "reach": reach}
-        label = "ensemble: click a pixel; arrows move it, space hides and shows the overlay"
-        pixel = _most_uncertain(dataset)
-        return canvas("ensemble", _packed_ensemble(dataset), settings, controls, label, pixel=pixel)
+        objects, words = _objects(dataset)
+        settings = {"truncation": truncation, "reach": reach} | words
+        label = "ensemble: click a pixel; arrows move it, space hides and shows the overlay; " + _ZOOM
+        data, pixel = _packed_ensemble(dataset) | packed(**objects), _most_uncertain(dataset)
+        return canvas("ensemble", data, settings, controls, label, pixel=pixel)
 
 # %% ../../nbs/7_panels/4_ensembles.ipynb #ensembles-22
 _MAPS = {
@@ -192,6 +214,6 @@ class ErrorPanel(_PixelPanel):
             "keep": slider("keep the most certain", 0.9, 0.01, 1.0, 0.01),
             "uncertainty": choice("uncertainty", list(maps)),
         }
-        label = "error: point at a pixel; arrows move the crosshair, space dims and undims what is left out"
+        label = "error: point at a pixel; arrows move the crosshair, space dims and undims what is left out; " + _ZOOM
         data, pixel = _packed_errors(dataset, maps), _most_uncertain(dataset)
         return canvas("error", data, settings, controls, label, pixel=pixel)

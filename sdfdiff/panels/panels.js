@@ -119,13 +119,67 @@ function signedDistance(mask, rows, columns, boundary, truncation) {
   return distance;
 }
 
+// ---- a part of an image: what pictures of the same size show when one of them is enlarged
+
+class View {
+  constructor(panel, rows, columns) { Object.assign(this, { panel, rows, columns, pictures: [], scale: 1, x: 0, y: 0 }); }
+
+  /* Show `scale` times enlarged what begins at column x and row y; no further than the image goes. */
+  move(scale, x, y) {
+    this.scale = clamp(scale, 1, Math.max(2, Math.min(this.rows, this.columns) / 8));
+    this.x = clamp(x, 0, this.columns - this.columns / this.scale);
+    this.y = clamp(y, 0, this.rows - this.rows / this.scale);
+    for (const picture of this.pictures) picture.enlarge();
+    this.panel.root.dataset.scale = this.scale.toFixed(2);
+    this.panel.redraw();
+  }
+
+  /* Enlarge by a factor; the place at [row, column] stays where it is. */
+  zoom(factor, [row, column]) {
+    const before = this.scale, scale = clamp(before * factor, 1, Math.max(2, Math.min(this.rows, this.columns) / 8));
+    this.move(scale, column - ((column - this.x) * before) / scale, row - ((row - this.y) * before) / scale);
+  }
+
+  /* The wheel (in a notebook only while the panel has the focus: the page scrolls), a double click, a drag, and + - 0. */
+  follow(picture) {
+    this.pictures.push(picture);
+    picture.view = this;
+    const { stack } = picture, { panel } = this;
+    stack.addEventListener("wheel", (event) => {
+      if (!panel.saved && !panel.root.contains(document.activeElement)) return;
+      if (this.scale === 1 && event.deltaY > 0) return;
+      event.preventDefault();
+      this.zoom(2 ** (-clamp(event.deltaY, -240, 240) / 240), picture.place(event));
+    }, { passive: false });
+    stack.addEventListener("dblclick", (event) => {
+      event.preventDefault();
+      if (event.shiftKey) this.move(1, 0, 0);
+      else this.zoom(2, picture.place(event));
+    });
+    let held = null;
+    stack.addEventListener("pointerdown", (event) => { held = this.scale > 1 ? picture.place(event) : null; });
+    stack.addEventListener("pointermove", (event) => {
+      if (!held || !(event.buttons & 1)) return;
+      const [row, column] = picture.place(event);
+      stack.setPointerCapture(event.pointerId);
+      this.move(this.scale, this.x + held[1] - column, this.y + held[0] - row);
+    });
+  }
+
+  keys() {
+    const middle = () => [this.y + this.rows / this.scale / 2, this.x + this.columns / this.scale / 2];
+    return { "+": () => this.zoom(1.5, middle()), "=": () => this.zoom(1.5, middle()), "-": () => this.zoom(1 / 1.5, middle()), 0: () => this.move(1, 0, 0) };
+  }
+}
+
 // ---- pictures: a raster, a second one above it for overlays, and a canvas of finer lines
 
 class Picture {
   constructor(panel, parent, name, title, [rows, columns]) {
     Object.assign(this, { panel, rows, columns });
     this.canvas = this.raster(name, title);
-    this.stack = element("div", { class: "stack" }, this.canvas);
+    this.sheet = element("div", { class: "sheet" }, this.canvas); // moved and enlarged by a view
+    this.stack = element("div", { class: "stack" }, this.sheet);
     this.stack.style.maxWidth = `${(640 * columns) / rows}px`; // a tall image is at most 640 px high
     this.title = element("span", {}, title);
     this.figure = element("figure", {}, element("figcaption", {}, this.title), this.stack);
@@ -164,8 +218,20 @@ class Picture {
   /* The raster above the first one; its opacity is that of the element. */
   overlay(name, title) {
     const canvas = this.raster(name, title);
-    this.stack.append(canvas);
+    this.sheet.append(canvas);
     return canvas;
+  }
+
+  enlarge() {
+    const { scale, x, y } = this.view;
+    this.sheet.style.transform = `scale(${scale}) translate(${(-100 * x) / this.columns}%, ${(-100 * y) / this.rows}%)`;
+  }
+
+  /* The pen of the lines in pixels of the image, whatever part of it is shown. */
+  aim() {
+    const { scale, x, y } = this.view ?? { scale: 1, x: 0, y: 0 }, size = this.zoom * scale;
+    this.fine.setTransform(size, 0, 0, size, -x * size, -y * size);
+    return scale;
   }
 
   get fine() {
@@ -185,14 +251,23 @@ class Picture {
 
   /* A light line on a dark one, seen on every ground. */
   stroke(path, light = "#ffe14d", width = 1, dash = []) {
-    const pen = this.fine;
+    const pen = this.fine, scale = this.aim();
     pen.setLineDash(dash);
-    pen.setTransform(this.zoom, 0, 0, this.zoom, 0, 0);
     for (const [ink, size] of [["#101010", 6.5], [light, 3]]) {
       pen.strokeStyle = ink;
-      pen.lineWidth = (width * size * this.columns) / 720;
+      pen.lineWidth = (width * size * this.columns) / (720 * scale);
       pen.stroke(path);
     }
+  }
+
+  /* A word at a place, as large as the page's letters. */
+  write(word, [row, column], light = "#ffffff") {
+    const pen = this.fine, scale = this.aim(), size = (11 * this.columns) / ((this.stack.clientWidth || 720) * scale);
+    Object.assign(pen, { font: `600 ${size}px system-ui, sans-serif`, textAlign: "center", textBaseline: "middle", lineJoin: "round" });
+    pen.setLineDash([]);
+    Object.assign(pen, { strokeStyle: "#101010", lineWidth: size / 4, fillStyle: light });
+    pen.strokeText(word, column, row);
+    pen.fillText(word, column, row);
   }
 
   /* The pixel edges between inside and outside; the border of the image is not an edge. */
@@ -240,11 +315,16 @@ class Picture {
     this.stroke(path, light, 0.7);
   }
 
+  /* Where the pointer is: [row, column] with fractions. */
+  place(event) {
+    const box = this.sheet.getBoundingClientRect();
+    return [((event.clientY - box.top) / box.height) * this.rows, ((event.clientX - box.left) / box.width) * this.columns];
+  }
+
   /* Which pixel lies under the pointer: [row, column]. */
   pixel(event) {
-    const box = this.stack.getBoundingClientRect();
-    const along = (at, size, count) => clamp(Math.floor((at / size) * count), 0, count - 1);
-    return [along(event.clientY - box.top, box.height, this.rows), along(event.clientX - box.left, box.width, this.columns)];
+    const [row, column] = this.place(event);
+    return [clamp(Math.floor(row), 0, this.rows - 1), clamp(Math.floor(column), 0, this.columns - 1)];
   }
 
   /* The colour bar below; `update(low, high)` changes its ends. */
@@ -489,25 +569,84 @@ SCENES.reverse = (panel) => {
   };
 };
 
+/* The objects of a mask: `labels` (row, column), 0 outside; `facts` (object, column), NaN where nothing is known. */
+class Objects {
+  constructor(picture, labels, facts, { columns, units, doubt }) {
+    const at = Object.fromEntries(columns.map((name, k) => [name, k]));
+    const rows = Array.from({ length: facts.shape[0] }, (_, k) => part(facts, k));
+    Object.assign(this, { picture, labels: labels.values, rows, columns, units, at, doubt });
+    this.exists = Float32Array.from(this.labels, (label) => (label ? rows[label - 1][at.exists] : 0));
+    this.doubtful = rows.filter((row) => row[at.exists] < doubt).length;
+    const [height, width] = labels.shape;
+    this.paths = [new Path2D(), new Path2D()]; // certain, doubtful: an edge belongs to the less certain of its two objects
+    const edge = (a, b, from, to) => {
+      if (a === b) return;
+      const path = this.paths[[a, b].some((label) => label && rows[label - 1][at.exists] < doubt) ? 1 : 0];
+      path.moveTo(...from);
+      path.lineTo(...to);
+    };
+    for (let r = 0, i = 0; r < height; r++) {
+      for (let c = 0; c < width; c++, i++) {
+        if (c + 1 < width) edge(this.labels[i], this.labels[i + 1], [c + 1, r], [c + 1, r + 1]);
+        if (r + 1 < height) edge(this.labels[i], this.labels[i + width], [c, r + 1], [c + 1, r + 1]);
+      }
+    }
+  }
+
+  get sentence() { return `${this.rows.length}, of which ${this.doubtful} doubtful (dashed; P(exists) < ${this.doubt})`; }
+
+  draw(view) {
+    const { picture, at } = this;
+    picture.stroke(this.paths[0]);
+    picture.stroke(this.paths[1], "#ffb347", 1, [0.55, 0.45]); // of each pixel edge
+    const room = (22 * picture.columns) / ((picture.stack.clientWidth || 720) * view.scale); // px that a number takes
+    this.rows.forEach((row, k) => {
+      if (Math.sqrt(row[at.cells]) > room) picture.write(k + 1, [row[at.row], row[at.column]]);
+    });
+  }
+
+  /* What is known of the object at a pixel. */
+  say(place) {
+    const label = this.labels[place];
+    if (!label) return this.rows.length ? "No object at this pixel. Click an object to read its numbers; enlarge the image to see the numbers of all." : "The mask holds no object.";
+    const read = (name) => {
+      const value = this.rows[label - 1][this.at[name]], unit = this.units[this.at[name]];
+      return Number.isFinite(value) ? `${+value.toPrecision(3)}${unit === "1" ? "" : ` ${unit}`}` : "unknown";
+    };
+    const { at } = this, said = [`P(exists) ${read("exists")}`, `area ${read("area")} (members differ by ${read("area_std")})`, `split ${read("split")}`, `merged ${read("merged")}`, `margin ${read("margin")}`];
+    for (const name of this.columns) if (!["exists", "area", "area_std", "split", "merged", "margin", "row", "column", "cells"].includes(name)) said.push(`${name.replaceAll("_", " ")} ${read(name)}`);
+    return `Object ${label}: ${said.join(", ")}.`;
+  }
+}
+
 /* 4. An ensemble over its image: maps, one pixel's distribution, and a margin. */
 SCENES.ensemble = (panel) => {
-  const { image, distance, mean, std, truth, true_distance: trueDistance } = panel.data;
+  const { image, distance, mean, std, truth, true_distance: trueDistance, labels, facts } = panel.data;
   const [members, rows, columns] = distance.shape, count = rows * columns, { truncation, reach } = panel.settings;
-  const grid = panel.grid(2), side = element("div", { class: "side" });
+  const wide = panel.saved, grid = panel.grid(wide ? 1 : 2), side = element("div", { class: "side" });
   const picture = new Picture(panel, grid, "image", "image", [rows, columns]);
+  if (wide) { // a page has room: the image is as wide as the window, and not higher
+    panel.root.classList.add("wide");
+    grid.style.maxWidth = "none";
+    picture.stack.style.maxWidth = `calc(${(74 * columns) / rows}vh)`;
+  }
   picture.photograph(image);
+  const view = new View(panel, rows, columns), objects = new Objects(picture, labels, facts, panel.settings);
+  view.follow(picture);
   const over = picture.overlay("overlay", "overlay");
+  if (wide) grid.append(panel.says); // beside what it speaks of
   grid.append(side);
   const histogram = new Plot(side, "histogram", "members at the pixel"), trade = new Plot(side, "margin", "what a margin covers and costs");
-  panel.root.append(panel.says);
-  const names = ["mean distance", "spread of the distance", "P(object)", "member"];
-  const tables = [panel.data.distance_colours, panel.data.spread, panel.data.probability, panel.data.distance_colours];
+  if (!wide) panel.root.append(panel.says);
+  const names = ["mean distance", "spread of the distance", "P(object)", "member", "P(exists) of each object"];
+  const tables = [panel.data.distance_colours, panel.data.spread, panel.data.probability, panel.data.distance_colours, panel.data.probability];
   const colours = tables.map(table), highest = std.values.reduce((a, b) => Math.max(a, b), 0) || 1;
   const share = new Float32Array(count), agree = new Uint16Array(count), toMask = new Float32Array(count), inside = new Uint8Array(count), grown = new Uint8Array(count);
   const STEP = 0.2, margins = Array.from({ length: 51 }, (_, k) => k * STEP), hit = new Float64Array(52), miss = new Float64Array(52);
   let at, sharedAt, object; // what was computed last, and for which threshold
   picture.stack.addEventListener("pointerdown", (event) => panel.set("pixel", picture.pixel(event)));
   panel.points(rows, columns, () => { over.hidden = picture.lines.hidden = !over.hidden; }); // the title says so
+  Object.assign(panel.keys, view.keys());
   const judgeMembers = (threshold) => {
     agree.fill(0);
     for (let k = 0; k < members; k++) {
@@ -539,17 +678,19 @@ SCENES.ensemble = (panel) => {
     if (threshold !== sharedAt && (shown === 2 || !truth)) judgeMembers(threshold);
     if (threshold !== at) judge(threshold);
     const member = part(distance, panel.get("member"));
-    const [values, low, high] = [[mean.values, -reach, reach], [std.values, 0, highest], [share, 0, 1], [member, -truncation, truncation]][shown];
+    const [values, low, high] = [[mean.values, -reach, reach], [std.values, 0, highest], [share, 0, 1], [member, -truncation, truncation], [objects.exists, 0, 1]][shown];
     colour(over.pixels, values, colours[shown], low, high);
     picture.put(over);
     over.style.opacity = panel.get("opacity");
-    picture.title.textContent = shown === 3 ? `member ${panel.get("member")}, outlined at ${threshold.toFixed(2)} px` : `${names[shown]}; outlined: mask of the mean${margin ? `, and ${margin.toFixed(1)} px of margin` : ""}`;
+    if (shown === 4) picture.title.textContent = `objects at the file's threshold: ${objects.sentence}`;
+    else picture.title.textContent = shown === 3 ? `member ${panel.get("member")}, outlined at ${threshold.toFixed(2)} px` : `${names[shown]}; outlined: mask of the mean${margin ? `, and ${margin.toFixed(1)} px of margin` : ""}`;
     if (over.hidden) picture.title.textContent = "image alone (space shows the overlay)";
-    picture.bar(tables[shown], low.toPrecision(2), `${high.toPrecision(2)}${shown === 2 ? "" : " px"}`, names[shown]);
+    picture.bar(tables[shown], low.toPrecision(2), `${high.toPrecision(2)}${shown === 2 || shown === 4 ? "" : " px"}`, names[shown]);
     picture.clearLines();
     if (shown === 3) for (let p = 0; p < count; p++) grown[p] = member[p] <= threshold ? 1 : 0;
-    picture.outline(shown === 3 ? grown : inside);
-    if (margin && shown !== 3) { for (let p = 0; p < count; p++) grown[p] = toMask[p] <= margin ? 1 : 0; picture.outline(grown, "#ffffff", [1, 1]); }
+    if (shown === 4) objects.draw(view);
+    else picture.outline(shown === 3 ? grown : inside);
+    if (margin && shown < 3) { for (let p = 0; p < count; p++) grown[p] = toMask[p] <= margin ? 1 : 0; picture.outline(grown, "#ffffff", [1, 1]); }
     picture.cross(pixel);
 
     const place = pixel[0] * columns + pixel[1], bins = 24, heights = new Array(bins).fill(0);
@@ -566,7 +707,8 @@ SCENES.ensemble = (panel) => {
     const [caught, extra] = lines.map((line) => line.y[Math.round(margin / STEP)]), per = (value) => `${(100 * value).toFixed(1)} %`;
     trade.show({ x: { low: 0, high: 10, label: "margin (px)" }, y: { low: 0, high: Math.max(1, ...lines[1].y.filter(Number.isFinite)), label: "share of the object" }, lines, marks: [{ x: margin }] });
     const whole = truth ? "the true object" : "the expected object (the sum of P(object))";
-    if (!object) panel.say(`There is nothing to cover: ${truth ? "the truth holds no object" : "no member sees an object at this threshold"}.`);
+    if (shown === 4) panel.say(objects.say(place));
+    else if (!object) panel.say(`There is nothing to cover: ${truth ? "the truth holds no object" : "no member sees an object at this threshold"}.`);
     else panel.say(`The mask of the mean${margin ? `, grown by ${margin.toFixed(1)} px,` : ""} covers ${per(caught)} of ${whole}; outside the object it covers another ${per(extra)} of the object's area.`);
   };
 };
@@ -592,12 +734,15 @@ SCENES.error = (panel) => {
   const bases = maps.map((_, k) => part(spread, k).reduce((a, b) => Math.min(a, b), Infinity));
   const ends = maps.map((_, k) => Math.max(part(spread, k).reduce((a, b) => Math.max(a, b), -Infinity), bases[k] + 1e-6));
   const dimmed = (pixel) => (255 << 24) | (((pixel >>> 16 & 255) + 3 * 128) >> 2 << 16) | (((pixel >>> 8 & 255) + 3 * 128) >> 2 << 8) | (((pixel & 255) + 3 * 128) >> 2);
+  const view = new View(panel, rows, columns);
   for (const picture of [left, middle, right]) {
+    view.follow(picture);
     picture.stack.addEventListener("pointermove", (event) => panel.set("pixel", picture.pixel(event)));
     picture.stack.addEventListener("pointerdown", (event) => panel.set("pixel", picture.pixel(event)));
   }
   let dim = true;
   panel.points(rows, columns, () => { dim = !dim; });
+  Object.assign(panel.keys, view.keys());
   const shares = Array.from({ length: curves.shape[1] }, (_, k) => k / (curves.shape[1] - 1));
   return () => {
     const chosen = panel.get("uncertainty"), keep = panel.get("keep"), pixel = panel.get("pixel");
@@ -744,9 +889,11 @@ const STYLE = `
 }
 .sdfdiff figure { margin: 0; min-width: 0; }
 .sdfdiff figcaption { min-height: 1.5em; font-weight: 600; }
-.sdfdiff .stack { position: relative; line-height: 0; }
+.sdfdiff .stack { position: relative; line-height: 0; overflow: hidden; }
+.sdfdiff .sheet { transform-origin: 0 0; }
 .sdfdiff .stack canvas { width: 100%; image-rendering: pixelated; border-radius: 2px; }
-.sdfdiff .stack canvas + canvas { position: absolute; inset: 0; height: 100%; }
+.sdfdiff .sheet canvas + canvas, .sdfdiff .stack .lines { position: absolute; inset: 0; height: 100%; }
+.sdfdiff.wide { max-width: none; } .sdfdiff.wide .side { grid-template-columns: repeat(auto-fit, minmax(280px, 430px)); }
 .sdfdiff .stack .lines { image-rendering: auto; pointer-events: none; }
 .sdfdiff .stack canvas[hidden] { display: none; }
 .sdfdiff .brush { cursor: crosshair; touch-action: none; }

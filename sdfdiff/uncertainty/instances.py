@@ -45,6 +45,23 @@ def _numbered(labels: np.ndarray, least: float) -> np.ndarray:
     number[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1)
     return number[labels]
 
+# %% ../../nbs/4_uncertainty/9_instances.ipynb #instances-07-line
+def _given_back(labels: np.ndarray, line: float) -> np.ndarray:
+    "Background in gaps of up to `line` px between two objects (half a pixel more across corners) goes to the nearer."
+    apart, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+    rows, columns = np.nonzero((labels == 0) & (apart < line + 0.5))
+    near, reach = apart[rows, columns], int(np.ceil(line + 0.5))
+    own = labels[tuple(axis[rows, columns] for axis in nearest)] if labels.any() else near
+    wide, far = np.pad(labels, reach), np.full(len(rows), np.inf)  # far: how far the next object is
+    for down, right in np.ndindex(2 * reach + 1, 2 * reach + 1):
+        length = np.hypot(down - reach, right - reach)
+        if length < line + 0.5:
+            there = wide[rows + down, columns + right]
+            far[(there > 0) & (there != own) & (length < far)] = length
+    between, found = near + far <= line + 1.5, labels.copy()
+    found[rows[between], columns[between]] = own[between]
+    return found
+
 # %% ../../nbs/4_uncertainty/9_instances.ipynb #instances-08
 def _passes(depth: np.ndarray, basins: np.ndarray) -> list[tuple[float, int, int]]:
     "Depth of the highest pass between each two neighbouring basins, the highest first."
@@ -93,6 +110,7 @@ def split(
     opening: float = 0,  # px: first the mask loses all that a disc of this radius does not fit into
     holes: float = 0,  # px²: and before that, holes up to this area are filled
     threshold: float = 0.0,  # px: distance of the objects' edge
+    line: float = 0,  # px: width of the background that training kept between objects; it is given back
 ) -> np.ndarray:  # int32 (row, column): 0 background, 1, 2, ... in reading order; each object is in one piece
     """Instances by watershed of a signed distance, from the peaks that count (h-maxima; Soille 2003). ValueError.
 
@@ -104,7 +122,7 @@ def split(
     mask = distance <= threshold if mask is None else checked_mask(mask)
     if mask.shape != distance.shape:
         raise ValueError(f"`mask` has shape {mask.shape} and `distance` {distance.shape}: give the same pixels.")
-    for name, value in {"height": height, "least": least, "opening": opening, "holes": holes}.items():
+    for name, value in {"height": height, "least": least, "opening": opening, "holes": holes, "line": line}.items():
         if not 0 <= value < np.inf:
             raise ValueError(f"`{name}` is {value}: a number of at least 0 is needed.")
     if not 0 <= share < 1:
@@ -118,7 +136,8 @@ def split(
     if mask.all() and not tops.any():  # flat and full: no pixel is higher than its neighbours
         tops = mask.astype(int)
     basins = watershed(-depth, tops, mask=mask)
-    return _numbered(_joined(depth, tops, basins, height, share)[basins], least)
+    found = _joined(depth, tops, basins, height, share)[basins]
+    return _numbered(_given_back(found, line) if line > 0 else found, least)
 
 # %% ../../nbs/4_uncertainty/9_instances.ipynb #instances-15
 _SUMS = {
