@@ -183,7 +183,7 @@ def _about(study: xr.Dataset, reference: str) -> dict:
     about = {name: first[name].item() for name in ("members", "seed", "weights", "weights_checksum")}
     about |= {name: first[name].item() for name in ("boundary", "truncation_px", "reach_px")}
     settings = {f"reference_{key}": value for key, value in plain(json.loads(long["sampling"].item())).items()}
-    about |= {"reference_members": long["members"].item()} | settings
+    about |= {"reference": reference, "reference_members": long["members"].item()} | settings
     whose = {"tissue": "one simulated rater", "raters": "what at least half of the raters drew"}
     truth = whose.get(study.attrs["dataset"], "the annotation")
     kept = {name: study.attrs[name] for name in ("plan", "dataset", "split", "sdfdiff_version")}

@@ -15,7 +15,7 @@ ensembles, so that what was stopped goes on. `--fold K` trains and draws one fol
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -36,24 +36,27 @@ from sdfdiff.ensembles.segmentation import segment
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.images.cases import Case, CasePaths, find_cases, hold_out, read_case
 from sdfdiff.images.preparation import Preparation, prepare_image, prepare_labels
-from sdfdiff.images.training_data import TrainingData, folds
+from sdfdiff.images.training_data import TrainingData, folds, keep_apart
 from sdfdiff.options import prepare_process
+from sdfdiff.pixels import resized_labels
 from sdfdiff.study.plan import case_seed
-from sdfdiff.uncertainty.calibration import calibration_error, fit_recalibration, recalibrated, reliability
+from sdfdiff.uncertainty.calibration import calibration_error, cross_fitted, reliability
 from sdfdiff.uncertainty.errors import auroc
 from sdfdiff.uncertainty.instances import instance_scores, instance_sums, split
 from sdfdiff.uncertainty.metrics import scores
 from sdfdiff.uncertainty.objects import match_objects
 
-TITLE, FOLDS, MEMBERS, VIEWS = "sdfdiff instances", 3, 16, 4
-HEIGHTS, SHARES, LEAST = (0.25, 0.75), (0.1, 0.3), (16.0, 48.0)
+TITLE, FOLDS, MEMBERS, VIEWS, STEPS = "sdfdiff instances", 3, 16, 4, 600
+HEIGHTS, SHARES, LEAST = (0.25, 0.75, 2.0), (0.1, 0.3), (16.0, 48.0)
 
 
-def nuclei_setting(scale: float = 0.5, line: int = 2, truncation: float = 3.0) -> Setting:
+def nuclei_setting(steps: int, line: int = 2, longer: int = 1, scale: float = 0.5, truncation: float = 3.0) -> Setting:
     "Nuclei one by one: one encoder, of the size of `tissue_fast`, so that a training can begin with it."
     whole = SETTINGS["monuseg"]
     preparation = replace(whole.preparation, scale=scale, microns=0.25 / scale)
-    recipe = replace(whole.recipe, truncation=truncation, steps=1050, encoder_steps=900)
+    recipe = replace(
+        whole.recipe, truncation=truncation, steps=longer * steps + steps // 6, encoder_steps=longer * steps
+    )
     architecture = replace(whole.architecture, encoders=1)
     changes = {"preparation": preparation, "recipe": recipe, "architecture": architecture}
     return replace(whole, instances=True, line=line, reach=truncation / 3, **changes)
@@ -105,7 +108,7 @@ def trained(data: TrainingData, setting: Setting, start: str, out: Path, seed: i
         features = features._replace(maps=network.condition(said))
         return one_call_loss(network, features, distances, recipe, generator)
 
-    second = replace(recipe, steps=recipe.steps - recipe.encoder_steps, encoder_steps=0)
+    second = replace(recipe, steps=recipe.steps - recipe.encoder_steps, encoder_steps=0 if count == 1 else count)
     network, seconds = step.average.requires_grad_(True), step.seconds
     run = train(network, data, second, VE(), out.with_suffix(".second.safetensors"), objective=score)
     step = _last(run, f"{out.stem}, generator")
@@ -165,6 +168,15 @@ def sums_of_ways(dataset: xr.Dataset, truth: np.ndarray) -> xr.Dataset:
 WAYS = [Ways(*one) for one in product(HEIGHTS, SHARES, LEAST)]
 
 
+def ideal(dataset: xr.Dataset, truth: np.ndarray, way: Ways) -> np.ndarray:
+    "Objects found in the true distances at the network's resolution: what a perfect network would give."
+    side = dataset.attrs["source_rows"] / dataset.sizes["row"]
+    line = dataset.attrs.get("line_px", 0)
+    labels = keep_apart(resized_labels(truth, (dataset.sizes["row"], dataset.sizes["column"])), line)
+    distance = side * (at_source(dataset, signed_distance(labels, dataset.attrs["truncation_px"])) - 0.5)
+    return split(distance, **way.options(dataset), line=side * line)
+
+
 def measured(dataset: xr.Dataset, case: Case, way: Ways) -> tuple[xr.Dataset, xr.Dataset]:
     "Sums of one image; id, P(exists) and IoU of its objects."
     labels, table = objects_of(dataset, **way.options(dataset))
@@ -173,6 +185,7 @@ def measured(dataset: xr.Dataset, case: Case, way: Ways) -> tuple[xr.Dataset, xr
     sums = instance_sums(labels, case.labels, hausdorff=True)
     sums["pixel_f1"] = scores(labels > 0, case.labels > 0)["f1"]
     sums["aji_line_kept"] = instance_scores(instance_sums(found_by(dataset, way, 0.0), case.labels))["aji"]
+    sums["aji_ideal"] = instance_scores(instance_sums(ideal(dataset, case.labels, way), case.labels))["aji"]
     return sums, rows.assign(of=("object", np.full(len(iou), case.name)))
 
 
@@ -196,26 +209,51 @@ def table_of(name: str, ensembles: dict[str, tuple[xr.Dataset, Case]], fold: dic
     return sums.assign(kinds).merge(rows.assign(network_of=("object", [name] * rows.sizes["object"])))
 
 
-def nuclei(root: Path, runs: Path, setting: Setting, only: int | None = None) -> xr.Dataset | None:
-    "The three folds; None when only one of them was asked for."
+def fold_ensembles(root: Path, runs: Path, setting: Setting, k: int, name: str) -> dict[str, tuple[xr.Dataset, Case]]:
+    "Ensembles of the images of fold k, drawn with a network that has not seen their patients; trained if it must be."
     cases, known = known_one_by_one(root)
-    names, fold, ensembles = {one.name for one in known}, {}, {}
-    for k in range(FOLDS) if only is None else [only]:
-        shown, out = known[k::FOLDS], runs / f"nuclei_fold_{k}.safetensors"
-        if not out.exists():
-            without = [one for one in cases if one.group not in {other.group for other in shown}]
-            data = training_data(without, names, setting)
-            trained(data, setting, "tissue_fast", out, held_out=[one.name for one in shown])
-        model = load_model(out)
-        for one in shown:
-            fold[one.name], ensembles[one.name] = str(k), ensemble_of(one, model, runs / out.stem)
-    return table_of("nuclei folds", ensembles, fold, "aji") if only is None else None
+    shown, out = known[k::FOLDS], runs / f"{name}.safetensors"
+    if not out.exists():
+        without = [one for one in cases if one.group not in {other.group for other in shown}]
+        data = training_data(without, {one.name for one in known}, setting)
+        trained(data, setting, "tissue_fast", out, held_out=[one.name for one in shown])
+    model = load_model(out)
+    return {one.name: ensemble_of(one, model, runs / name) for one in shown}
 
 
-def glands(root: Path, runs: Path, line: int = 2) -> list[xr.Dataset]:
+def nuclei(root: Path, runs: Path, setting: Setting) -> xr.Dataset:
+    "The three folds."
+    fold, ensembles = {}, {}
+    for k in range(FOLDS):
+        own = fold_ensembles(root, runs, setting, k, f"nuclei_fold_{k}")
+        fold, ensembles = fold | dict.fromkeys(own, str(k)), ensembles | own
+    return table_of("nuclei folds", ensembles, fold, "aji")
+
+
+def variants(root: Path, runs: Path, steps: int) -> list[xr.Dataset]:
+    "The first fold; without a line; with an encoder of twice the steps. Images are split as is best on the other four."
+    settings = {"line": nuclei_setting(steps), "no line": nuclei_setting(steps, line=0)}
+    settings["longer"], found = nuclei_setting(steps, longer=2), []
+    for name, setting in settings.items():
+        weights = "nuclei_fold_0" + ("" if name == "line" else f"_{name.replace(' ', '_')}")
+        own = fold_ensembles(root, runs, setting, 0, weights)
+        found.append(table_of(f"fold 0, {name}", own, {one: one for one in own}, "aji"))
+    return found
+
+
+def shipped_nuclei(root: Path, runs: Path) -> xr.Dataset:
+    "The shipped `nuclei` on the images with label images that they held out: two, each judged by the other's choice."
+    model, found = load_model("nuclei"), {}
+    for one in known_one_by_one(root)[1]:
+        if one.name in model.about["held_out"]:
+            found[one.name] = ensemble_of(one, model, runs / "nuclei")
+    return table_of("nuclei", found, {name: name for name in found}, "aji")
+
+
+def glands(root: Path, runs: Path, steps: int, line: int = 2) -> list[xr.Dataset]:
     "`glands`, and the same trained further with a line between glands, on the validation images."
     whole = SETTINGS["glas"]
-    recipe = replace(whole.recipe, steps=500, encoder_steps=400, learning_rate=5e-4)
+    recipe = replace(whole.recipe, steps=steps + steps // 4, encoder_steps=steps, learning_rate=5e-4)
     setting, out = replace(whole, recipe=recipe, line=line), runs / "glands_apart.safetensors"
     fitted, shown = hold_out(find_cases("glas", root, "train"), "glas")
     if not out.exists():
@@ -229,27 +267,26 @@ def glands(root: Path, runs: Path, line: int = 2) -> list[xr.Dataset]:
     return found
 
 
+def promises(found: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    "What P(exists) promised and what was found, for each image; and recalibrated, by a fit to the other folds."
+    parts = [found[["exists", "iou"]].isel(object=found["of"].values == one) for one in found["case"].values]
+    tables = [reliability(one["exists"], one["iou"] > 0.5, dim="object") for one in parts]
+    table = xr.concat(tables, "case")
+    return table, cross_fitted(table, MEMBERS, found["fold"].values)[0]
+
+
 def trust(found: xr.Dataset) -> dict[str, float]:
-    "Calibration error and AUROC of P(exists); and the error after a recalibration fitted to the other folds."
-    right = found["iou"] > 0.5
-    table = reliability(found["exists"], right, dim="object")
-    numbers = {"objects": right.size, "false": int((~right).sum()), "ece": float(calibration_error(table))}
-    numbers["auroc"] = float(auroc(1 - found["exists"], ~right, "object"))
-    folds_of, parts = dict(zip(found["case_name"].values.tolist(), found["fold"].values.tolist())), []
-    fold = np.array([folds_of[name] for name in found["of"].values.tolist()])
-    for k in sorted(set(fold.tolist())):
-        own, rest = (found[["exists", "iou"]].isel(object=np.flatnonzero(one)) for one in (fold == k, fold != k))
-        how = fit_recalibration(reliability(rest["exists"], rest["iou"] > 0.5, dim="object"), MEMBERS)
-        parts.append(recalibrated(reliability(own["exists"], own["iou"] > 0.5, dim="object"), how))
-    return numbers | {"ece_recalibrated": float(calibration_error(sum(parts)))}
+    "Calibration errors and AUROC of P(exists)."
+    plain, corrected = (float(calibration_error(table.sum("case"))) for table in promises(found))
+    false = found["iou"] <= 0.5
+    numbers = {"objects": false.size, "false": int(false.sum()), "ece": plain, "ece_recalibrated": corrected}
+    return numbers | {"auroc": float(auroc(1 - found["exists"], false, "object"))}
 
 
 def of_network(found: xr.Dataset, name: str) -> xr.Dataset:
     "The images and objects of one network."
-    places = {
-        dim: np.flatnonzero(found[label] == name) for dim, label in (("case", "network"), ("object", "network_of"))
-    }
-    return found.isel(places)
+    cases = np.flatnonzero(found["network"] == name)
+    return found.isel(case=cases, object=np.isin(found["of"], found["case"][cases]))
 
 
 def text(found: xr.Dataset) -> str:
@@ -270,24 +307,45 @@ def text(found: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+ABOUT = {"title": TITLE, "members": MEMBERS, "views": VIEWS, "seed": 0}
+ABOUT["command"] = "python -m benchmarks.instances DIR data/instances.nc RUNS"
+
+
+def joined(found: list[xr.Dataset]) -> xr.Dataset:
+    "Images and objects of all networks in one table; `of` becomes the place of an object's image, in 32 bits."
+    sums, rows = ([one[[k for k in one if dim in one[k].dims]] for one in found] for dim in ("case", "object"))
+    table = xr.concat(sums, "case").assign_coords(case=np.arange(sum(one.sizes["case"] for one in sums)))
+    names = zip(table["network"].values.tolist(), table["case_name"].values.tolist())
+    place = {pair: k for k, pair in enumerate(names)}
+    rows = xr.concat(rows, "object")
+    pairs = zip(rows["network_of"].values.tolist(), rows["of"].values.tolist())
+    of = np.array([place[pair] for pair in pairs], np.int32)
+    rows = rows[["exists", "iou"]].astype(np.float32).assign(of=("object", of))
+    return table.merge(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instances", description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with monuseg/ and glas/")
     parser.add_argument("out", type=Path, metavar="OUT.nc", help="numbers")
     parser.add_argument("runs", type=Path, metavar="RUNS", help="folder for weights and ensembles")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each encoder of nuclei; those of glands: a third")
     parser.add_argument("--fold", type=int, choices=range(FOLDS), help="train and draw one fold, measure nothing")
     arguments = parser.parse_args()
     prepare_process()
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    folds_found = nuclei(arguments.root / "monuseg", arguments.runs, nuclei_setting(), arguments.fold)
-    if folds_found is None:
+    root, runs, setting = arguments.root / "monuseg", arguments.runs, nuclei_setting(arguments.steps)
+    if arguments.fold is not None:
+        fold_ensembles(root, runs, setting, arguments.fold, f"nuclei_fold_{arguments.fold}")
         return
-    found = [folds_found, *glands(arguments.root / "glas", arguments.runs)]
-    parts = [[one[[k for k in one if dim in one[k].dims]] for one in found] for dim in ("case", "object")]
-    table = xr.concat(parts[0], "case").merge(xr.concat(parts[1], "object"))
-    command = "python -m benchmarks.instances DIR data/instances.nc RUNS"
-    about = {"title": TITLE, "members": MEMBERS, "views": VIEWS, "seed": 0, "command": command}
-    write_dataset(table.assign_attrs(about), arguments.out, force=True)
+    found, glass = [], arguments.root / "glas"
+    parts = (partial(nuclei, root, runs, setting), partial(shipped_nuclei, root, runs))
+    parts += (partial(glands, glass, runs, arguments.steps // 3), partial(variants, root, runs, arguments.steps))
+    for part in parts:  # what is measured is written at once
+        made = part()
+        found += made if isinstance(made, list) else [made]
+        table = joined(found).assign_attrs(ABOUT, steps=arguments.steps)
+        write_dataset(table, arguments.out, force=True)
     print(text(table))
 
 

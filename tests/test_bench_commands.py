@@ -155,7 +155,7 @@ def measured(run, *words, out="f.zarr"):
 def test_frontier(run, quick):
     code, out, lines = measured(run, "--numbers", "new/f.nc", out="new/f.zarr")
     assert (code, lines) == (0, []) and quick == [
-        ("tissue", "colour.safetensors", 2, {"members": 3, "seed": 0, "only": ()})
+        ("tissue", "colour.safetensors", 2, {"members": 3, "seed": 0, "only": (), "against": "long run"})
     ]
     result = read_dataset("new/f.nc", "sdfdiff frontier")
     xr.testing.assert_identical(result, frontier.judge(open_study("new/f.zarr")))

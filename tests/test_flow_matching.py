@@ -12,8 +12,11 @@ from sdfdiff.diffusion.corruption import VE, corrupt
 from sdfdiff.diffusion.losses import Recipe, draw_noise_levels, encoder_loss
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
 from sdfdiff.diffusion.oracle import FiniteMasks, GaussianField
-from sdfdiff.diffusion.sampling import SAMPLERS, dpm_solver, flow_levels, gaussian, last
+from sdfdiff.diffusion.model import load_model
+from sdfdiff.diffusion.sampling import SAMPLERS, dpm_solver, flow_levels, gaussian, last, member_generators
+from sdfdiff.ensembles.members import Denoiser, draw_members
 from sdfdiff.ensembles.method import METHODS, Method
+from sdfdiff.images.synthetic import tissue
 
 PATHS = [StraightPath(), StraightPath(0.2, 1e-5), StraightPath(1.0, 0.0), StraightPath(0.05, 0.3)]
 each_path = pytest.mark.parametrize("path", PATHS, ids=repr)
@@ -187,6 +190,17 @@ def test_the_method_flow_is_ddim_on_the_levels_of_flow():
     one = METHODS["flow"]
     assert (one.sampler, one.steps, one.spacing, one.calls, one.final) == ("ddim", 3, "flow", 3, False)
     assert Method(spacing="flow").spacing == "flow" and one.sampler in SAMPLERS
+
+
+def test_drawn_members_are_the_ends_of_straight_paths():
+    "The command's way to draw, and Euler's steps in the path's own coordinates, with shipped weights."
+    model, scene, path = load_model("tissue", dtype=torch.float32), tissue(7, (32, 32)), StraightPath()
+    denoiser = Denoiser(model, np.ascontiguousarray(np.moveaxis(scene.image, -1, 0)))
+    drawn = last(draw_members(denoiser, model, METHODS["flow"], range(2)))
+    start = denoiser.initial_estimate + 5 * gaussian((2, 1, *denoiser.canvas), member_generators(0, range(2)))
+    times = path.time(flow_levels(2e-4, 5.0, 3, model.data_scale).double()).clamp(max=1)
+    end = last(euler_path(denoiser, start * float(times[0]), times, path)) / float(times[-1])
+    assert torch.allclose(drawn, end, atol=1e-5) and float(drawn.std(0).mean()) > 1e-3
 
 
 # ---- training

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOWEST', 'HIGHEST', 'StraightPath', 'velocity', 'denoiser_of', 'euler_path', 'weighted_objective']
 
-# %% ../../nbs/10_beyond/8_flow_matching.ipynb #609f42d8
+# %% ../../nbs/10_beyond/8_flow_matching.ipynb #b5ffae8f
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..diffusion.corruption import VE
 from ..diffusion.losses import Recipe, denoising_loss, draw_noise_levels, encoder_loss
 from ..diffusion.network import ScoreNetwork
 
-# %% ../../nbs/10_beyond/8_flow_matching.ipynb #983aed23
+# %% ../../nbs/10_beyond/8_flow_matching.ipynb #7e8efe54
 def _exact(number: float | Tensor) -> Tensor:
     "A Python number as a float64 tensor; a tensor stays as it is."
     return torch.as_tensor(number, dtype=None if isinstance(number, Tensor) else torch.float64)
@@ -55,7 +55,7 @@ class StraightPath:
         share = self.share(self.time(noise_level))
         return 1 / (share**2 * ((1 - self.sigma_min) ** 2 * self.unit**2 + deviation**2))
 
-# %% ../../nbs/10_beyond/8_flow_matching.ipynb #b7655fc7
+# %% ../../nbs/10_beyond/8_flow_matching.ipynb #aa11bd17
 _Denoise = Callable[[Tensor, Tensor], Tensor]  # (noisy, noise_level) -> E[clean | noisy]
 
 
@@ -89,7 +89,7 @@ def denoiser_of(
 
     return denoise
 
-# %% ../../nbs/10_beyond/8_flow_matching.ipynb #a06a5db3
+# %% ../../nbs/10_beyond/8_flow_matching.ipynb #6feda99b
 def euler_path(
     denoise: _Denoise,  # A formula or a network
     state: Tensor,  # At the first time: noise of deviation `path.unit` at 0, shape (member, 1, row, column)
@@ -113,7 +113,7 @@ def _steps(denoise, state: Tensor, clock: list[float], path: StraightPath, highe
         state = state + (after - before) * velocity(denoise, seen, before, path, highest)
         yield state
 
-# %% ../../nbs/10_beyond/8_flow_matching.ipynb #245b3d00
+# %% ../../nbs/10_beyond/8_flow_matching.ipynb #5c810d2d
 LOWEST, HIGHEST = 1e-3, 152.0  # Noise levels, model units: what lies beyond is trained at these
 
 

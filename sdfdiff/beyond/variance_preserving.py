@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CosineVP', 'even_levels', 'noise_predictor', 'denoiser_from_noise', 'preserving_path', 'euler_preserving']
 
-# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #eed38a1c
+# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #0be77f8b
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .flow_matching import StraightPath
 from ..diffusion.corruption import VE, VP
 from ..diffusion.sampling import gaussian
 
-# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #e908a5da
+# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #2c141495
 @dataclass(frozen=True)
 class CosineVP:
     "Variance-preserving noise schedule with the cosine's share of signal (Nichol and Dhariwal 2021)."
@@ -57,7 +57,7 @@ def even_levels(
     start, end = (float(schedule.time(level)) for level in (sigma_max, sigma_min))
     return schedule.noise_level(torch.linspace(start, end, steps + 1, dtype=torch.float64))
 
-# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #8277f9d3
+# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #d567bd7a
 _Denoise = Callable[[Tensor, Tensor], Tensor]  # (noisy, noise_level) -> E[clean | noisy], in VE's coordinates
 _Predictor = Callable[[Tensor, float], Tensor]  # (state of VP, t) -> the noise in it, standard
 
@@ -87,7 +87,7 @@ def denoiser_from_noise(
 
     return denoise
 
-# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #c9dfa635
+# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #0715e256
 def preserving_path(
     predict: _Predictor,  # (state of VP, t) -> noise
     state: Tensor,  # State of VP at the first time, shape (member, 1, row, column)
@@ -117,7 +117,7 @@ def _preserving(predict, state: Tensor, clock: list[float], schedule, generator,
             state = state + math.sqrt(variance) * gaussian(state.shape, generator, state.device).to(state.dtype)
         yield state
 
-# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #cf2e5d54
+# %% ../../nbs/10_beyond/9_variance_preserving.ipynb #02b7a621
 @torch.no_grad()
 def euler_preserving(
     denoise: _Denoise,  # A formula or a network
