@@ -44,7 +44,7 @@ def _add_segment(commands):
     one.add_argument(
         "--weights",
         default="nuclei",
-        help="nuclei, glands, tissue, tissue_fast, or a .safetensors file (default nuclei)",
+        help="nuclei, glands, tissue, tissue_fast, cells (classes), or a .safetensors file (default nuclei)",
     )
     add_pixel_size(one)
     scale = "network pixels per image pixel, for those who know (default: what the um per pixel say)"
@@ -168,6 +168,8 @@ def _segment(arguments: argparse.Namespace) -> None:
     NAME_uncertainty.png is black where P(object) is 0 or 1, and brightest where it is 1/2. A slide of more than 4096
     pixels a side is segmented in parts: NAME.ome.zarr, NAME_labels.tif, NAME_objects.csv and NAME.geojson.gz.
     """
+    from sdfdiff.provenance import weights_header
+
     if arguments.add and (arguments.force or arguments.resume):
         raise ValueError(
             "--add adds to results that are there, --resume skips them and --force replaces them: give one of the "
@@ -178,6 +180,8 @@ def _segment(arguments: argparse.Namespace) -> None:
             "--add cannot go with --sampler authors, whose members depend on those drawn together with them."
         )
     method = chosen_method(arguments, arguments.weights)
+    if weights_header(arguments.weights)["architecture"].get("mask_channels", 1) > 1:
+        return _segment_classes(arguments, method)
     images = _images(arguments, _asked(arguments, method) if arguments.resume else {})
     model = None
     if not (arguments.resume and all(all_there(path, arguments) for path in images)):
@@ -219,6 +223,39 @@ def _each(images: list[Path], arguments: argparse.Namespace, work: Callable[[Pat
 
 def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+# %% ../nbs/8_engine_room/10_command.ipynb #command-08k
+def _segment_classes(arguments: argparse.Namespace, method) -> None:
+    "What `segment` does with weights of several classes: NAME_classes.png instead of a mask, and no objects."
+    from sdfdiff.beyond.class_files import class_paths, segment_class_file
+    from sdfdiff.diffusion.model import load_model
+    from sdfdiff.files import check_writable
+
+    other = {"--region": arguments.region, "--level": arguments.level, "--add": arguments.add, "--mpp": arguments.mpp}
+    other |= {"--stain": arguments.stain, "--cluster": arguments.cluster}
+    if wrong := [word for word, value in other.items() if value]:
+        raise ValueError(f"{wrong[0]} does not belong to weights of several classes: leave it out.")
+
+    def done(path: Path) -> bool:
+        return arguments.resume and all(one.exists() for one in class_paths(path, arguments.out))
+
+    images = found_images(arguments)
+    for path in images:
+        if not done(path):
+            check_writable(class_paths(path, arguments.out), arguments.force, resume="to skip images that are done")
+    prepare_process()
+    model = load_model(arguments.weights)
+
+    def work(path: Path) -> tuple[str, bool]:
+        if done(path):
+            return "done before, skipped", False
+        how = {"scale": arguments.scale, "workers": chosen_workers(arguments, model)}
+        found = segment_class_file(path, arguments.out, model, method, force=arguments.force, **how)
+        parts = zip(found["class"].values, found.attrs["shares"])
+        said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in parts)
+        return f"{said} -> {class_paths(path, arguments.out)[0]}", True
+
+    _each(images, arguments, work)
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08a
 def _counted(objects: int, doubtful: int, members: int) -> str:

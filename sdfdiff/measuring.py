@@ -24,7 +24,7 @@ from sdfdiff.options import (
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-06
 def _add_evaluate(commands):
     one = add_command(commands, _evaluate, "measure on a data set")
-    one.add_argument("dataset", choices=("monuseg", "glas", "raters", "folder"))
+    one.add_argument("dataset", choices=("monuseg", "glas", "raters", "folder", "classes"))
     one.add_argument("--root", type=Path, required=True, help="folder of the data set")
     one.add_argument(
         "--split",
@@ -32,7 +32,7 @@ def _add_evaluate(commands):
         help="validation: the part of train held out (default test; for raters, and for a folder that the weights "
         "were trained on, what was held out)",
     )
-    one.add_argument("--weights", help="default: nuclei for monuseg, glands for glas")
+    one.add_argument("--weights", help="default: nuclei for monuseg, glands for glas, cells for classes")
     one.add_argument("--limit", type=whole_number, metavar="N", help="only so many images")
     one.add_argument("--out", type=Path, metavar="STORE.zarr", help="keep the study in this folder")
     one.add_argument("--objects", action="store_true", help="measure objects, not pixels; --out is then a .nc file")
@@ -54,6 +54,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from sdfdiff.diffusion.model import load_model
     from sdfdiff.study.evaluation import evaluate, summary, unseen
 
+    if arguments.dataset == "classes":
+        return _evaluate_classes(arguments)
     weights = arguments.weights or {"monuseg": "nuclei", "glas": "glands"}.get(arguments.dataset)
     if weights is None:
         raise ValueError(f"evaluate {arguments.dataset} needs --weights: nuclei, glands, tissue, or a file.")
@@ -114,8 +116,34 @@ def _evaluate_objects(arguments: argparse.Namespace, split: str, method, cases: 
         write_dataset(found, arguments.out, arguments.force)
         print(f"numbers of each image and object: {arguments.out}")
 
+# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-07c
+def _evaluate_classes(arguments: argparse.Namespace) -> None:
+    "What `evaluate classes` does: a table on the screen, the numbers of each image in a file."
+    from sdfdiff.beyond.class_scores import class_summary, evaluate_classes, held_out_class_cases
+    from sdfdiff.diffusion.model import load_model
+    from sdfdiff.files import check_writable, write_dataset
+
+    other = {"--objects": arguments.objects, "--instances": arguments.instances, "--layers": arguments.layers}
+    other |= {"--resume": arguments.resume, "--mpp": arguments.mpp}
+    if wrong := [word for word, value in other.items() if value]:
+        raise ValueError(f"{wrong[0]} does not belong to evaluate classes: leave it out.")
+    if arguments.split == "test" or (arguments.out is not None and arguments.out.suffix != ".nc"):
+        raise ValueError("evaluate classes takes --split validation or train (all images), and --out NAME.nc.")
+    if arguments.out is not None:
+        check_writable([arguments.out], arguments.force)
+    weights = arguments.weights or "cells"
+    method = chosen_method(arguments, weights)
+    prepare_process()
+    model = load_model(weights)
+    cases = held_out_class_cases(arguments.root, model, "all" if arguments.split == "train" else "validation")
+    found = evaluate_classes(cases[: arguments.limit], model, method, workers=chosen_workers(arguments, model))
+    print(class_summary(found))
+    if arguments.out is not None:
+        write_dataset(found, arguments.out, arguments.force)
+        print(f"numbers of each image: {arguments.out}")
+
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-08a
-STEPS = "monuseg and monuseg_grey 9800, glas and glas_paper 6000, folder 3000, tissue 2500, raters 2000"
+STEPS = "monuseg and monuseg_grey 9800, glas and glas_paper 6000, folder 3000, tissue 2500, raters 2000, classes 1500"
 FOLDER = "images/NAME.png with masks/NAME.png, or NAME.png beside NAME_mask.png"  # as in LAYOUTS
 
 
@@ -149,14 +177,18 @@ def _add_train(commands):
     )
     one.add_argument(
         "dataset",
-        choices=("monuseg", "monuseg_grey", "glas", "glas_paper", "folder", "raters", "tissue"),
+        choices=("monuseg", "monuseg_grey", "glas", "glas_paper", "folder", "raters", "tissue", "classes"),
         help="as in the paper: monuseg_grey in grey, glas_paper at 128 x 128 pixels",
     )
     one.add_argument("--root", type=Path, help=f"folder of the data set (folder: {FOLDER}; tissue needs none)")
     one.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
     _add_preparation(one)
+    words = "of classes: their names, the background first (default: class 0, class 1, ...)"
+    one.add_argument("--classes", nargs="+", metavar="NAME", help=words)
+    words = "of classes: pixels of the longer side of each image, as the network sees it (default: as it is)"
+    one.add_argument("--side", type=whole_number, metavar="PX", help=words)
     one.add_argument(
-        "--start", help="weights to start from: nuclei, glands, tissue, tissue_fast or a .safetensors file"
+        "--start", help="weights to start from: nuclei, glands, tissue, tissue_fast, cells or a .safetensors file"
     )
     _add_target(one)
     one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")
@@ -240,6 +272,10 @@ def _train(arguments: argparse.Namespace) -> None:
         raise ValueError(f"train {arguments.dataset} needs --root, the folder of the data set.")
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"{arguments.out} must end in .safetensors.")
+    if arguments.dataset == "classes":
+        return _train_classes(arguments)
+    if arguments.classes or arguments.side:
+        raise ValueError("--classes and --side belong to train classes: leave them out.")
     if arguments.best and arguments.no_validation:
         raise ValueError("--best needs the images that --no-validation leaves out: give one of them.")
     prepare_process()
@@ -250,6 +286,31 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {about['recipe']['steps']} steps in {about['training_seconds']} s; how it went: {log}")
     if arguments.best:
         print(f"the weights are those of step {about['step']}")
+
+# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-10c
+def _train_classes(arguments: argparse.Namespace) -> None:
+    "What `train classes` does."
+    from sdfdiff.beyond.class_models import CELL_SETTING, fit_classes
+
+    other = {"--best": arguments.best, "--layers": arguments.layers, "--tensorboard": arguments.tensorboard}
+    other |= {"--form": arguments.form != "preconditioned", "--truncation": arguments.truncation}
+    if wrong := [word for word, value in other.items() if value]:
+        raise ValueError(f"{wrong[0]} does not belong to train classes: leave it out.")
+    if arguments.side and arguments.scale:
+        raise ValueError("--side and --scale each say how large the network sees an image: give one of the two.")
+    setting = _prepared(CELL_SETTING, arguments)
+    if arguments.target == "binary":
+        from sdfdiff.diffusion.fitting import binary
+
+        setting = binary(setting)
+    prepare_process()
+    how = {name: getattr(arguments, name) for name in ("side", "seed", "resume", "force", "start")}
+    model = fit_classes(
+        arguments.root, arguments.out, arguments.classes, arguments.steps, arguments.minutes, setting=setting, **how
+    )
+    about = model.about
+    print(f"{arguments.out}: {', '.join(about['classes'])}; {len(about['held_out'])} images held out;", end=" ")
+    print(f"{about['recipe']['steps']} steps in {about['training_seconds']} s")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-10b
 def _part(parts, function, words: str) -> argparse.ArgumentParser:

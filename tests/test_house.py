@@ -47,6 +47,7 @@ SHOW_ONLY = {
     "3_reverse_process",
     "8_any_ensemble",
     "8_who_wins",
+    "4_blood_cells",
 }  # lessons without a module
 each_notebook = pytest.mark.parametrize("path", [INDEX, *EVERY_NOTEBOOK], ids=label)
 

@@ -111,9 +111,14 @@ class Architecture:
     encoders: int = 1  # Image encoders; of several, each is trained without a part of the patients
     one_call: tuple[int, ...] = ()  # Channels per level of the one-call generator, in units of width; none: no such
     cells: tuple[int, ...] = (8, 32, 128)  # px: its noise is white, and besides smooth over cells of these sizes
+    mask_channels: int = 1  # Distance maps that belong together: one of a mask, or one for each of several classes
 
     def __post_init__(self):
         _check_architecture(self)
+
+    @property
+    def pixels(self) -> int:  # Channels of the unshuffled distance maps
+        return self.mask_channels * self.unshuffle**2
 
     @property
     def multiple(self) -> int:  # Rows and columns must be multiples of this
@@ -138,6 +143,8 @@ def _check_architecture(a: Architecture) -> None:
             f"mean {a.mean} and deviation {a.deviation} of the distance maps: "
             "finite numbers are needed, the second positive."
         )
+    if a.mask_channels < 1:
+        raise ValueError(f"mask_channels is {a.mask_channels}: at least one distance map is needed.")
     if a.encoders < 1 or (a.encoders > 1 and not a.probability):
         raise ValueError(
             f"{a.encoders} encoders with probability={a.probability}: at least one is needed, and several "
@@ -186,13 +193,18 @@ class Features(NamedTuple):
     "What the encoder computes from an image."
 
     maps: Tensor  # Added to the score network's first layer, (image, width, row / unshuffle, column / unshuffle)
-    initial_estimate: Tensor  # First guess at the distance map, model units, float32, (image, 1, row, column)
-    probability: Tensor | None = None  # First guess at P(object), float32, same shape; None: it was not learned
+    initial_estimate: Tensor  # First guess at the distance map, model units, float32, (image, mask, row, column)
+    probability: Tensor | None = None  # First guess at P(object), or P of each class, same shape; None: not learned
 
     def repeated(self, members: int) -> "Features":  # For the first member of each image, then for the second, ...
         "The same features for several members of each image."
         parts = (None if part is None else part.repeat(members, 1, 1, 1) for part in self)
         return Features(*parts)
+
+
+def _chances(odds: Tensor) -> Tensor:
+    "P(object) from its log odds; P of each class from those of several classes, which exclude each other."
+    return odds.sigmoid() if odds.shape[1] == 1 else odds.softmax(1)
 
 
 def _in_pixels(maps: Tensor, architecture: Architecture) -> Tensor:
@@ -216,8 +228,8 @@ class _Encoder(nn.Module):
         architecture: Architecture,  # Widths, depths and units
     ):
         super().__init__()
-        a, pixels = architecture, architecture.unshuffle**2
-        self.read = _convolution(a.image_channels * pixels, a.width)
+        a, pixels = architecture, architecture.pixels
+        self.read = _convolution(a.image_channels * a.unshuffle**2, a.width)
         self.body = UNet(a.width, a.multipliers, a.encoder_blocks)
         self.guess = _convolution(a.width, pixels)
         self.chance = _convolution(a.width, pixels) if a.probability else None
@@ -235,7 +247,7 @@ class _Reader(nn.Module):
         super().__init__()
         a = self.architecture = architecture
         self.encoders = nn.ModuleList(_Encoder(a) for _ in range(a.encoders))
-        self.condition = _convolution(a.width if a.encoders == 1 else 2 * a.unshuffle**2, a.width)
+        self.condition = _convolution(a.width if a.encoders == 1 else 2 * a.pixels, a.width)
 
     @property
     def weight(self) -> Tensor:  # Any of the weights: they share a device and a number format
@@ -255,7 +267,7 @@ class _Reader(nn.Module):
             hidden, distance, odds = encoder(F.pixel_unshuffle(2 * _viewed(image, view) - 1, a.unshuffle))
             given = hidden if given is None else given
             guess = guess + _viewed(_in_pixels(distance, a), view, back=True)
-            p = p if odds is None else p + _viewed(_in_pixels(odds, a).sigmoid(), view, back=True)
+            p = p if odds is None else p + _viewed(_chances(_in_pixels(odds, a)), view, back=True)
         guess, p = (total / (len(chosen) * views) for total in (guess, p))
         if a.encoders > 1:
             parts = torch.cat([guess.clamp(-3, 3), p.logit(1e-4) / 3]).to(given.dtype)
@@ -276,7 +288,7 @@ class _Generator(nn.Module):
         architecture: Architecture,  # Widths, depths and units
     ):
         super().__init__()
-        a, pixels = architecture, architecture.unshuffle**2
+        a, pixels = architecture, architecture.pixels
         self.enter, self.receive = _convolution(pixels + len(a.cells), a.width), _convolution(a.width, a.width)
         self.body, self.leave = UNet(a.width, a.one_call, a.blocks), _convolution(a.width, pixels)
         with torch.no_grad():
@@ -295,20 +307,20 @@ class ScoreNetwork(_Reader):
         architecture: Architecture,  # Widths, depths and units
     ):
         super().__init__(architecture)
-        a, pixels, length = architecture, architecture.unshuffle**2, 4 * architecture.width
+        a, pixels, length = architecture, architecture.pixels, 4 * architecture.width
         self.embed, self.enter = NoiseEmbedding(length), _convolution(pixels, a.width)
         self.body, self.leave = UNet(a.width, a.multipliers, a.blocks, length), _silent(a.width, pixels)
         self.generator = _Generator(a) if a.one_call else None
 
     def forward(
         self,
-        noisy: Tensor,  # Noisy distance map, model units, float32, (member, 1, row, column)
+        noisy: Tensor,  # Noisy distance map, model units, float32, (member, mask, row, column)
         noise_level: Tensor | float,  # sigma, model units: one number, or one per member
         features: Features,  # Of one image for all members, or of one image per member
-    ) -> Tensor:  # Denoised map, model units, float32, (member, 1, row, column)
+    ) -> Tensor:  # Denoised map, model units, float32, (member, mask, row, column)
         "E[clean map | noisy map, image] (paper, section 2.2, by Tweedie's formula)."
         a, dtype = self.architecture, self.weight.dtype
-        centred = a.checked(noisy, 1, "the noisy map") - a.mean
+        centred = a.checked(noisy, a.mask_channels, "the noisy map") - a.mean
         level = torch.as_tensor(noise_level, dtype=torch.float32, device=noisy.device).expand(len(noisy))
         skip, out, into = (c[:, None, None, None] for c in scalings(level, a.deviation, a.parametrisation))
         hidden = self.enter(F.pixel_unshuffle((into * centred).to(dtype), a.unshuffle)) + features.maps
@@ -318,7 +330,7 @@ class ScoreNetwork(_Reader):
         self,
         noise: Tensor,  # Of `sdfdiff.diffusion.one_call.noise_maps`, (member, channel, row, column) / unshuffle
         features: Features,  # Of one image for all members, or of one image per member
-    ) -> Tensor:  # One distance map per noise, model units, float32, (member, 1, row, column)
+    ) -> Tensor:  # One distance map per noise, model units, float32, (member, mask, row, column)
         "A member in one call, without diffusion. ValueError for a network that was not built for it."
         if self.generator is None:
             raise ValueError("This network has no one-call generator: draw with another method, such as draft.")
@@ -337,12 +349,12 @@ def multiply_adds(
         total[0] += output[0].numel() * module.weight[0].numel()
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    weight = network.weight
+    weight, a = network.weight, network.architecture
     try:
         with torch.inference_mode():
-            features = network.encode(torch.zeros(1, network.architecture.image_channels, *shape, device=weight.device))
+            features = network.encode(torch.zeros(1, a.image_channels, *shape, device=weight.device))
             encoding = total[0]
-            network(torch.zeros(1, 1, *shape, device=weight.device), 1.0, features)
+            network(torch.zeros(1, a.mask_channels, *shape, device=weight.device), 1.0, features)
     finally:
         for hook in hooks:
             hook.remove()

@@ -126,7 +126,7 @@ def noise_maps(
 ) -> Tensor:  # Standard normal, float32, (member, channel, row / unshuffle, column / unshuffle)
     "The noise of some members: white, with pixels as channels, and smooth over cells of each size."
     a = architecture
-    white = F.pixel_unshuffle(gaussian((members, 1, *shape), generator, device), a.unshuffle)
+    white = F.pixel_unshuffle(gaussian((members, a.mask_channels, *shape), generator, device), a.unshuffle)
     small = shape[0] // a.unshuffle, shape[1] // a.unshuffle
     smooth = [_smooth(small, cell // a.unshuffle, members, generator, device) for cell in a.cells]
     return torch.cat([white, *smooth], dim=1)

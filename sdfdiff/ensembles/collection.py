@@ -129,7 +129,12 @@ def _check(keep, workers, truth, unseen, shape):
 
 
 def _check_method(model: Model, method: Method) -> None:
-    "ValueError for one call per member with a network that was not trained for it."
+    "ValueError for weights of another kind of answer, or for one call per member without training for it."
+    if (maps := getattr(model.network.architecture, "mask_channels", 1)) > 1:
+        raise ValueError(
+            f"The weights {model.about.get('name', 'unnamed')} answer with {maps} maps that belong together, not with "
+            "one mask: draw with sdfdiff.beyond."
+        )
     if method.sampler == "one_call" and not model.network.architecture.one_call:
         raise ValueError(
             f"The weights {model.about.get('name', 'unnamed')} were not trained for one call per member "
@@ -220,16 +225,17 @@ def label(
     fields: dict,  # Arrays (row, column), or pairs of dimension names and array, by name
     provenance: dict,  # What made them: attributes
     source_shape: tuple[int, int],  # Rows and columns of the source image
+    units: dict = UNITS,  # Of the fields and of the coordinates: unit and meaning by name
 ) -> xr.Dataset:
     "Arrays of an ensemble as a labelled dataset: names, units, coordinates, and how they were made."
     data = {}
     for name, value in fields.items():
         dimensions, value = value if isinstance(value, tuple) else (("row", "column"), value)
         value = value.astype(np.float32) if value.dtype == np.float64 else value
-        data[name] = (dimensions, value, {"units": UNITS[name][0], "long_name": UNITS[name][1]})
-    shape = fields["mean"].shape
+        data[name] = (dimensions, value, {"units": units[name][0], "long_name": units[name][1]})
+    shape = data["mean"][1].shape[-2:]
     coordinates = {
-        name: (name, source_pixels(count, source), {"units": UNITS[name][0], "long_name": UNITS[name][1]})
+        name: (name, source_pixels(count, source), {"units": units[name][0], "long_name": units[name][1]})
         for name, count, source in zip(("row", "column"), shape, source_shape)
     }
     coordinates |= {"member": np.arange(data["distance"][1].shape[0]), "every_member": np.arange(len(data["area"][1]))}

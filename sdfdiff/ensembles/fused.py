@@ -137,7 +137,7 @@ class Fused:
     def __call__(self, noisy: Tensor, noise_level: Tensor | float, features: Features) -> Tensor:
         "What ScoreNetwork.forward returns, up to rounding, at one noise level. No member depends on its batch mates."
         a, network = self.architecture, self.network
-        centred = a.checked(noisy, 1, "the noisy map") - a.mean
+        centred = a.checked(noisy, a.mask_channels, "the noisy map") - a.mean
         level = torch.as_tensor(noise_level, dtype=torch.float32, device="cpu")
         if level.numel() != 1:
             raise ValueError(f"The noise level has shape {tuple(level.shape)}: this takes one number for all members.")
@@ -221,10 +221,11 @@ def member_bytes(
     network: Fused,  # What is called
 ) -> float:  # Bytes per member and pixel
     "Living tensor memory of one call, found by running it on 1 and on 3 small maps."
-    side, device = network.architecture.multiple * max(1, 64 // network.architecture.multiple), network.weight.device
+    a, device = network.architecture, network.weight.device
+    side = a.multiple * max(1, 64 // a.multiple)
     with torch.no_grad():
-        features = network.encode(torch.zeros(1, network.architecture.image_channels, side, side, device=device))
-        maps = [torch.zeros(members, 1, side, side, device=device) for members in (1, 3)]
+        features = network.encode(torch.zeros(1, a.image_channels, side, side, device=device))
+        maps = [torch.zeros(members, a.mask_channels, side, side, device=device) for members in (1, 3)]
         network(maps[0], 1.0, features)  # the weights for this noise level are made once
         one, three = (_live_bytes(lambda noisy=noisy: network(noisy, 1.0, features)) for noisy in maps)
     return (three - one) / (2 * side**2)

@@ -98,7 +98,8 @@ class Denoiser:
         padding = [(0, 0)] + [(0, c - n) for c, n in zip(self.canvas, self.shape)]
         image = torch.from_numpy(np.pad(image, padding, mode="symmetric").astype(np.float32))[None].to(model.device)
         (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in self.canvas)
-        self.tiles, self.initial_estimate = [], torch.zeros((1, 1, *self.canvas), device=model.device)
+        self.maps = getattr(model.network.architecture, "mask_channels", 1)
+        self.tiles, self.initial_estimate = [], torch.zeros((1, self.maps, *self.canvas), device=model.device)
         self.probability = torch.zeros_like(self.initial_estimate) if model.network.architecture.probability else None
         read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window], *[views] * (views > 1)))
         found = list(in_parallel(read, product(rows, columns), cores(model) if cores(model) > 1 else None))
@@ -126,7 +127,7 @@ def _generated(self, noise: torch.Tensor) -> torch.Tensor:
     "Members in one call each, model units, float32, (member, 1, row, column); noise as `noise_maps` makes it."
     if len(self.tiles) == 1:
         return self.network.generate(noise, self.tiles[0][3])
-    total = torch.zeros((len(noise), 1, *self.canvas), device=noise.device)
+    total = torch.zeros((len(noise), self.maps, *self.canvas), device=noise.device)
     small = self.canvas[0] // noise.shape[2]
     for r, c, weight, features in self.tiles:
         rows, columns = (slice(one.start // small, one.stop // small) for one in (r, c))
@@ -139,11 +140,12 @@ Denoiser.__call__, Denoiser.generate = _denoised, _generated
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-14
 def in_pixels(
     model: Model,  # Its units
-    field: torch.Tensor,  # Model units on the padded canvas, shape (member, 1, row, column)
+    field: torch.Tensor,  # Model units on the padded canvas, shape (member, mask, row, column)
     shape: tuple[int, int],  # Rows and columns of the image
-) -> np.ndarray:  # Pixels, clipped at the truncation, shape (member, row, column)
+) -> np.ndarray:  # px, clipped at the truncation, (member, row, column); of several maps with a second axis
     "What a sampler returns, as distances on the image."
-    return model.to_pixels(field[:, 0, : shape[0], : shape[1]]).clamp(-model.truncation, model.truncation).cpu().numpy()
+    field = model.to_pixels(field[:, :, : shape[0], : shape[1]]).clamp(-model.truncation, model.truncation)
+    return (field[:, 0] if field.shape[1] == 1 else field).cpu().numpy()
 
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-16
 def draw_members(
@@ -166,7 +168,7 @@ def draw_members(
     else:
         levels = geometric_levels(*ends, method.steps, method.first, method.growth)
     generators = member_generators(method.seed, members)
-    noise = gaussian((len(members), 1, *denoiser.canvas), generators, device)
+    noise = gaussian((len(members), getattr(denoiser, "maps", 1), *denoiser.canvas), generators, device)
     start = denoiser.initial_estimate if method.start == "initial_estimate" else 0.0
     options = {"dpm": {"stochasticity": method.stochasticity}} | dict.fromkeys(
         ("paper", "score_sde", "authors"), {"corrections": method.corrections, "ratio": method.ratio}

@@ -291,6 +291,7 @@ class Tissue:
     settings: Settings  # What the scene was made with
     corners: np.ndarray  # Upper left pixel of each nucleus's window (nucleus, 2)
     distances: np.ndarray  # Signed distance to each nucleus in its window (nucleus, k, k), px
+    gap: np.ndarray | None = None  # Above 0 in the light gaps (lumina), shape (row, column)
 
     def rate(
         self,
@@ -326,11 +327,11 @@ def tissue(
     settings = Settings(**settings)
     generator = np.random.default_rng(seed)
     gap = _smooth_noise(shape, 11, generator) - np.float32(ndtri(settings.lumen))
-    gap = 1 / (1 + np.exp(-gap.clip(-3, 3) / 0.12))
-    nuclei = _place(shape, settings, generator, gap < 0.1)
+    free = 1 / (1 + np.exp(-gap.clip(-3, 3) / 0.12))
+    nuclei = _place(shape, settings, generator, free < 0.1)
     centres = np.array([(one.row, one.column) for one in nuclei]).reshape(-1, 2)
     largest = max((one.radius * np.exp(np.sum(one.amplitudes)) for one in nuclei), default=1.0)
     corners, row, column = _window(centres, int(np.ceil(largest + 8 * settings.jitter)) + 1)
     distances = _nucleus_distance(nuclei, row, column)
-    image = _draw_tissue(shape, nuclei, corners, distances, gap, settings, generator)
-    return Tissue(image, nuclei, settings, corners, distances)
+    image = _draw_tissue(shape, nuclei, corners, distances, free, settings, generator)
+    return Tissue(image, nuclei, settings, corners, distances, gap)

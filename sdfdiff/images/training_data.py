@@ -128,11 +128,12 @@ def _cropped(
     image: torch.Tensor, distance: torch.Tensor, crop: int, augmentation: Augmentation, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "One random crop of an image and of its distance map, each with a first axis of length 1."
-    both = torch.cat([image, distance[None]])[None]
-    theta, zoom = _placed(distance.shape, crop, augmentation, generator)
+    maps = distance.reshape(-1, *distance.shape[-2:])  # one, or several that belong together
+    both = torch.cat([image, maps])[None]
+    theta, zoom = _placed(maps.shape[1:], crop, augmentation, generator)
     grid = affine_grid(theta, (1, both.shape[1], crop, crop), align_corners=False)
     view = grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return view[:, :-1], view[:, -1:] * zoom  # a zoom stretches distances too
+    return view[:, : len(image)], view[:, len(image) :] * zoom  # a zoom stretches distances too
 
 # %% ../../nbs/1_images/4_training_data.ipynb #training-data-13
 @dataclass
@@ -140,7 +141,7 @@ class TrainingData:
     "Images with the distance maps of their masks, from which crops are drawn."
 
     images: list[torch.Tensor]  # Each float32 in [0, 1], shape (channel, row, column)
-    distances: list[torch.Tensor]  # Each in pixels, untruncated, shape (row, column)
+    distances: list[torch.Tensor]  # Each in pixels, untruncated, shape (row, column), or (mask, row, column)
     crop: int = 128  # Rows and columns of a crop
     augmentation: Augmentation = PAPER  # What may change
     groups: list[str] | None = None  # Patient of each image; None: each image is of another
