@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from .inputs import all_there, check_slide, found_images, outputs_of
+from .inputs import all_there, check_slide, class_work, found_images, outputs_of
 from .measuring import add_measuring
 from sdfdiff.options import (
     add_command,
@@ -181,7 +181,7 @@ def _segment(arguments: argparse.Namespace) -> None:
         )
     method = chosen_method(arguments, arguments.weights)
     if weights_header(arguments.weights)["architecture"].get("mask_channels", 1) > 1:
-        return _segment_classes(arguments, method)
+        return _each(*class_work(arguments, method))
     images = _images(arguments, _asked(arguments, method) if arguments.resume else {})
     model = None
     if not (arguments.resume and all(all_there(path, arguments) for path in images)):
@@ -223,39 +223,6 @@ def _each(images: list[Path], arguments: argparse.Namespace, work: Callable[[Pat
 
 def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-# %% ../nbs/8_engine_room/10_command.ipynb #command-08k
-def _segment_classes(arguments: argparse.Namespace, method) -> None:
-    "What `segment` does with weights of several classes: NAME_classes.png instead of a mask, and no objects."
-    from sdfdiff.beyond.class_files import class_paths, segment_class_file
-    from sdfdiff.diffusion.model import load_model
-    from sdfdiff.files import check_writable
-
-    other = {"--region": arguments.region, "--level": arguments.level, "--add": arguments.add, "--mpp": arguments.mpp}
-    other |= {"--stain": arguments.stain, "--cluster": arguments.cluster}
-    if wrong := [word for word, value in other.items() if value]:
-        raise ValueError(f"{wrong[0]} does not belong to weights of several classes: leave it out.")
-
-    def done(path: Path) -> bool:
-        return arguments.resume and all(one.exists() for one in class_paths(path, arguments.out))
-
-    images = found_images(arguments)
-    for path in images:
-        if not done(path):
-            check_writable(class_paths(path, arguments.out), arguments.force, resume="to skip images that are done")
-    prepare_process()
-    model = load_model(arguments.weights)
-
-    def work(path: Path) -> tuple[str, bool]:
-        if done(path):
-            return "done before, skipped", False
-        how = {"scale": arguments.scale, "workers": chosen_workers(arguments, model)}
-        found = segment_class_file(path, arguments.out, model, method, force=arguments.force, **how)
-        parts = zip(found["class"].values, found.attrs["shares"])
-        said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in parts)
-        return f"{said} -> {class_paths(path, arguments.out)[0]}", True
-
-    _each(images, arguments, work)
 
 # %% ../nbs/8_engine_room/10_command.ipynb #command-08a
 def _counted(objects: int, doubtful: int, members: int) -> str:

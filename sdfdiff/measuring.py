@@ -86,9 +86,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         anyway=arguments.anyway,
         microns=arguments.mpp,
     )
-    print(summary(result))
-    if arguments.out is not None:
-        print(f"study: {arguments.out}; read it with: sdfdiff report {arguments.out} --out report.html")
+    where = f"study: {arguments.out}; read it with: sdfdiff report {arguments.out} --out report.html"
+    print(summary(result), *[where] * (arguments.out is not None), sep="\n")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-07a
 def _evaluate_objects(arguments: argparse.Namespace, split: str, method, cases: list[str] | None, workers: int) -> None:
@@ -339,7 +338,7 @@ def _add_data(commands):
         help=f"guessed from the names unless given; folder: {FOLDER}",
     )
 
-# %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-10c
+# %% ../nbs/8_engine_room/8_measuring.ipynb #90234972
 def _get(arguments: argparse.Namespace) -> None:
     "Download a data set, check it and unpack it; a download that was cut off goes on."
     from sdfdiff.images.downloads import NOTE, SOURCES, fetch

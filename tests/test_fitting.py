@@ -244,7 +244,7 @@ def stirred(architecture, seed=1):
 
 def test_taking_over_copies_every_weight():
     other, network = stirred(TINY), stirred(replace(TINY, mean=0.3, deviation=0.1), seed=2)
-    fitting._take_over(network, other)
+    fitting.take_over(network, other)
     assert torch.equal(numbers(network), numbers(other))
     assert (network.architecture.mean, network.architecture.deviation) == (0.3, 0.1)  # those of its own data
 
@@ -252,7 +252,7 @@ def test_taking_over_copies_every_weight():
 def test_a_grey_network_becomes_a_colour_network_that_does_the_same():
     grey, colour = stirred(replace(TINY, image_channels=1)), stirred(TINY, seed=2)
     before = numbers(grey)
-    fitting._take_over(colour, grey)
+    fitting.take_over(colour, grey)
     image = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     luminance = torch.from_numpy(rgb2gray(image.permute(0, 2, 3, 1).numpy()))[:, None]
     noisy = torch.randn(2, 1, 8, 12, generator=torch.Generator().manual_seed(1))
@@ -285,7 +285,7 @@ def test_weights_of_another_architecture_are_not_taken_over(change):
         network = stirred(own, seed=2)
         before = numbers(network)
         with pytest.raises(ValueError, match="another architecture") as caught:
-            fitting._take_over(network, stirred(source))
+            fitting.take_over(network, stirred(source))
         assert "\n" not in str(caught.value) and torch.equal(numbers(network), before)
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CELL_SETTING', 'CLASS_UNITS', 'read_classes', 'ClassCase', 'scaled_to', 'read_class_case', 'find_classes',
-           'split_classes', 'class_setting', 'class_data', 'fit_classes', 'class_names', 'classes_of', 'entropy',
+           'split_classes', 'class_setting', 'class_data', 'class_names', 'fit_classes', 'classes_of', 'entropy',
            'class_ensemble', 'label_maps', 'source_label_map', 'class_view', 'segment_classes']
 
 # %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-04
@@ -152,6 +152,23 @@ def class_data(
     return TrainingData(images, maps, setting.crop, setting.augmentation)
 
 # %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-20
+def class_names(
+    cases: Sequence[CasePaths],  # To train on
+    names: Sequence[str] | None,  # What was said of them
+) -> list[str]:
+    "The names that were given, or numbers. ValueError for label maps with gaps in their numbers."
+    if names is not None:
+        return list(names)
+    found = sorted(set().union(*(np.unique(read_classes(one.annotations[0])).tolist() for one in cases)))
+    if found != list(range(len(found))):
+        missing = next(k for k in range(found[-1]) if k not in found)
+        raise ValueError(
+            f"The label maps hold the classes {', '.join(map(str, found))}, but not {missing}: number them from 0 on "
+            "without gaps, or give names for all of them."
+        )
+    return [f"class {k}" for k in found]
+
+# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-21
 def fit_classes(
     root: str | os.PathLike,  # Folder with images/NAME and labels/NAME
     out: str | os.PathLike,  # File to write, ending in .safetensors
@@ -179,24 +196,7 @@ def fit_classes(
     how |= {"seed": seed, "progress": progress, "made_of": made_of, "about": about}
     return fit_training_data(data, setting, out, (steps, minutes), **how)
 
-
-def class_names(
-    cases: Sequence[CasePaths],  # To train on
-    names: Sequence[str] | None,  # What was said of them
-) -> list[str]:
-    "The names that were given, or numbers. ValueError for label maps with gaps in their numbers."
-    if names is not None:
-        return list(names)
-    found = sorted(set().union(*(np.unique(read_classes(one.annotations[0])).tolist() for one in cases)))
-    if found != list(range(len(found))):
-        missing = next(k for k in range(found[-1]) if k not in found)
-        raise ValueError(
-            f"The label maps hold the classes {', '.join(map(str, found))}, but not {missing}: number them from 0 on "
-            "without gaps, or give names for all of them."
-        )
-    return [f"class {k}" for k in found]
-
-# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-23
+# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-24
 CLASS_UNITS = UNITS | {  # variable: (unit, meaning); what has the dimension `class` is told of each class
     "share": ("1", "share of the members with this class"),
     "probability": ("1", "P of each class, sum one: mean of the encoder's and of the share that the members cover"),
@@ -226,7 +226,7 @@ def entropy(
     "How uncertain the label of each pixel is."
     return -(probability * np.log2(np.where(probability > 0, probability, 1))).sum(axis=0)
 
-# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-24
+# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-25
 class _Members:
     "What is kept of members that have several classes: exact sums, areas, the raw inconsistency, the first ones whole."
 
@@ -254,7 +254,7 @@ class _Members:
         raw = zip(("gap", "overlap", "disagreement"), np.concatenate(self.raw, axis=1))
         return found | {name: (each, one) for name, one in raw}
 
-# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-25
+# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-26
 def class_ensemble(
     model: Model,  # Of several classes
     image: np.ndarray,  # Prepared image in [0, 1], shape (channel, row, column)
@@ -294,7 +294,7 @@ def class_ensemble(
     found = label(fields, described(model) | settings_of(method) | about, source_shape or shape, CLASS_UNITS)
     return found.assign_coords({"class": names})
 
-# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-28
+# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-29
 def label_maps(
     dataset: xr.Dataset,  # Of `class_ensemble`
 ) -> dict[str, np.ndarray]:  # int32, shape (row, column)
@@ -325,7 +325,7 @@ def class_view(
     )
     return found if "truth" not in found else found.assign(truth=dataset["truth"] == names.index(name))
 
-# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-31
+# %% ../../nbs/10_beyond/2_class_models.ipynb #class-models-32
 def segment_classes(
     image: np.ndarray,  # In [0, 1], grey (row, column) or RGB (row, column, 3)
     model: Model,  # Of several classes

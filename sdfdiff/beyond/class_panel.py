@@ -6,6 +6,9 @@
 __all__ = ['ClassPanel']
 
 # %% ../../nbs/10_beyond/11_class_panel.ipynb #class-panel-04
+import os
+from pathlib import Path
+
 import ipywidgets as widgets
 import xarray as xr
 
@@ -41,6 +44,6 @@ class ClassPanel(widgets.VBox):
     def panel(self) -> EnsemblePanel | ErrorPanel:  # Of the chosen class
         return self.children[1]
 
-    def save(self, path, force: bool = False):  # The path
+    def save(self, path: str | os.PathLike, force: bool = False) -> Path:
         "Write the panel of the chosen class as one HTML file; FileExistsError without `force`."
         return self.panel.save(path, f"{self.panel.title}: {self.chosen.value}", force)

@@ -122,7 +122,7 @@ def judge_class_ensemble(
         result[name] = dataset[name].mean()
     return result
 
-
+# %% ../../nbs/10_beyond/3_class_scores.ipynb #class-scores-23
 def evaluate_classes(
     cases: Sequence[CasePaths],  # Images with label maps, of `find_classes`
     model: Model,  # Of several classes
@@ -146,7 +146,7 @@ def evaluate_classes(
         {key: about[key] for key in kept if key in about}, title="sdfdiff class scores", seed=seed
     )
 
-# %% ../../nbs/10_beyond/3_class_scores.ipynb #class-scores-23
+# %% ../../nbs/10_beyond/3_class_scores.ipynb #class-scores-24
 def held_out_class_cases(
     root: str | os.PathLike,  # Folder with images/NAME and labels/NAME
     model: Model,  # Of several classes
@@ -164,7 +164,7 @@ def held_out_class_cases(
         )
     return chosen
 
-
+# %% ../../nbs/10_beyond/3_class_scores.ipynb #class-scores-25
 def class_summary(
     numbers: xr.Dataset,  # Of `evaluate_classes`
 ) -> str:

@@ -22,7 +22,7 @@ from .. import __version__
 from .corruption import VE
 from ..files import Exists
 from ..images.preparation import GLANDS, GLANDS_PAPER, NUCLEI, TISSUE, Preparation, prepare_image, prepare_labels
-from .model import Model, load_model, save_weights
+from .model import Model, load_model, save_weights, take_over
 from .network import Architecture, ScoreNetwork
 from ..images.training_data import STRONG, Augmentation, TissueTrainingData, TrainingData, moments
 from ..images.cases import CasePaths, checksums, find_cases, hold_out, read_case, tell_without_instances
@@ -172,30 +172,6 @@ def new_network(
         torch.manual_seed(recipe.seed)
         return ScoreNetwork(replace(architecture, mean=round(mean, 4), deviation=round(deviation, 4)))
 
-
-_LUMINANCE = (0.2125, 0.7154, 0.0721)  # Shares of red, green and blue in grey, as in scikit-image
-
-# %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-19
-def _take_over(
-    network: ScoreNetwork,  # Changed in place
-    other: ScoreNetwork | None,  # Trained on something similar; None: random weights stay
-) -> None:
-    "Start from another network's weights. One for grey images becomes one for colour that does the same at first."
-    if other is None:
-        return
-    tensors, own = other.state_dict(), network.state_dict()
-    if (other.architecture.image_channels, network.architecture.image_channels) == (1, 3):
-        for name in [name for name in tensors if name.endswith("read.weight")]:
-            tensors[name] = torch.cat([share * tensors[name] for share in _LUMINANCE], dim=1)
-    ours, theirs = ({name: value.shape for name, value in part.items()} for part in (own, tensors))
-    wrong = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-    if wrong or other.architecture.parametrisation != network.architecture.parametrisation:
-        wrong = wrong or ["parametrisation"]
-        raise ValueError(
-            f"These weights are of another architecture ({wrong[0]} differs): start from weights of the same shape."
-        )
-    network.load_state_dict(tensors)
-
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-20
 def _of_steps(recipe: Recipe, steps: int) -> Recipe:
     "The same recipe with another number of steps; the encoders keep their share of them."
@@ -264,7 +240,7 @@ def fit_training_data(
     (steps, minutes), (checkpoint, log) = amount, _free(Path(out), resume, force)
     recipe = replace(_of_steps(setting.recipe, _amount(steps, minutes) or setting.recipe.steps), seed=seed)
     network = new_network(setting.architecture, data, recipe)
-    _take_over(network, None if start is None else load_model(start, dtype=torch.float32).network)
+    take_over(network, None if start is None else load_model(start, dtype=torch.float32).network)
     if not resume:
         checkpoint.unlink(missing_ok=True)  # not before the data could be read
     if checkpoint.exists():

@@ -141,7 +141,7 @@ def _check_method(model: Model, method: Method) -> None:
             f"({method.name}): draw with draft or default, or train a network with a one-call generator."
         )
 
-
+# %% ../../nbs/3_ensembles/4_collection.ipynb #collection-11b
 def _provenance(model: Model, denoiser: Denoiser, method: Method) -> dict:
     "Settings to keep as attributes."
     return settings_of(method) | {
