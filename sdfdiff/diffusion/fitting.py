@@ -336,16 +336,9 @@ def _cases(
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-24a
 def described_model(step: Step, recipe: Recipe, setting: Setting, **about: object) -> Model:
     "The averaged network of a step, with all that was decided about it."
-    about = about | {
-        "recipe": asdict(recipe),
-        "step": step.number,
-        "training_seconds": round(step.seconds),
-        "sdfdiff_version": __version__,
-        "licence": setting.licence,
-        "crop": setting.crop,
-        "line": setting.line,
-        "augmentation": asdict(setting.augmentation),
-    }
+    about |= {name: getattr(setting, name) for name in ("licence", "crop", "line")}
+    about |= {"recipe": asdict(recipe), "augmentation": asdict(setting.augmentation), "step": step.number}
+    about |= {"training_seconds": round(step.seconds), "sdfdiff_version": __version__}
     units = recipe.truncation, recipe.data_scale, setting.boundary
     return Model(step.average, VE(), *units, setting.preparation, setting.reach, about)
 
