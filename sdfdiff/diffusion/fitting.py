@@ -244,8 +244,7 @@ def fit_training_data(
     if resume and checkpoint.exists():
         recipe = _continued(checkpoint, recipe, steps)
     else:
-        for one in (checkpoint, log):  # not before the data could be read
-            one.unlink(missing_ok=True)
+        _ = [one.unlink(missing_ok=True) for one in (checkpoint, log)]  # not before the data could be read
         recipe = _of_steps(recipe, _steps_in(minutes, network, data, recipe)) if minutes else recipe
     made_of = (made_of or {}) | {"the start": weights_header(start)["checksum"] if start else "random"}
     how = {"made_of": made_of, "judge": None if judge is None else judge(recipe)}
@@ -280,8 +279,8 @@ def fit(
     how = {"seed": seed, "resume": resume, "force": force, "start": start, "progress": progress, "events": events}
     how |= {"judge": lambda recipe: _validation(choosing, setting, recipe), "best": best}
     names = {"data": setting.data or dataset, "held_out": held_out, "chosen_on": [case.name for case in choosing]}
-    made_of = _made_of(fitted, choosing, setting)
-    return fit_training_data(data, setting, out, (steps, minutes), about=names, made_of=made_of, **how)
+    how |= {"about": names, "made_of": _made_of(fitted, choosing, setting)}
+    return fit_training_data(data, setting, out, (steps, minutes), **how)
 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-24
 def setting_of(
