@@ -241,19 +241,16 @@ def fit_training_data(
     recipe = replace(_of_steps(setting.recipe, _amount(steps, minutes) or setting.recipe.steps), seed=seed)
     network = new_network(setting.architecture, data, recipe)
     take_over(network, None if start is None else load_model(start, dtype=torch.float32).network)
-    if not resume:
-        checkpoint.unlink(missing_ok=True)  # not before the data could be read
-    if checkpoint.exists():
+    if resume and checkpoint.exists():
         recipe = _continued(checkpoint, recipe, steps)
     else:
-        log.unlink(missing_ok=True)
+        _ = [one.unlink(missing_ok=True) for one in (checkpoint, log)]  # not before the data could be read
         recipe = _of_steps(recipe, _steps_in(minutes, network, data, recipe)) if minutes else recipe
     made_of = (made_of or {}) | {"the start": weights_header(start)["checksum"] if start else "random"}
     how = {"made_of": made_of, "judge": None if judge is None else judge(recipe)}
     run = train(network, data, recipe, VE(), checkpoint, table=log, events=events, **how)
-    step = watch(run, recipe.steps, progress)
-    about = {"name": Path(out).stem, "start": Path(start or "random").stem} | (about or {})
-    model = described_model(_best(step) if best else step, recipe, setting, **about)
+    step, names = watch(run, recipe.steps, progress), {"name": Path(out).stem, "start": Path(start or "random").stem}
+    model = described_model(_best(step) if best else step, recipe, setting, **names | (about or {}))
     save_weights(out, model, force=force)
     checkpoint.unlink(missing_ok=True)
     return model
@@ -280,11 +277,10 @@ def fit(
     fitted, choosing = _cases(dataset, root, setting, _judged(checkpoint, resume, validate), best)
     data, held_out = load_training_data(dataset, root, setting, progress, bool(choosing))
     how = {"seed": seed, "resume": resume, "force": force, "start": start, "progress": progress, "events": events}
-    how |= {"best": best, "made_of": _made_of(fitted, choosing, setting)}
-    how["judge"] = lambda recipe: _validation(choosing, setting, recipe)
-    names = {"name": Path(out).stem, "data": setting.data or dataset, "start": Path(start or "random").stem}
-    names |= {"held_out": held_out, "chosen_on": [case.name for case in choosing]}
-    return fit_training_data(data, setting, out, (steps, minutes), about=names, **how)
+    how |= {"judge": lambda recipe: _validation(choosing, setting, recipe), "best": best}
+    names = {"data": setting.data or dataset, "held_out": held_out, "chosen_on": [case.name for case in choosing]}
+    how |= {"about": names, "made_of": _made_of(fitted, choosing, setting)}
+    return fit_training_data(data, setting, out, (steps, minutes), **how)
 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-24
 def setting_of(
