@@ -116,7 +116,7 @@ def split_classes(
 CELL_SETTING = Setting(
     TISSUE,
     Architecture(3, encoder_blocks=1, unshuffle=4, probability=True, one_call=(1, 2, 2), mask_channels=3),
-    Recipe(steps=2500, batch=8, learning_rate=1e-3, levels=1, noise_centre=1.5, edge=0.0),
+    Recipe(steps=3500, encoder_steps=2500, batch=8, learning_rate=1e-3, levels=1, noise_centre=1.5, edge=0.0),
     augmentation=STRONG,
     crop=96,
     boundary="half_pixel",
