@@ -17,7 +17,7 @@ import xarray as xr
 from torch.nn.functional import avg_pool2d
 
 from sdfdiff.beyond.generated_pairs import Mixed, fit_segmenter, nearest_differences, mask_f1
-from sdfdiff.beyond.pairs import PairNetwork, architecture_for, draw_given, draw_pairs, load_pairs, pair_loss
+from sdfdiff.beyond.pairs import PairNetwork, architecture_for, draw_given, sample_pairs, load_pairs, pair_loss
 from sdfdiff.beyond.pairs import save_pairs, tissue_pairs
 from sdfdiff.diffusion.fitting import SETTINGS, Setting, load_training_data, validation_views
 from sdfdiff.diffusion.losses import Recipe
@@ -97,7 +97,7 @@ def measure(count: int = 200, members: int = 16, crps_scenes: int = 60) -> None:
     network, (images, distances) = tissue_network(SCENES), stacked(tissue_pairs(count, HELD_OUT))
     judge = fit_segmenter(tissue_pairs(2000), steps=300)
     made = {
-        first or "together": draw_pairs(network, count, seed=7, first=first) for first in (None, "image", "distance")
+        first or "together": sample_pairs(network, count, seed=7, first=first) for first in (None, "image", "distance")
     }
     again = draw_given(network, "distance", distances, seed=8)
     f1 = {"real": mask_f1(judge, images, distances), "image of a real mask": mask_f1(judge, again, distances)}
@@ -130,7 +130,7 @@ def measure(count: int = 200, members: int = 16, crps_scenes: int = 60) -> None:
 def use(steps: int = 80) -> None:
     "F1 of small segmenters on 200 scenes, trained on real scenes, on generated ones, and on both."
     test, rows = stacked(tissue_pairs(200, HELD_OUT)), {}
-    made = {n: as_data(*draw_pairs(tissue_network(n), GENERATED, seed=11)) for n in (*OWN, SCENES)}
+    made = {n: as_data(*sample_pairs(tissue_network(n), GENERATED, seed=11)) for n in (*OWN, SCENES)}
     for seed in SEEDS:
         for n in SIZES:
             real = tissue_pairs(n)
@@ -158,7 +158,8 @@ def copies(count: int = 64) -> None:
     "How near pairs of the small networks are to their own training scenes, beside fresh scenes."
     fresh, rows = stacked(tissue_pairs(count, HELD_OUT))[0], []
     for scenes in OWN:
-        training, made = torch.stack(tissue_pairs(scenes).images), draw_pairs(tissue_network(scenes), count, seed=11)[0]
+        training = torch.stack(tissue_pairs(scenes).images)
+        made, _ = sample_pairs(tissue_network(scenes), count, seed=11)
         rows.append(np.stack([nearest_differences(one, training) for one in (fresh, made)]))
     part = xr.Dataset({"nearest": (("scenes", "sample", "case"), np.stack(rows))})
     store(part.assign_coords(scenes=list(OWN), sample=["real", "pairs"]), "copies")
@@ -179,7 +180,7 @@ def glas(root: str, steps: int = 300) -> None:
     data, setting, held_out = gland_pairs(root)
     about = {"data": "glas", "held_out": held_out, "licence": setting.licence}
     network = fit_pairs(data, steps, RUNS / "pairs_glas.safetensors", about)
-    images, distances = draw_pairs(network, 64, seed=12)
+    images, distances = sample_pairs(network, 64, seed=12)
     views = validation_views("glas", root, replace(setting, crop=128), count=64)
     unseen, true = avg_pool2d(views[0], 2), avg_pool2d(views[1], 2) / 2
     seen, own = data.draw(64, torch.Generator().manual_seed(13))

@@ -142,7 +142,7 @@ def _evaluate_classes(arguments: argparse.Namespace) -> None:
         print(f"numbers of each image: {arguments.out}")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-08a
-STEPS = "monuseg and monuseg_grey 9800, glas and glas_paper 6000, folder 3000, tissue 2500, raters 2000, classes 1500"
+STEPS = "monuseg and monuseg_grey 9800, glas and glas_paper 6000, folder 3000, tissue 2500, raters 2000, classes 3500"
 FOLDER = "images/NAME.png with masks/NAME.png, or NAME.png beside NAME_mask.png"  # as in LAYOUTS
 
 

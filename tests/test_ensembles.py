@@ -337,7 +337,7 @@ def test_calls_are_counted_right(name, final):
 
 
 def test_qualities():
-    assert list(METHODS) == [*QUALITIES, "paper-nuclei", "paper-glands"] and METHODS["default"] == Method()
+    assert list(METHODS) == [*QUALITIES, "flow", "paper-nuclei", "paper-glands"] and METHODS["default"] == Method()
     assert [METHODS[name].calls for name in QUALITIES] == [1, 5, 10, 151]
     for name, one in METHODS.items():
         assert method_of(name) == method_of(one) == one

@@ -19,6 +19,7 @@ from PIL import Image
 from shell import QUICK, files, no_work, refused, tiny
 
 from sdfdiff import measuring
+from sdfdiff.beyond.class_models import CELL_SETTING
 from sdfdiff.command import parser
 from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.model import load_model, save_weights
@@ -381,7 +382,7 @@ def test_words_of_the_help_are_those_of_the_package():
     }
     assert {name.strip(): steps for name, steps in said.items()} == {
         name: fitting.setting_of(name).recipe.steps for name in fitting.SETTINGS
-    }
+    } | {"classes": CELL_SETTING.recipe.steps}
     for words in (["get", name, "--to", "a"] for name in SOURCES):
         assert parser().parse_args(["data", *words]).dataset in SOURCES
     for name in LAYOUTS:

@@ -19,7 +19,7 @@ from sdfdiff.beyond.pairs import (
     PairNetwork,
     architecture_for,
     draw_given,
-    draw_pairs,
+    sample_pairs,
     load_pairs,
     pair_loss,
     save_pairs,
@@ -116,11 +116,11 @@ def test_weights_come_back_and_others_are_refused(tmp_path):
 @pytest.mark.parametrize("first", [None, "image", "distance"])
 def test_pairs_depend_on_the_seed_only(first):
     network = small()
-    images, distances = draw_pairs(network, 3, (16, 24), seed=1, calls=4, first=first)
-    again = draw_pairs(network, 3, (16, 24), seed=1, calls=4, first=first)
+    images, distances = sample_pairs(network, 3, (16, 24), seed=1, calls=4, first=first)
+    again = sample_pairs(network, 3, (16, 24), seed=1, calls=4, first=first)
     assert images.shape == (3, 3, 16, 24) and distances.shape == (3, 1, 16, 24)
     assert torch.equal(images, again[0]) and 0 <= images.min() and images.max() <= 1
-    assert not torch.equal(images, draw_pairs(network, 3, (16, 24), seed=2, calls=4, first=first)[0])
+    assert not torch.equal(images, sample_pairs(network, 3, (16, 24), seed=2, calls=4, first=first)[0])
 
 
 def test_given_parts_are_used():
@@ -141,7 +141,7 @@ def test_given_parts_are_used():
         (lambda: draw_given(small(), "colour", torch.rand(1, 3, 16, 16)), "image or distance"),
         (lambda: draw_given(small(), "image", torch.rand(1, 1, 16, 16)), "1 channels"),
         (lambda: SMALL.standardised(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 8, 8)), "8 x 8"),
-        (lambda: draw_pairs(small(), 1, (16, 16), calls=2), "at least 3"),
+        (lambda: sample_pairs(small(), 1, (16, 16), calls=2), "at least 3"),
         (lambda: PairArchitecture(deviation=0.0), "positive"),
         (lambda: images_of_mask(small(), np.zeros((16, 18))), "multiples of 4"),
         (lambda: images_of_mask(small(), np.zeros((16, 16)), blend=-0.5), "0 to 1"),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PairArchitecture', 'tissue_pairs', 'architecture_for', 'PairNetwork', 'training_noise_levels', 'pair_loss',
-           'draw_pairs', 'draw_given', 'save_pairs', 'load_pairs']
+           'sample_pairs', 'draw_given', 'save_pairs', 'load_pairs']
 
 # %% ../../nbs/10_beyond/6_pairs.ipynb #pairs-04
 import json
@@ -199,7 +199,7 @@ def _follow(network: PairNetwork, centre: Pair, path: Tensor, seed: int) -> tupl
     return tuple(torch.cat(parts) for parts in zip(*found))
 
 # %% ../../nbs/10_beyond/6_pairs.ipynb #pairs-23
-def draw_pairs(
+def sample_pairs(
     network: PairNetwork,  # A trained network
     count: int,  # Pairs
     shape: tuple[int, int] = (64, 64),  # Rows and columns

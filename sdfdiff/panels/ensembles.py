@@ -118,7 +118,8 @@ class _PixelPanel(Panel):
 def _objects(dataset: xr.Dataset) -> tuple[dict, dict]:  # Arrays to pack; their words
     "The objects of the shown mask on the pixels that are shown, with their numbers and what is known of each."
     shape = {name: dataset.sizes[name] for name in ("row", "column")}
-    side = {name: float(dataset[name].diff(name).mean()) for name in shape}  # source px of a pixel
+    steps = {name: float(dataset[name].diff(name).mean()) for name in shape}
+    side = {name: step if step > 0 else 1.0 for name, step in steps.items()}  # source px of a pixel
     whole = {f"source_{name}s": round(count * side[name]) for name, count in shape.items()}  # smaller in a part
     labels, facts = objects_of(dataset.assign_attrs(whole))
     columns = {name: facts[name].values for name in facts if name != "id"}
