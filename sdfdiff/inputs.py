@@ -90,10 +90,11 @@ def class_work(
     method: "Method",  # How to draw
 ) -> tuple[list[Path], argparse.Namespace, Callable]:  # Images, the same arguments, and what to do with each image
     "What `segment` does with weights of several classes: NAME_classes.png instead of a mask, no objects. ValueError."
-    from sdfdiff.beyond.class_files import class_paths, segment_class_file
+    from sdfdiff.beyond.class_files import CLASS_OUTPUTS, segment_class_file
     from sdfdiff.diffusion.model import load_model
     from sdfdiff.files import check_writable
     from sdfdiff.options import chosen_workers, prepare_process
+    from sdfdiff.provenance import output_paths
 
     other = {"--region": arguments.region, "--level": arguments.level, "--add": arguments.add, "--mpp": arguments.mpp}
     other |= {"--stain": arguments.stain, "--cluster": arguments.cluster}
@@ -101,12 +102,14 @@ def class_work(
         raise ValueError(f"{wrong[0]} does not belong to weights of several classes: leave it out.")
 
     def done(path: Path) -> bool:
-        return arguments.resume and all(one.exists() for one in class_paths(path, arguments.out))
+        return arguments.resume and all(one.exists() for one in output_paths(path, arguments.out, CLASS_OUTPUTS))
 
     images = found_images(arguments)
     for path in images:
         if not done(path):
-            check_writable(class_paths(path, arguments.out), arguments.force, resume="to skip images that are done")
+            check_writable(
+                output_paths(path, arguments.out, CLASS_OUTPUTS), arguments.force, resume="to skip images that are done"
+            )
     prepare_process()
     model = load_model(arguments.weights)
 
@@ -117,6 +120,6 @@ def class_work(
         found = segment_class_file(path, arguments.out, model, method, force=arguments.force, **how)
         parts = zip(found["class"].values, found.attrs["shares"])
         said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in parts)
-        return f"{said} -> {class_paths(path, arguments.out)[0]}", True
+        return f"{said} -> {output_paths(path, arguments.out, CLASS_OUTPUTS)[0]}", True
 
     return images, arguments, work

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -131,9 +131,10 @@ OUTPUTS = ("_mask.png", "_overlay.png", "_uncertainty.png", *ENDINGS[1:], ".nc")
 def output_paths(
     image: str | os.PathLike,  # An image file
     folder: str | os.PathLike,  # Where its results go
+    endings: Sequence[str] = OUTPUTS,  # Of the results; those of `segment_file`
 ) -> list[Path]:
-    "The files that `segment_file` writes for an image."
-    return [Path(folder) / (Path(image).stem + ending) for ending in OUTPUTS]
+    "The files that are written for an image."
+    return [Path(folder) / (Path(image).stem + ending) for ending in endings]
 
 
 def plain(

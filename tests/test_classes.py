@@ -12,16 +12,34 @@ from sklearn.metrics import f1_score, jaccard_score
 from small_networks import random_network
 
 from sdfdiff.beyond import class_models as models
-from sdfdiff.beyond.class_files import class_paths, read_class_result, segment_class_file
-from sdfdiff.beyond.class_scores import class_brier, class_reliability, class_scores, confusion, evaluate_classes
-from sdfdiff.beyond.class_scores import class_summary, exact_class_probability, macro_mean, rate_classes
-from sdfdiff.beyond.classes import checked_classes, class_distances, disagreement, one_hot, project, ranked
-from sdfdiff.beyond.classes import to_label_map, unranked
+from sdfdiff.beyond.class_files import CLASS_OUTPUTS, read_class_result, segment_class_file
+from sdfdiff.beyond.class_scores import (
+    class_brier,
+    class_reliability,
+    class_scores,
+    class_summary,
+    confusion,
+    evaluate_classes,
+    exact_class_probability,
+    macro_mean,
+    rate_classes,
+)
+from sdfdiff.beyond.classes import (
+    checked_classes,
+    class_distances,
+    disagreement,
+    one_hot,
+    project,
+    ranked,
+    to_label_map,
+    unranked,
+)
 from sdfdiff.beyond.plain_classes import PlainNetwork, plain_chances
 from sdfdiff.command import main
 from sdfdiff.diffusion.model import Model, load_model, save_weights
 from sdfdiff.files import write_png
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.provenance import output_paths
 
 NAMES = ["stroma", "nucleus", "lumen"]
 
@@ -196,8 +214,8 @@ def test_the_shell_trains_evaluates_and_segments(folder, tmp_path, monkeypatch, 
     assert "nucleus" in capsys.readouterr().out
     image = str(folder / "images" / "a_0.png")
     segment = ["segment", image, "--weights", weights, "--members", "2", "--out", out]
-    assert main(segment) == 0 and all(one.exists() for one in class_paths(image, out))
-    assert read_class_result(class_paths(image, out)[-1]).sizes["class"] == 3
+    assert main(segment) == 0 and all(one.exists() for one in output_paths(image, out, CLASS_OUTPUTS))
+    assert read_class_result(output_paths(image, out, CLASS_OUTPUTS)[-1]).sizes["class"] == 3
     assert main(segment) == 1 and "--resume to skip" in capsys.readouterr().err
     assert main([*segment, "--resume"]) == 0 and main([*segment, "--level", "1", "--force"]) == 1
     assert main([*train[:6], "--classes", *NAMES, "granule", "--force"]) == 1

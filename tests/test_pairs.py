@@ -7,7 +7,6 @@ import torch
 from sdfdiff.beyond.generated_pairs import (
     Mixed,
     PairPanel,
-    SmallSegmenter,
     fit_segmenter,
     images_of_mask,
     mask_f1,
@@ -19,13 +18,14 @@ from sdfdiff.beyond.pairs import (
     PairNetwork,
     architecture_for,
     draw_given,
-    sample_pairs,
     load_pairs,
     pair_loss,
+    sample_pairs,
     save_pairs,
     tissue_pairs,
     training_noise_levels,
 )
+from sdfdiff.beyond.plain_classes import PlainNetwork
 from sdfdiff.images.training_data import TrainingData
 
 SMALL = PairArchitecture(width=8, multipliers=(1, 1))
@@ -179,7 +179,11 @@ def test_a_segmenter_learns_dark_discs():
     data = TrainingData(images, distances, 32)
     fitted = fit_segmenter(data, steps=40)
     stacked = torch.stack(images), torch.stack(distances)[:, None]
-    assert mask_f1(fitted, *stacked).min() > 0.8 > mask_f1(SmallSegmenter(), *stacked).mean()
+    assert (
+        mask_f1(fitted, *stacked).min()
+        > 0.8
+        > mask_f1(PlainNetwork(1, width=24, blocks=1, unshuffle=2), *stacked).mean()
+    )
 
 
 def test_panel_follows_its_controls():
