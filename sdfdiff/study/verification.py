@@ -111,14 +111,15 @@ def _believed_auroc(
 ) -> xr.DataArray:  # 0.5 to 1, without `bin`; NaN without an uncertain pixel
     "AUROC with which |P - 1/2| would find the errors of the mask P >= 1/2 if truths were drawn with exactly that P."
 
-    def kernel(pixels, forecast):
+    def kernel(pixels, forecast):  # (..., bin)
         p = forecast / np.maximum(pixels, 1)
         chance = np.minimum(p, 1 - p)
-        order = np.argsort(chance, kind="stable")
-        wrong, right = (chance * pixels)[order], ((1 - chance) * pixels)[order]
-        return ((np.cumsum(right) - right / 2) * wrong).sum() / (wrong.sum() * right.sum()) if wrong.sum() else np.nan
+        order = np.argsort(chance, -1, kind="stable")
+        wrong, right = (np.take_along_axis(sums, order, -1) for sums in (chance * pixels, (1 - chance) * pixels))
+        total = wrong.sum(-1) * right.sum(-1)
+        return ((np.cumsum(right, -1) - right / 2) * wrong).sum(-1) / np.where(total > 0, total, np.nan)
 
-    over = {"input_core_dims": [["bin"]] * 2, "vectorize": True, "dask": "parallelized", "output_dtypes": [float]}
+    over = {"input_core_dims": [["bin"]] * 2, "dask": "parallelized", "output_dtypes": [float]}
     found = xr.apply_ufunc(kernel, table["pixels"], table["forecast"], **over)
     return found.assign_attrs(units="1", long_name="AUROC of |P - 1/2| if P were exact")
 
@@ -321,9 +322,14 @@ _LIMITS = {  # quantity: where it can lie; the others are shares, from 0 to 1
 def _bounds(means: dict, sums: dict, differ: bool = False, **how) -> dict[str, xr.DataArray]:
     "Estimate, low and high of each number; of differences without limits."
     own = {name: (-np.inf, np.inf) if differ else _LIMITS.get(name, (0, 1)) for name in means | sums}
-    found = {
-        name: bootstrap(one, skipna=not name.startswith("f1_"), limits=own[name], **how) for name, one in means.items()
-    }
+    found = {}
+    for skipna in (False, True):  # means in one table each: they share their resamples
+        table = {name: one for name, one in means.items() if skipna != name.startswith("f1_")}
+        if table:
+            ends = [xr.DataArray(list(side), dims="quantity") for side in zip(*(own[name] for name in table))]
+            of = xr.concat([one.reset_coords(drop=True) for one in table.values()], "quantity")
+            bounds = bootstrap(of, skipna=skipna, limits=ends, **how)
+            found |= {name: bounds.isel(quantity=k) for k, name in enumerate(table)}
     return found | {name: bootstrap(*pair, limits=own[name], **how) for name, pair in sums.items()}
 
 

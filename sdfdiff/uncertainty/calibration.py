@@ -56,20 +56,21 @@ def calibration_error(
     if equal not in ("width", "mass"):
         raise ValueError(f'equal is {equal!r}: bins can have equal "width" or equal "mass".')
 
-    def kernel(pixels, forecast, truths):
-        total, k = max(pixels.sum(), 1e-300), np.arange(len(pixels))
+    def kernel(pixels, forecast, truths):  # (..., bin), many tables at once: a bootstrap has thousands
+        total, k = pixels.sum(-1, keepdims=True), np.arange(pixels.shape[-1])
+        total = np.where(total > 0, total, np.nan)
         if equal == "width":
-            group = k * bins // (len(k) - 1)
+            group = np.broadcast_to(k * bins // (len(k) - 1), pixels.shape)
         else:
-            group = ((np.cumsum(pixels) - pixels / 2) / total * bins).astype(int)
-        gap = np.bincount(np.minimum(group, bins - 1), forecast - truths)
-        return np.abs(gap).sum() / total if pixels.sum() else np.nan
+            group = np.nan_to_num((np.cumsum(pixels, -1) - pixels / 2) / total * bins).astype(int)
+        group = np.minimum(group, bins - 1) + bins * np.arange(total.size).reshape(total.shape)
+        gap = np.bincount(group.ravel(), (forecast - truths).ravel(), bins * total.size)
+        return np.abs(gap).reshape(*total.shape[:-1], bins).sum(-1) / total[..., 0]
 
     found = xr.apply_ufunc(
         kernel,
         *(table[name] for name in ("pixels", "forecast", "truths")),
         input_core_dims=[["bin"]] * 3,
-        vectorize=True,
         dask="parallelized",
         output_dtypes=[float],
         keep_attrs=False,

@@ -210,10 +210,10 @@ def _resampled(
         places = np.arange(data.sizes[dim])
         return xr.concat([statistic(data.isel({dim: np.repeat(places, row)})) for row in weights.values], "resample")
     each = _each(data)
-    total = each(lambda one: xr.dot(weights, one.fillna(0), dim=dim).assign_attrs(one.attrs))
+    total = each(lambda one: xr.dot(weights, one.fillna(0), dim=dim, optimize=True).assign_attrs(one.attrs))
     if statistic is not None:
         return statistic(total)
-    return total / each(lambda one: xr.dot(weights, one.notnull().astype(int), dim=dim))
+    return total / each(lambda one: xr.dot(weights, one.notnull().astype(float), dim=dim, optimize=True))
 
 # %% ../../nbs/4_uncertainty/2_fields.ipynb #fields-22-interval
 def _further(count: np.ndarray, end: float) -> np.ndarray:
