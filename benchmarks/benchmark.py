@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from benchmarks.competitors import race_drivers, race_tiles, versions, with_units
 from benchmarks.distances import race_distances
 from benchmarks.factors import chain
-from benchmarks.frontier import REFERENCE, judge_case, scenes, side_by_side
+from benchmarks.frontier import REFERENCE, judge_case, made_for_one_call, scenes, side_by_side
 from benchmarks.memory import peak_memory
 from benchmarks.plan import FULL, QUICK, Plan, machine, one_thread, slide
 from sdfdiff.diffusion.model import Model, load_model
@@ -21,10 +21,11 @@ from sdfdiff.provenance import plain
 
 def precision(
     plan: Plan,  # How much
+    quality: str = "default",  # Method of the members
 ) -> xr.Dataset:  # By case: difference of F1, ratio and correlation of the spread, bfloat16 against float32
     "The same members in two number formats, on scenes whose posterior is known."
     exact, fast = (load_model(plan.scenes, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    how, rows = {"members": plan.drawn, "seed": plan.seed, "keep": plan.drawn, "progress": False}, []
+    how, rows = {"method": quality, "members": plan.drawn, "seed": plan.seed, "keep": plan.drawn, "progress": False}, []
     cases = scenes(fast, plan.cases)
     for case in cases:
         drawn = {name: ensemble(model, case.image, **how) for name, model in (("fast", fast), (REFERENCE, exact))}
@@ -33,7 +34,7 @@ def precision(
         differences = (one - other)[["f1_mean", "f1_one"]]
         rows.append(differences.assign(one[["spread_ratio", "spread_correlation"]]))
     found = xr.concat(rows, "case").assign_coords(case=[case.name for case in cases])
-    return _prefixed(with_units(found), "precision")
+    return _prefixed(with_units(found), "precision" if quality == "default" else f"precision_{quality}")
 
 
 def run_benchmark(
@@ -55,7 +56,7 @@ def run_benchmark(
         "drivers": lambda: _drivers(plan),
         "tiles": lambda: _tiles(plan, model),
         "signed distance": lambda: _distances(plan),
-        "precision": lambda: precision(plan),
+        "precision": lambda: precision_parts(plan),
         "memory": lambda: peak_memory(plan),
     }
     found, spent = [], {}
@@ -72,6 +73,13 @@ def run_benchmark(
 
 def _prefixed(dataset: xr.Dataset, prefix: str) -> xr.Dataset:
     return dataset.rename({name: f"{prefix}_{name}" for name in dataset.data_vars}).drop_attrs(deep=False)
+
+
+def precision_parts(
+    plan: Plan,  # How much
+) -> xr.Dataset:  # As from `precision`
+    "Of ten calls, and of one if the weights can."
+    return xr.merge(precision(plan, one) for one in ("default", "fast")[: 1 + made_for_one_call(plan.scenes)])
 
 
 def _drivers(plan: Plan) -> xr.Dataset:

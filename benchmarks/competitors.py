@@ -121,7 +121,8 @@ def _start(denoiser: Denoiser, members: range, seed: int, levels: torch.Tensor) 
 
 
 def drivers(
-    calls: int = 10,  # Network calls of the schedulers: the default's
+    one_call: bool = False,  # Whether the network has a one-call generator
+    calls: int = 10,  # Network calls of the schedulers: those of `default`
 ) -> dict[str, Callable]:  # By name: (denoiser, model, members, seed) -> the last state
     "Ways to drive one network; those of a library that is missing are not among them."
     default = METHODS["default"]
@@ -135,14 +136,14 @@ def drivers(
         noisy, generators = _start(denoiser, members, seed, levels)
         return last(scheduled(name, denoiser, noisy, levels, generators))
 
-    found = {f"sdfdiff {name}": lambda *given, name=name: ours(*given, name) for name in QUALITIES[1:]}
+    found = {f"sdfdiff {name}": lambda *given, name=name: ours(*given, name) for name in QUALITIES[not one_call :]}
     found["FlowSDF's 3 Euler steps"] = lambda *given: ours(*given, "flow")
     if library("diffusers"):
         found |= {name: lambda *given, name=name: theirs(*given, name) for name in SCHEDULERS}
     return found
 
 
-DRIVERS = (*(f"sdfdiff {name}" for name in QUALITIES[1:]), "FlowSDF's 3 Euler steps", *SCHEDULERS)
+DRIVERS = (*(f"sdfdiff {name}" for name in QUALITIES), "FlowSDF's 3 Euler steps", *SCHEDULERS)
 
 
 def gathered(
@@ -180,7 +181,8 @@ def race_drivers(
     xr.Dataset
 ):  # Seconds for all members of one image; quality as in `benchmarks.frontier.UNITS`, mean over the images
     "Drivers of one network side by side."
-    found, denoisers = drivers(), [Denoiser(model, case.image) for case in cases]
+    one_call = model.network.generator is not None
+    found, denoisers = drivers(one_call), [Denoiser(model, case.image) for case in cases]
     runs = {name: lambda name=name: found[name](denoisers[0], model, range(members), seed) for name in found}
     seconds = seconds_table((), {(): interleaved(runs, rounds)}, DRIVERS, {}).rename(library="driver")
     long = {"members": reference_members, "seed": seed + 1, "keep": reference_members, "progress": False}
@@ -193,7 +195,7 @@ def race_drivers(
         judged.append(judge_case(side_by_side(drawn, case))[list(_QUALITY)])
     quality = xr.concat(judged, "case").mean("case", skipna=False).rename(method="driver")
     quality = quality.drop_vars("estimator", errors="ignore").reindex(driver=list(DRIVERS))
-    return with_units(quality).assign(seconds=seconds)
+    return with_units(quality).assign(seconds=seconds).sel(driver=list(DRIVERS)[not one_call :])
 
 
 @torch.inference_mode()

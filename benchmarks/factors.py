@@ -78,6 +78,8 @@ def steps_of_chain(
         deque(sample_batches(Denoiser(model, image), model, some, **quiet), maxlen=0)
 
     reads_slow, reads_fast = partial(Plain, slow, image), partial(Plain, model, image)
+    in_one_call = replace(METHODS["fast"], members=members, seed=plan.seed)
+    made_for_it = model.network.generator is not None
     return {
         "naive loop": (partial(go, naive, slow, short, 1), PAPER.calls / short.calls * members, None),
         "fewer calls": (partial(go, naive, slow, some, 1), members, None),
@@ -87,7 +89,7 @@ def steps_of_chain(
         "fused network": (lambda: go(Denoiser(model, image), model, some, part, batch), members / part, None),
         "workers": (at_once, 1, None),
         "the rest": (partial(ensemble, model, image, some, **quiet), 1, None),
-    }
+    } | ({"one call": (partial(ensemble, model, image, in_one_call, **quiet), 1, None)} if made_for_it else {})
 
 
 def other_settings(

@@ -19,7 +19,9 @@ CALLS = (2, 3, 4, 5, 6, 8, 10, 13, 20, 40)
 REFERENCE = "long run"  # Name of the method that the others are compared with
 
 
-def _made_for_one_call(weights: str) -> bool:
+def made_for_one_call(
+    weights: str,  # Name of shipped weights, or a file
+) -> bool:
     "Whether the weights are there and can make a member in one call."
     try:
         return bool(weights_header(weights)["architecture"].get("one_call"))
@@ -45,7 +47,7 @@ def methods(
                 found[f"{name} {one.calls}"] = one
     tuned = sorted({count for count in counts if 1 < count <= 13})
     found |= {f"tuned {count}": replace(METHODS["default"], steps=count - 1) for count in tuned}
-    qualities = QUALITIES if _made_for_one_call(weights) else QUALITIES[1:]  # all but fast
+    qualities = QUALITIES if made_for_one_call(weights) else QUALITIES[1:]  # all but fast
     found |= {name: METHODS[name] for name in qualities} | {"one call": untuned("dpm_sde", 0)}
     found |= {f"flow {count}": replace(METHODS["flow"], steps=count) for count in sorted({1, *counts}) if count <= 20}
     found |= {"EDM Heun": untuned("heun", 17)}

@@ -20,7 +20,7 @@ class Plan:
     "How much is measured; stored with the result."
 
     weights: str = "nuclei"  # For speed and memory: one of the shipped ones, or a file
-    scenes: str = "tissue"  # Weights for quality, on synthetic tissue whose posterior is known
+    scenes: str = "tissue_fast"  # Weights for quality, on synthetic tissue whose posterior is known
     members: int = 128  # Of the ensemble whose time is taken apart
     side: int = 128  # Rows and columns of its image
     rounds: int = 5  # Repeats

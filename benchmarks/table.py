@@ -60,10 +60,11 @@ def _tile_lines(d: xr.Dataset) -> Iterator[str]:
     if d.sizes["side"]:
         yield ""
         yield "One member of a large image, one core [goals: 1000 px in 15 s, 4096 px in 3 GB]"
-    for side in d.side.values:
-        one = d.sel(side=side)
-        seconds, peak = float(one.large_seconds), float(one.large_peak) / 1024
-        yield f"{side:>6} px: {seconds:>7.2f} s, {1e6 * seconds / side**2:.2f} us per pixel, peak {peak:.2f} GiB"
+    for name, calls in (("large", "ten calls"), ("large_one_call", "one call")):
+        for side in d.side.values if f"{name}_seconds" in d else ():
+            seconds, peak = (float(d[f"{name}_{what}"].sel(side=side)) for what in ("seconds", "peak"))
+            amount = f"{1e6 * seconds / side**2:.2f} us per pixel, peak {peak / 1024:.2f} GiB"
+            yield f"{side:>6} px, {calls}: {seconds:>7.2f} s, {amount}"
 
 
 def _distance_lines(d: xr.Dataset) -> Iterator[str]:
@@ -79,6 +80,9 @@ def _distance_lines(d: xr.Dataset) -> Iterator[str]:
         yield f"{name:<12}{numbers}"
 
 
+_PRECISION = ("spread_ratio", "spread_correlation", "f1_mean", "f1_one")
+
+
 def _last_lines(d: xr.Dataset) -> Iterator[str]:
     "Memory, number format, and who did not take part."
     about = d.attrs
@@ -89,12 +93,13 @@ def _last_lines(d: xr.Dataset) -> Iterator[str]:
             f"Peak memory, {about['plan_side']} x {about['plan_side']} px: {peak[-1] / peak[0]:.3f} x for {counts[-1]} "
             f"members instead of {counts[0]} ({each} MiB) [goal for 1024 : 16: at most 1.1]"
         )
-    mean = d[[name for name in d.data_vars if name.startswith("precision_")]].mean()
-    yield (
-        f"bfloat16 against float32, same members: spread {float(mean.precision_spread_ratio):.3f} x, "
-        f"correlation {float(mean.precision_spread_correlation):.4f}, "
-        f"F1 of the mean {float(mean.precision_f1_mean):+.4f}, of single members {float(mean.precision_f1_one):+.4f}"
-    )
+    for prefix, calls in (("precision", "ten calls"), ("precision_fast", "one call")):
+        if f"{prefix}_f1_one" in d:
+            ratio, alike, mean, one = (float(d[f"{prefix}_{name}"].mean()) for name in _PRECISION)
+            yield (
+                f"bfloat16 against float32, same members, {calls}: spread {ratio:.3f} x, correlation {alike:.4f}, "
+                f"F1 of the mean {mean:+.4f}, of single members {one:+.4f}"
+            )
     if missing := [name for name in OPTIONAL if about[f"version_of_{name}"] == "not installed"]:
         yield f"Not installed, rows without numbers: {', '.join(missing)}; `pip install -e .[bench]` adds them."
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small_networks import random_network
+from small_networks import one_call_network, random_network
 
 from benchmarks import competitors
 from benchmarks.competitors import (
@@ -112,7 +112,7 @@ def test_no_competitor_is_imported_before_it_is_asked_for():
 
 def test_missing_libraries_are_named_and_leave_nan():
     assert versions() == dict.fromkeys(OPTIONAL, "not installed")
-    assert list(transforms()) == ["SciPy"] and set(drivers()) == set(DRIVERS) - set(SCHEDULERS)
+    assert list(transforms()) == ["SciPy"] and set(drivers(True)) == set(DRIVERS) - set(SCHEDULERS)
     raced = race_distances(**SMALL)
     assert list(raced.library.values) == list(LIBRARIES)
     assert raced.sel(library=["OpenCV", "edt", "MONAI"]).isnull().all()
@@ -176,9 +176,9 @@ def test_unipc_is_another_method_with_the_same_aim(installed):
     assert np.corrcoef(sample.flatten(), fine.flatten())[0, 1] > 0.99
 
 
-def judged(rounds=1):
+def judged(rounds=1, network=None):
     "All drivers of a small network on one image of random pixels."
-    model = Model(random_network(), about={"name": "tiny"})
+    model = Model(network or one_call_network(), about={"name": "tiny"})
     image, truth = np.random.default_rng(0).random((1, 64, 64), dtype=np.float32), blobs(1, 64)[0]
     case = Prepared(image, truth, truth.shape, None, truth * 0.8)
     return race_drivers(model, [case], members=3, reference_members=3, rounds=rounds)
@@ -193,6 +193,7 @@ def test_drivers_are_judged_side_by_side():
     assert (ours.spread_ratio > 0).all() and raced.sel(driver=list(SCHEDULERS)).isnull().all().to_array().all()
     reference = raced.seconds.sel(driver="sdfdiff reference", statistic="minimum")
     assert reference > raced.seconds.sel(driver="sdfdiff draft", statistic="minimum")
+    assert list(judged(network=random_network()).driver.values) == list(DRIVERS)[1:], "no generator, no one call"
 
 
 def test_diffusers_drives_our_network(installed):

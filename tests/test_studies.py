@@ -273,7 +273,8 @@ def test_every_stored_result_can_be_made_again():
             assert typed.out == Path("a.nc") and {"plan", "seed"} & set(read_dataset(one.path).attrs)
             continue
         if one.title == studies.BENCHMARK:
-            assert one.plan == studies.Plan(), "the benchmark of `make bench`"
+            amounts = replace(one.plan, scenes=studies.Plan().scenes)  # earlier versions drew the scenes with `tissue`
+            assert amounts == studies.Plan(), "the benchmark of `make bench`"
             continue
         found = read_dataset(one.path, lazy=True)
         names = found["way" if "way" in found.dims else "method"].values.tolist()
