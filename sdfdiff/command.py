@@ -18,6 +18,7 @@ from pathlib import Path
 from .inputs import all_there, check_slide, class_work, found_images, outputs_of
 from .measuring import add_measuring
 from sdfdiff.options import (
+    add_calibration,
     add_command,
     add_method_options,
     add_pixel_size,
@@ -58,15 +59,11 @@ def _add_segment(commands):
     )
     words = "skip images whose results are there, and go on with slides that are half done"
     one.add_argument("--resume", action="store_true", help=words)
-    words = (
-        "whole slides: N processes of one thread each, or the dask scheduler at tcp://...; its workers must see the "
-    )
-    one.add_argument("--cluster", type=cluster_word, metavar="N|ADDRESS", help=f"{words}same disk")
-    one.add_argument(
-        "--add",
-        action="store_true",
-        help="where results are there, draw only the members that are missing to --members",
-    )
+    words = "whole slides: N processes of one thread, or the dask scheduler at tcp://...; its workers see the same disk"
+    one.add_argument("--cluster", type=cluster_word, metavar="N|ADDRESS", help=words)
+    words = "where results are there, draw only the members that are missing to --members"
+    one.add_argument("--add", action="store_true", help=words)
+    add_calibration(one)
     one.add_argument("--anyway", action="store_true", help="go on with images that the weights cannot know")
     add_method_options(one, 16)
 
@@ -126,7 +123,7 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
                 if error.errno != errno.ENAMETOOLONG or len(images) == 1:  # of many images, one that fails later
                     raise
         elif arguments.resume:
-            stored = {"level": 0, "region": "whole"} | read_attributes(outputs[-1])
+            stored = {"level": 0, "region": "whole", "calibration": "none"} | read_attributes(outputs[-1])
             enough = arguments.tolerance is not None and stored.get("members", 0) <= arguments.members
             members = {} if enough else {"members": arguments.members}
             check_same(stored, asked | _asked_of(path, arguments) | members, outputs[-1], force="to replace it")
@@ -136,13 +133,14 @@ def _images(arguments: argparse.Namespace, asked: dict) -> list[Path]:
 def _asked(arguments: argparse.Namespace, method) -> dict:
     "What a result says of itself if it is made with these words; for this, torch is not needed."
     from sdfdiff.ensembles.method import settings_of
-    from sdfdiff.provenance import weights_header
+    from sdfdiff.provenance import read_calibration, weights_header
 
     about = weights_header(arguments.weights)
     most, seen = about.get("truncation"), about.get("preparation", {})
     reach = method.reach or about.get("reach") or most
     found = {"weights_checksum": about["checksum"], "reach_px": min(reach, most)}
-    return settings_of(method) | found | {"stain": arguments.stain or seen.get("stain")}
+    found |= settings_of(method) | {"stain": arguments.stain or seen.get("stain")}
+    return found | {"calibration": read_calibration(arguments.calibration, found | {"members": method.members})}
 
 
 def _asked_of(path: Path, arguments: argparse.Namespace) -> dict:
@@ -182,7 +180,8 @@ def _segment(arguments: argparse.Namespace) -> None:
     method = chosen_method(arguments, arguments.weights)
     if weights_header(arguments.weights)["architecture"].get("mask_channels", 1) > 1:
         return _each(*class_work(arguments, method))
-    images = _images(arguments, _asked(arguments, method) if arguments.resume else {})
+    asked = _asked(arguments, method)  # refuses a calibration that does not belong to the weights
+    images = _images(arguments, asked if arguments.resume else {})
     model = None
     if not (arguments.resume and all(all_there(path, arguments) for path in images)):
         from sdfdiff.diffusion.model import load_model
@@ -244,7 +243,7 @@ def _one(path: Path, arguments: argparse.Namespace, method, model, client) -> tu
         return "done before, skipped", False
     from sdfdiff.ensembles.segmentation import read_result, segment_file
 
-    how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "region", "level")}
+    how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "region", "level", "calibration")}
     how["microns"] = arguments.mpp
     how["workers"] = chosen_workers(arguments, model)
     try:
@@ -274,12 +273,12 @@ def _slide(path: Path, arguments: argparse.Namespace, method, model, client) -> 
     if arguments.resume and all_there(path, arguments):
         stored = json.loads((outputs[0] / "zarr.json").read_text("utf8"))["attributes"].get("sdfdiff", {})
         asked = _asked(arguments, method) | {"members": method.members, "slide_checksum": header_checksum(path)}
-        check_same(stored, asked, outputs[0], force="to replace it")
+        check_same({"calibration": "none"} | stored, asked, outputs[0], force="to replace it")
         return "done before, skipped", False
     from sdfdiff.ensembles.exports import DOUBTFUL
     from sdfdiff.ensembles.slide_results import segment_slide
 
-    how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "resume", "force")}
+    how = {name: getattr(arguments, name) for name in ("scale", "stain", "anyway", "resume", "force", "calibration")}
     how |= {"microns": arguments.mpp, "level": arguments.level or None, "workers": chosen_workers(arguments, model)}
     table = segment_slide(path, arguments.out, model, method, client=client, **how)
     doubtful = int((table["exists"] < DOUBTFUL).sum())

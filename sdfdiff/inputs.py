@@ -97,7 +97,7 @@ def class_work(
     from sdfdiff.provenance import output_paths
 
     other = {"--region": arguments.region, "--level": arguments.level, "--add": arguments.add, "--mpp": arguments.mpp}
-    other |= {"--stain": arguments.stain, "--cluster": arguments.cluster}
+    other |= {"--stain": arguments.stain, "--cluster": arguments.cluster, "--calibration": arguments.calibration}
     if wrong := [word for word, value in other.items() if value]:
         raise ValueError(f"{wrong[0]} does not belong to weights of several classes: leave it out.")
 

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from sdfdiff.options import (
+    add_calibration,
     add_command,
     add_method_options,
     add_pixel_size,
@@ -42,6 +43,7 @@ def _add_evaluate(commands):
     _add_layers(one)
     one.add_argument("--anyway", action="store_true", help="go on with images that the weights cannot know")
     add_pixel_size(one)
+    add_calibration(one)
     add_method_options(one, 16)
 
 
@@ -61,8 +63,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"evaluate {arguments.dataset} needs --weights: nuclei, glands, tissue, or a file.")
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume continues a store: name it with --out STORE.zarr.")
-    if arguments.instances and not arguments.objects:
-        raise ValueError("--instances belongs to --objects: give both.")
+    if (arguments.instances or arguments.calibration) and not arguments.objects:
+        raise ValueError(f"--{'instances' if arguments.instances else 'calibration'} belongs to --objects: give both.")
     method = chosen_method(arguments, weights)
     prepare_process()
     model, split, cases = load_model(weights), arguments.split, None
@@ -99,21 +101,14 @@ def _evaluate_objects(arguments: argparse.Namespace, split: str, method, cases: 
         raise ValueError("--objects writes one file, --out NAME.nc, at its end: there is no store to --resume.")
     if arguments.out is not None:
         check_writable([arguments.out], arguments.force)
-    found = evaluate_objects(
-        arguments.dataset,
-        arguments.root,
-        split,
-        method,
-        cases=arguments.limit if cases is None else cases[: arguments.limit],
-        workers=workers,
-        layers=arguments.layers,
-        instances=arguments.instances,
-        anyway=arguments.anyway,
-    )
+    how = {name: getattr(arguments, name) for name in ("layers", "instances", "anyway", "calibration")}
+    how |= {"cases": arguments.limit if cases is None else cases[: arguments.limit], "microns": arguments.mpp}
+    found = evaluate_objects(arguments.dataset, arguments.root, split, method, workers=workers, **how)
     print(object_summary(found))
     if arguments.out is not None:
         write_dataset(found, arguments.out, arguments.force)
-        print(f"numbers of each image and object: {arguments.out}")
+        more = ", and how P(exists) is corrected: segment --calibration" * ("calibration" in found.attrs)
+        print(f"numbers of each image and object{more}: {arguments.out}")
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-07c
 def _evaluate_classes(arguments: argparse.Namespace) -> None:
@@ -123,7 +118,7 @@ def _evaluate_classes(arguments: argparse.Namespace) -> None:
     from sdfdiff.files import check_writable, write_dataset
 
     other = {"--objects": arguments.objects, "--instances": arguments.instances, "--layers": arguments.layers}
-    other |= {"--resume": arguments.resume, "--mpp": arguments.mpp}
+    other |= {"--resume": arguments.resume, "--mpp": arguments.mpp, "--calibration": arguments.calibration}
     if wrong := [word for word, value in other.items() if value]:
         raise ValueError(f"{wrong[0]} does not belong to evaluate classes: leave it out.")
     if arguments.split == "test" or (arguments.out is not None and arguments.out.suffix != ".nc"):

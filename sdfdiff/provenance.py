@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'ENDINGS', 'OUTPUTS', 'checksum', 'readable', 'header_checksum', 'data_folder', 'weights_path',
-           'weights_header', 'check_same', 'output_paths', 'plain', 'slide_paths', 'read_attributes']
+           'weights_header', 'check_same', 'output_paths', 'plain', 'slide_paths', 'read_attributes',
+           'read_calibration']
 
 # %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-02
 import hashlib
@@ -169,3 +170,30 @@ def read_attributes(
         raise Refused(f"{path} is no netCDF file that can be read", force="to replace it") from None
     former = {key: "initial_estimate" for key in found if key.endswith("start") and found[key] == "prior"}
     return found | former
+
+# %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-15c
+def read_calibration(
+    path: str | os.PathLike | None,  # What `evaluate --objects --out` wrote; None: there is none
+    asked: Mapping,  # weights_checksum of the weights that draw; members, sampler, calls_per_member, views if known
+) -> str:  # JSON: slope, offset and members, what they were fitted to, and how that was drawn; "none" without a file
+    "How P(exists) is to be corrected. FileNotFoundError, or ValueError in one sentence for a file that cannot say it."
+    if path is None:
+        return "none"
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; `sdfdiff evaluate --objects --out` writes such a file.")
+    try:
+        found = json.loads(read_attributes(path)["calibration"])
+    except (ValueError, KeyError):
+        raise ValueError(
+            f"{path} holds no calibration of P(exists): `sdfdiff evaluate --objects --out` writes one if it met "
+            "right and false objects of two patients or more whom training held out."
+        ) from None
+    if found["weights_checksum"] != asked["weights_checksum"]:
+        raise ValueError(f"{path} was measured with other weights ({found['weights']}): measure with those that draw.")
+    names = [name for name in ("members", "sampler", "calls_per_member", "views") if name in asked]
+    if other := [f"{name} {found[name]}, now {asked[name]}" for name in names if found[name] != asked[name]]:
+        warnings.warn(f"{path}: P(exists) was calibrated for something else ({', '.join(other)})", stacklevel=1)
+    if found["error"] is None or found["error"] >= found["error_before"]:
+        error = "not known" if found["error"] is None else f"{found['error']:.3f}, before {found['error_before']:.3f}"
+        warnings.warn(f"{path}: P(exists) may be no better corrected (error on other patients: {error})", stacklevel=1)
+    return json.dumps(found, sort_keys=True)

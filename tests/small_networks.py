@@ -1,11 +1,14 @@
 "Networks that many tests need: small, quick, and with weights that do not matter."
 
+import json
 import math
 from dataclasses import replace
 
 import torch
+import xarray as xr
 
 from sdfdiff.diffusion.network import Architecture, ScoreNetwork
+from sdfdiff.files import write_dataset
 
 TINY = Architecture(width=8, multipliers=(1, 2), encoder_blocks=1, mean=0.05, deviation=0.15)
 
@@ -42,3 +45,15 @@ def stirred(architecture=TINY, **changes):
         spread = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.1
         parameter += spread * torch.randn(parameter.shape, generator=generator)
     return network
+
+
+CALIBRATION = {"slope": 0.5, "offset": -1.0, "members": 3, "objects": 70, "images": 4, "patients": 3, "error": 0.02}
+CALIBRATION["error_before"] = 0.09
+
+
+def calibration_file(path, weights_checksum, **changes):
+    "What `evaluate --objects --out` writes, as far as P(exists) is corrected by it."
+    drawn = {"sampler": "one_call", "calls_per_member": 1, "views": 1, "weights": "tiny", "data": "made validation"}
+    found = CALIBRATION | drawn | {"weights_checksum": weights_checksum} | changes
+    write_dataset(xr.Dataset(attrs={"title": "sdfdiff objects measured", "calibration": json.dumps(found)}), path)
+    return path

@@ -1,5 +1,6 @@
 "The command as a user meets it: exit codes, one sentence per mistake, nothing half-written, nothing overwritten."
 
+import gzip
 import json
 import os
 import re
@@ -18,11 +19,11 @@ import torch
 import xarray as xr
 from PIL import Image
 from safetensors.torch import save_file
-from small_networks import random_network
+from small_networks import calibration_file, random_network
 from shell import QUICK, command, files, no_work, picture, refused, sentences, tiny
 
 import sdfdiff
-from sdfdiff.provenance import OUTPUTS
+from sdfdiff.provenance import OUTPUTS, weights_header
 from sdfdiff.command import main
 from sdfdiff.diffusion import fitting
 from sdfdiff.diffusion.model import save_weights
@@ -873,6 +874,52 @@ def test_a_full_disk(place):
     for (code, err, left), (_, name, words) in zip(outcomes, tried):
         assert refused((code, "", sentences(err)), name, "o space left"), words
         assert left == ["disk/ballast"], words
+
+
+# ---- P(exists), calibrated
+
+
+def test_a_calibration_is_a_column_of_all_results(run, place, monkeypatch):
+    "In CSV, GeoJSON and the page; the other columns stay; --resume asks for the same calibration."
+    made = {"members": 2, "sampler": "dpm_sde", "calls_per_member": 3}
+    calibration_file("a.nc", weights_header("tiny.safetensors")["checksum"], **made)
+    words = ("photo.png", "--calibration", "a.nc")
+    assert segment(run, "photo.png", out="plain")[0] == 0 and segment(run, *words)[2] == []
+    plain, table = (np.genfromtxt(f"{out}/photo_objects.csv", delimiter=",", names=True) for out in ("plain", "out"))
+    assert [*table.dtype.names] == [*plain.dtype.names, "exists_calibrated"]
+    assert all(np.array_equal(table[name], plain[name], equal_nan=True) for name in plain.dtype.names)
+    odds = np.log((2 * table["exists"] + 0.5) / (2 * (1 - table["exists"]) + 0.5))
+    np.testing.assert_allclose(table["exists_calibrated"], 1 / (1 + np.exp(1 - 0.5 * odds)), rtol=1e-6)
+    features = json.loads(gzip.decompress(Path("out/photo.geojson.gz").read_bytes()))["features"]
+    found = [one["properties"]["measurements"]["exists_calibrated"] for one in features]
+    np.testing.assert_allclose(found, np.atleast_1d(table["exists_calibrated"]), rtol=1e-6)
+    assert run("explore", "out/photo.nc")[0] == 0 and '"exists_calibrated"' in Path("out/photo.html").read_text()
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    assert segment(run, *words, "--resume")[0] == 0
+    for error, said in ((0.1, "0.100, before 0.090"), (None, "not known")):
+        calibration_file(f"{error}.nc", weights_header("tiny.safetensors")["checksum"], **made, error=error)
+        lines = segment(run, "photo.png", "--calibration", f"{error}.nc", "--resume")[2]
+        assert f"P(exists) may be no better corrected (error on other patients: {said})" in lines[0]
+    assert refused(segment(run, "photo.png", "--resume"), "out/photo.nc", "calibration", "--force")
+    assert refused(segment(run, *words, "--resume", out="plain"), "plain/photo.nc", "calibration", "--force")
+
+
+def test_a_calibration_that_does_not_belong_is_refused_before_any_work(run, place, monkeypatch):
+    monkeypatch.setattr(segmenting, "segment", no_work)
+    calibration_file("a.nc", "of other weights")
+    xr.Dataset(attrs={"title": "other"}).to_netcdf("b.nc", engine="h5netcdf")
+    Path("c.nc").write_text("no netCDF")
+    before = files()
+    for name, *said in (
+        ("a.nc", "a.nc was measured with other weights (tiny)", "measure with those that draw"),
+        ("b.nc", "b.nc holds no calibration of P(exists)", "`sdfdiff evaluate --objects --out` writes one"),
+        ("c.nc", "c.nc holds no calibration of P(exists)"),
+        ("d.nc", "d.nc does not exist", "`sdfdiff evaluate --objects --out` writes such a file"),
+    ):
+        assert refused(segment(run, "photo.png", "--calibration", name), *said)
+    words = ("--weights", "cells", "--out", "out", "--calibration", "a.nc")
+    assert refused(run("segment", "photo.png", *words), "--calibration does not belong to weights of several classes")
+    assert files() == before
 
 
 # ---- explore

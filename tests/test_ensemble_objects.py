@@ -1,18 +1,20 @@
 "Objects of an ensemble: by hand, against loops over masks, with members that are raters, and degenerate cases."
 
+import json
 import warnings
 
 import numpy as np
 import pytest
 from skimage.color.colorconv import rgb_from_hed
 from skimage.measure import regionprops_table
+from small_networks import CALIBRATION
 
 from sdfdiff.distance import signed_distance
 from sdfdiff.ensembles.collection import label
 from sdfdiff.ensembles.objects import objects_of
 from sdfdiff.files import read_dataset, write_dataset
 from sdfdiff.images.synthetic import tissue
-from sdfdiff.uncertainty.calibration import calibration_error, reliability
+from sdfdiff.uncertainty.calibration import Recalibration, calibration_error, reliability
 from sdfdiff.uncertainty.instances import split
 from sdfdiff.uncertainty.objects import match_objects
 
@@ -71,6 +73,25 @@ def test_by_hand():
     assert np.isclose(value["margin"][1], 5.5) and value["margin"][2] < -3
     assert np.isclose(value["row"][1], 25.5) and np.isclose(value["column"][2], 33.5)
     assert np.isclose(value["probability"][2], 0.5) and value["probability"][1] == 1
+
+
+def test_a_calibration_adds_a_column_and_changes_no_other():
+    "The log odds of P(exists), times the slope, plus the offset; the column says whose objects it was fitted to."
+    sure, unsure = (20, 5, 12, 12), (20, 30, 8, 8)
+    members = distances(squares(sure, unsure), squares(sure), squares(sure))
+    dataset = made(members, calibration=json.dumps(CALIBRATION | {"data": "glas validation"}))
+    dataset["probability"][:] = squares(sure, unsure) > 0
+    plain, table = objects_of(dataset.assign_attrs(calibration="none"))[1], objects_of(dataset)[1]
+    assert {*table} == {*plain} | {"exists_calibrated"} and table.sizes["object"] == 2
+    assert table.drop_vars("exists_calibrated").drop_attrs().identical(plain.drop_attrs())
+    odds = np.log((3 * table["exists"] + 0.5) / (3 * (1 - table["exists"]) + 0.5))
+    assert np.allclose(table["exists_calibrated"], 1 / (1 + np.exp(1 - 0.5 * odds)))
+    assert (
+        np.ptp(table["exists"].values) > 0.5
+        and (table["exists_calibrated"] == Recalibration(3, 0.5, -1)(table["exists"])).all()
+    )
+    words = table["exists_calibrated"].attrs["long_name"]
+    assert "70 objects on 4 images of 3 patients (glas validation)" in words and "calibration" in table.attrs
 
 
 def test_split_in_members():

@@ -1,5 +1,6 @@
 "A study of one method: counts by other means, both rules, every average, and a table that says which is which."
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,11 @@ from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.ensembles.method import Method, untuned
 from sdfdiff.ensembles.objects import objects_of
 from sdfdiff.ensembles.segmentation import segment
+from sdfdiff.files import write_dataset
 from sdfdiff.images.cases import find_cases, hold_out, read_case
 from sdfdiff.images.preparation import NUCLEI, TISSUE, prepare_image, prepare_labels
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.study import evaluation
 from sdfdiff.study.evaluation import (
     evaluate,
     evaluate_objects,
@@ -29,6 +32,13 @@ from sdfdiff.study.evaluation import (
 from sdfdiff.study.schema import COUNTS, MASKS, THRESHOLDS
 from sdfdiff.study.plan import case_seed
 from sdfdiff.study.store import open_study
+from sdfdiff.uncertainty.calibration import (
+    Recalibration,
+    calibration_error,
+    cross_fitted,
+    fit_recalibration,
+    reliability,
+)
 from sdfdiff.uncertainty.instances import instance_scores, instance_sums
 
 TCGA = [f"TCGA-AA-000{k}-01Z-00-DX1" for k in range(3)]
@@ -329,3 +339,85 @@ def test_objects_are_measured_where_they_are_known(one_by_one):
         evaluate_objects("folder", one_by_one / "data", "test", method, progress=False)
     with pytest.raises(ValueError, match="needs 2"):
         evaluate_objects("folder", one_by_one / "data", "test", replace(method, members=1), **options)
+
+
+def measured_objects(cases, groups, held, split="validation", exists=None):
+    "Twenty objects a case; P(exists) promises more than it keeps."
+    generator = np.random.default_rng(0)
+    promised = generator.integers(0, 5, (len(cases), 20)) / 4 if exists is None else np.full((len(cases), 20), exists)
+    there = generator.random(promised.shape) < 0.1 + 0.7 * promised
+    data = {"exists": ("object", promised.ravel()), "iou": ("object", 0.8 * there.ravel())}
+    data["case_name"] = "object", np.repeat(cases, 20)
+    coords = {"case": cases, "group": ("case", groups), "held_out": ("case", held)}
+    about = {"dataset": "folder", "split": split, "weights": "made", "members": 4}
+    return xr.Dataset(data, coords, about)
+
+
+def test_p_exists_is_calibrated_on_patients_that_are_new():
+    "The fit is that of all objects of new patients; its error is that of each patient by a fit to the others."
+    method, model = Method(members=4), Model(random_network(), about={"checksum": "c", "chosen_on": ["e"]})
+    found = measured_objects(list("abcdef"), list("PPQRRS"), [True] * 5 + [False])
+    said = json.loads(evaluation._calibration(found, model, method)["calibration"])
+    own = found.isel(object=slice(80))  # e was chosen on, f was learned from
+    table = reliability(own["exists"], own["iou"] > 0.5, dim="object")
+    how = fit_recalibration(table, 4)
+    assert (said["slope"], said["offset"], said["members"]) == (how.slope, how.offset, 4) and 0 < how.slope < 1
+    assert (said["objects"], said["images"], said["patients"], said["data"]) == (80, 4, 3, "folder validation")
+    names = ("weights", "weights_checksum", "sampler", "calls_per_member", "views")
+    assert [said[name] for name in names] == ["made", "c", "dpm", 10, 1]
+    each = [own.isel(object=slice(20 * k, 20 * k + 20)) for k in range(4)]
+    each = xr.concat([reliability(one["exists"], one["iou"] > 0.5, dim="object") for one in each], "case")
+    assert said["error"] == float(calibration_error(cross_fitted(each, 4, list("PPQR"))[0].sum("case")))
+    assert said["error"] < said["error_before"] == float(calibration_error(table)), "on patients left out of the fit"
+    seen = measured_objects(list("ab"), list("PQ"), [False] * 2)
+    assert evaluation._calibration(seen, model, method) == {}, "all were learned from"
+    assert "calibration" in evaluation._calibration(seen.assign_attrs(split="test"), model, method)
+    for none in (measured_objects(["a"], ["P"], [True]), measured_objects(["a", "b"], ["P", "P"], [True] * 2)):
+        assert evaluation._calibration(none, model, method) == {}, "one patient says nothing of others"
+    right = found.assign(iou=0 * found["iou"] + 1)
+    assert evaluation._calibration(right, model, method) == {}, "no false object: nothing to correct"
+
+
+def test_a_calibration_is_used_by_segment_and_judged_by_evaluate(tmp_path):
+    method = Method("one_call", 0, members=3, weights="tissue_fast", name="fast")
+    found = evaluate_objects("tissue", None, "test", method, 3, progress=False)
+    said = json.loads(found.attrs["calibration"])
+    assert said["patients"] == 3 and said["objects"] == found.sizes["object"] and said["data"] == "tissue test"
+    words = object_summary(found)
+    assert f"calibrated on {said['objects']} objects on 3 images of 3 patients: {said['error']:.3f}, each" in words
+    write_dataset(found, tmp_path / "a.nc")
+    drawn = segment(tissue(9, (64, 64)).image, "tissue_fast", method, calibration=tmp_path / "a.nc", progress=False)
+    table = objects_of(drawn)[1]
+    how = Recalibration(3, said["slope"], said["offset"])
+    assert (table["exists_calibrated"] == how(table["exists"])).all() and json.loads(table.attrs["calibration"]) == said
+    again = evaluate_objects("tissue", None, "test", method, 2, progress=False, calibration=tmp_path / "a.nc")
+    assert (again["exists_calibrated"] == how(again["exists"])).all()
+    assert "P(exists) as calibrated before: calibration error" in object_summary(again)
+    again.attrs.pop("calibration")
+    assert "no calibration of P(exists): it needs right and false objects of 2 patients" in object_summary(again)
+    with pytest.warns(UserWarning, match=r"a.nc: P\(exists\) was calibrated for something else \(members 3, now 2\)"):
+        segment(
+            tissue(9, (64, 64)).image, "tissue_fast", method, members=2, calibration=tmp_path / "a.nc", progress=False
+        )
+    with pytest.raises(ValueError, match=r"a.nc was measured with other weights \(tissue_fast\): measure with those"):
+        segment(tissue(9, (64, 64)).image, "tissue", calibration=tmp_path / "a.nc")
+    write_dataset(found.drop_attrs().assign_attrs(title="other"), tmp_path / "b.nc")
+    for name, error, why in (
+        ("b.nc", ValueError, "holds no calibration"),
+        ("c.nc", FileNotFoundError, "does not exist"),
+    ):
+        with pytest.raises(error, match=f"{name} {why}.*`sdfdiff evaluate --objects --out` writes") as problem:
+            segment(tissue(9, (64, 64)).image, "tissue_fast", calibration=tmp_path / name)
+        assert "\n" not in str(problem.value)
+
+
+def test_the_size_of_pixels_counts_for_objects_too(one_by_one, monkeypatch):
+    seen = []
+    measure = evaluation._measured_objects
+    monkeypatch.setattr(
+        evaluation, "_measured_objects", lambda case, *a, **b: seen.append(case.microns) or measure(case, *a, **b)
+    )
+    method = Method(weights="tissue", members=2, steps=1)
+    options = {"instances": one_by_one / "instances", "progress": False, "microns": 0.31}
+    evaluate_objects("folder", one_by_one / "data", "test", method, 1, **options)
+    assert seen == [0.31]

@@ -138,6 +138,11 @@ def test_evaluate_objects(run, dataset):
     assert refused(evaluate(run, *words, "--out", "o.zarr"), "--out NAME.nc")
     assert refused(evaluate(run, *words, "--out", "p.nc", "--resume"), "--resume")
     assert refused(evaluate(run, "--instances", "one"), "--objects")
+    assert refused(evaluate(run, "--calibration", "o.nc"), "--calibration belongs to --objects")
+    assert refused(evaluate(run, *words, "--calibration", "o.nc"), "o.nc holds no calibration of P(exists)")
+    assert "no calibration of P(exists): it needs right and false objects of 2 patients" in out
+    classes = ("evaluate", "classes", "--root", "data", "--calibration", "o.nc")
+    assert refused(run(*classes), "--calibration does not belong to evaluate classes")
     assert refused(evaluate(run, "--objects", "--instances", "nowhere"), "nowhere", "folder")
     assert files() == before
 

@@ -13,7 +13,7 @@ import tifffile
 import torch
 import zarr
 from scipy import ndimage, stats
-from small_networks import one_call_network, random_network
+from small_networks import calibration_file, one_call_network, random_network
 from torch.nn import functional as F
 
 from sdfdiff.command import main
@@ -22,7 +22,8 @@ from sdfdiff.diffusion.network import Architecture
 from sdfdiff.diffusion.one_call import noise_maps
 from sdfdiff.ensembles import slide_results as results
 from sdfdiff.ensembles import whole_slides as slides
-from sdfdiff.ensembles.objects import objects_of
+from sdfdiff.ensembles.method import Method, untuned
+from sdfdiff.ensembles.objects import dye_amounts, objects_of
 from sdfdiff.ensembles.pyramids import create_store
 from sdfdiff.ensembles.segmentation import segment
 from sdfdiff.ensembles.slide_results import draw_slide, open_store
@@ -31,6 +32,8 @@ from sdfdiff.files import DiskFull, Exists
 from sdfdiff.images.preparation import GLANDS, NUCLEI, TISSUE
 from sdfdiff.images.slides import Slide
 from sdfdiff.images.synthetic import tissue
+from sdfdiff.provenance import weights_header
+from sdfdiff.uncertainty.calibration import Recalibration
 
 LAYERS = Architecture(cells=(8, 32))
 
@@ -182,13 +185,33 @@ def test_any_part_is_the_same_as_in_the_whole(scene):
     assert whole["probability"].dtype == np.float16 and 0 < whole["probability"].mean() < 1
 
 
-def test_it_is_close_to_the_image_at_once(tmp_path):
+@pytest.mark.parametrize("sampler", ["paper", "ancestral", "heun", "dpm"])
+def test_any_sampler_draws_parts_alone(scene, sampler):
+    "A part has the bits that it has in the whole; each member has noise of its own, fresh at each step."
+    one = replace(scene, method=untuned(sampler, 1, members=2, seed=3))
+    whole = fields_of(one, slice(0, 100), slice(0, 300))
+    right = fields_of(one, slice(0, 100), slice(256, 300), workers=2)
+    for name, field in whole.items():
+        assert np.array_equal(field[..., 256:300], right[name]), name
+    bits = np.unpackbits(whole["members"], axis=0, count=2, bitorder="little")
+    assert not np.array_equal(bits[0], bits[1])
+    source = slides._fresh_noise(3, range(2, 4), (5, -3))
+    first, second = (source((2, 1, 40, 50)).numpy() for _ in range(2))
+    assert first.shape == (2, 1, 40, 50) and abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
+    again = slides._fresh_noise(3, range(3, 4), (15, 17))
+    assert np.array_equal(again((1, 1, 30, 30))[0], first[1, :, 10:, 20:]), "it belongs to place, member and draw"
+    assert np.array_equal(again((1, 1, 30, 30))[0], second[1, :, 10:, 20:])
+
+
+@pytest.mark.parametrize("quality", ["fast", "draft"])
+def test_it_is_close_to_the_image_at_once(tmp_path, quality):
     "Same network, other noise and other tiles."
-    model, image = load_model("tissue_fast"), tissue(4, (400, 520)).image
+    shape, members = ((400, 520), 8) if quality == "fast" else ((230, 300), 6)
+    model, image = load_model("tissue_fast"), tissue(4, shape).image
     path = written(tmp_path / "a.tif", image)
-    whole = open_whole(path, model, members=8)
-    found = fields_of(whole, slice(0, 400), slice(0, 520))
-    expected = segment(np.round(255 * image).astype(np.float32) / 255, model, members=8, progress=False)
+    whole = open_whole(path, model, quality, members=members)
+    found = fields_of(whole, *map(slice, (0, 0), shape))
+    expected = segment(np.round(255 * image).astype(np.float32) / 255, model, quality, members=members, progress=False)
     away = np.abs(found["initial_estimate"] - expected["initial_estimate"].values)
     assert away.mean() < 0.05, "which has no noise"
     masks = found["probability"] >= 0.5, expected["probability"].values >= 0.5
@@ -239,10 +262,17 @@ def test_what_cannot_be_a_whole_slide(tmp_path):
     glass = written(tmp_path / "glass.tif", np.full((300, 300, 3), 0.97))
     with pytest.raises(ValueError, match="glass.tif shows no tissue"):
         open_whole(glass, tiny(NUCLEI))
-    with pytest.raises(ValueError, match="a whole slide is drawn in one call per member"):
-        open_whole(glass, tiny(), "draft")
-    with pytest.raises(ValueError, match="a whole slide is drawn in one call per member"):
-        open_whole(glass, Model(random_network(3), preparation=TISSUE))
+    for wrong, why in (
+        ({"sampler": "authors", "steps": 2}, "members that need each other"),
+        ({"tolerance": 0.1}, "a tol"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"glass.tif: each part .* is drawn alone, without {why}.*: segment a region"
+        ):
+            open_whole(glass, tiny(), Method(**wrong))
+    with pytest.raises(ValueError, match="were not trained for one call per member"):
+        open_whole(glass, Model(random_network(3), preparation=TISSUE), "fast")
+    assert open_whole(glass, Model(random_network(3), preparation=TISSUE)).method.name == "default", "as of an image"
     with pytest.warns(UserWarning, match="1 member: uncertainty needs at least two"):
         whole = open_whole(glass, tiny(), members=1)
     assert np.isnan(fields_of(whole, slice(0, 256), slice(0, 256))["std"]).all()
@@ -350,7 +380,7 @@ def test_pieces_are_joined_across_tiles(small_tiles, seed):
     assert len(results.crossing_pieces(lambda rows, columns: ~mask[rows, columns] & False, mask.shape)) == 0
 
 
-def made_up(path, shape=(200, 270), members=9):
+def made_up(path, shape=(200, 270), members=9, **more):
     "A store of smooth fields, with pieces of all sizes, some with holes."
     generator = np.random.default_rng(1)
 
@@ -362,11 +392,13 @@ def made_up(path, shape=(200, 270), members=9):
     drawn = np.stack([mean + smooth(4) for _ in range(members)])
     probability = 1 / (1 + np.exp(mean))
     probability[:64, 128:192] = np.nan  # never drawn
-    store = create_store(path, shape, results.FIELDS, 0.5, "float16")
-    fields = dict(zip(results.FIELDS, (probability, mean.clip(-3, 3), drawn.std(0), mean)))
+    names, dyes = (*results.FIELDS, "haematoxylin", "eosin"), np.abs([smooth(3), smooth(6)])
+    store = create_store(path, shape, names, 0.5, "float16")
+    fields = dict(zip(names, (probability, mean.clip(-3, 3), drawn.std(0), mean, *dyes)))
     group = zarr.open_group(store.folder, mode="r+")
     about = {"weights": "made up", "weights_checksum": "none", "members": members, "truncation_px": 10.0}
-    about |= {"reach_px": 3.0, "threshold_px": 0.0, "microns": 0.5, "downsample": 2.0}
+    about |= {"reach_px": 3.0, "threshold_px": 0.0, "microns": 0.5, "downsample": 2.0, **more}
+    about |= {"dyes": ["haematoxylin", "eosin"]}
     group.attrs["sdfdiff"] = about
     bits = np.packbits(drawn <= 0, axis=0, bitorder="little")
     group.create_array("members", data=bits, chunks=(1, 512, 512))
@@ -374,11 +406,13 @@ def made_up(path, shape=(200, 270), members=9):
     return store
 
 
-def test_objects_are_those_of_the_whole_array(tmp_path, small_tiles):
-    store = made_up(tmp_path / "a.ome.zarr")
+@pytest.mark.parametrize("line", [0, 2])
+def test_objects_are_those_of_the_whole_array(tmp_path, small_tiles, line):
+    "Also of weights that kept a line between objects, which is given back."
+    store = made_up(tmp_path / "a.ome.zarr", **{"line_px": line} if line else {})
     group = zarr.open_group(store.folder, mode="r")
     every = slice(None)
-    expected, rows = objects_of(results._crop(group, slice(0, 200), slice(0, 270)), microns=0.5)
+    expected, rows = objects_of(*results._crop(group, slice(0, 200), slice(0, 270)), microns=0.5)
     table = results.slide_objects(store, progress=False)
     labels = group["labels/objects/0"][every]
     assert labels.max() == expected.max() == table.sizes["object"] > 30
@@ -391,6 +425,8 @@ def test_objects_are_those_of_the_whole_array(tmp_path, small_tiles):
     assert table["id"].values.tolist() == list(range(1, labels.max() + 1))
     for name, factor in (("area", 4), ("perimeter", 2), ("area_um", 1), ("eccentricity", 1), ("probability", 1)):
         np.testing.assert_allclose(table[name], factor * rows[name].values[order], rtol=1e-5)
+    for name in ("haematoxylin", "eosin"):
+        assert np.array_equal(table[name], rows[name].values[order]), "the same pixels in the same order: to the bit"
     for name in ("row", "column"):
         np.testing.assert_allclose(table[name], (rows[name].values[order] + 0.5) * 2 - 0.5, rtol=1e-6)
         np.testing.assert_allclose(table[f"{name}_um"], table[name] * 0.25, rtol=1e-6)
@@ -405,7 +441,26 @@ def test_a_slide_without_objects(tmp_path, small_tiles):
     store = made_up(tmp_path / "a.ome.zarr", (70, 80))
     zarr.open_group(store.folder, mode="r+")["0"][0] = 0
     table = results.slide_objects(store, progress=False)
-    assert table.sizes["object"] == 0 and "exists" in table and "area_um" in table
+    assert table.sizes["object"] == 0 and {"exists", "area_um", "haematoxylin", "eosin"} <= {*table}
+
+
+@pytest.mark.parametrize(("stain", "microns"), [("vahadane", 0.5), ("vahadane", 0.25), ("none", 0.5)])
+def test_dyes_of_objects_are_those_of_the_image(tmp_path, monkeypatch, stain, microns):
+    "Against the dyes of the whole image at once, summed over the pixels of each object; in several tiles."
+    monkeypatch.setattr(results, "_TILE", 64)
+    image = small_slides.nuclei(320 if microns == 0.5 else 600)
+    model = replace(tiny(NUCLEI), preparation=replace(NUCLEI, stain=stain))
+    whole = open_whole(written(tmp_path / "a.tif", image, microns), model, members=2)
+    store = open_store(whole, tmp_path / "a.ome.zarr")
+    assert list(draw_slide(whole, store))[-1].done == 1
+    table, factor = results.slide_objects(store, progress=False), int(0.5 / microns)
+    amounts = dye_amounts(np.round(255 * image) / 255, stain, whole.stain)
+    assert list(amounts) == (["density"] if stain == "none" else ["haematoxylin", "eosin"]) and len(table["id"]) > 3
+    labels = zarr.open_group(store.folder, mode="r")["labels/objects/0"][:]
+    labels = labels.repeat(factor, 0).repeat(factor, 1)  # network pixels, as pixels of the image
+    for name, amount in amounts.items():
+        expected = ndimage.mean(amount, labels, table["id"].values)
+        np.testing.assert_allclose(table[name], expected, rtol=1e-3)  # half precision
 
 
 # ---- the command
@@ -443,8 +498,33 @@ def test_command(folder, capsys):
     assert content(folder / "out") == before, "the same bytes again"
     assert main(["segment", "out", "--out", "elsewhere"]) == 1 and "holds no image" in capsys.readouterr().err
     assert main(words("--add")) == 1 and "no members can be added to a whole slide" in capsys.readouterr().err
-    assert main(words("--quality", "draft", "--force")) == 1
-    assert "a whole slide is drawn in one call per member" in capsys.readouterr().err
+    assert main(words("--tolerance", "0.1", "--force")) == 1
+    assert "a.tif: each part of a whole slide is drawn alone, without a tolerance" in capsys.readouterr().err
+    assert content(folder / "out") == before
+    assert main(words("--quality", "draft", "--force")) == 0
+    assert content(folder / "out") != before
+
+
+def test_a_calibration_is_a_column_of_a_slide(folder, capsys):
+    "The same store but for what it says of itself; a run that was begun with another calibration is not continued."
+    calibration_file("c.nc", weights_header("tiny.safetensors")["checksum"])
+    assert main(words("--out", "plain")) == 0 and main(words("--calibration", "c.nc")) == 0
+    plain, table = (
+        np.genfromtxt(f"{out}/a_objects.csv", delimiter=",", names=True, ndmin=1) for out in ("plain", "out")
+    )
+    assert [*table.dtype.names] == [*plain.dtype.names, "exists_calibrated"] and "density" in plain.dtype.names
+    assert all(np.array_equal(table[name], plain[name], equal_nan=True) for name in plain.dtype.names)
+    np.testing.assert_allclose(table["exists_calibrated"], Recalibration(3, 0.5, -1)(table["exists"]), rtol=1e-6)
+    with gzip.open("out/a.geojson.gz") as file:
+        assert all("exists_calibrated" in one["properties"]["measurements"] for one in json.load(file)["features"])
+    capsys.readouterr()
+    assert main(words("--calibration", "c.nc", "--resume")) == 0 and "skipped" in capsys.readouterr().out
+    assert main(words("--resume")) == 1 and "calibration" in capsys.readouterr().err
+    whole = open_whole("a.tif", load_model("tiny.safetensors"), members=3)
+    open_store(whole, folder / "b.ome.zarr")
+    other = open_whole("a.tif", whole.model, members=3, calibration="c.nc")
+    with pytest.raises(ValueError, match="was begun with something else .*calibration"):
+        open_store(other, folder / "b.ome.zarr", resume=True)
 
 
 def test_results_belong_together(folder):

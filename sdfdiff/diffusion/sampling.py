@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 _Denoise = Callable[[Tensor, Tensor], Tensor]  # (noisy, noise_level) -> E[clean | noisy]
-_Generators = torch.Generator | list[torch.Generator] | None  # One for all members, or one for each
+_Noise = Callable[[tuple[int, ...]], Tensor]  # shape -> standard normal noise, other noise at each call
+_Generators = torch.Generator | list[torch.Generator] | _Noise | None  # One for all members, one for each, or a source
 _Advance = Callable[[Tensor, float, float, int, bool], Tensor]  # (state, level, lower, step, is it the last) -> state
 
 # %% ../../nbs/2_diffusion/8_sampling.ipynb #sampling-07
@@ -91,12 +92,14 @@ def _spaced(
 # %% ../../nbs/2_diffusion/8_sampling.ipynb #sampling-11
 def gaussian(
     shape: tuple[int, ...],  # Wanted shape, the first axis counts the members
-    generator: _Generators = None,  # One for all, or one per member
+    generator: _Generators = None,  # One for all, one per member, or a function of the shape that makes the noise
     device: torch.device | str | None = None,  # Where the noise is needed; drawn where the generator lives
 ) -> Tensor:  # Standard normal float32 noise of that shape
     "Gaussian noise; with one generator per member no member depends on its batch mates."
     if isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator, device=generator.device).to(device)
+    if callable(generator):
+        return generator(shape).to(device)
     if generator is None:
         return torch.randn(shape, device=device)
     if len(generator) != shape[0]:

@@ -8,7 +8,7 @@ __all__ = ['tile_windows', 'cores', 'Denoiser', 'in_pixels', 'draw_members', 'ba
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-04
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from weakref import WeakKeyDictionary
@@ -153,6 +153,7 @@ def draw_members(
     model: Model,  # Its model
     method: Method,  # How
     members: range | list[int],  # Which members: with the method's seed, their numbers decide on them
+    source: Callable | None = None,  # Noise in place of the members' generators, see `gaussian`; not for one call
 ) -> Iterator[torch.Tensor]:  # The state after each step, model units, (member, 1, row, column) of the padded canvas
     "Sample some members together. A member depends on seed and number only, not on its batch."
     device = model.device
@@ -167,7 +168,7 @@ def draw_members(
         levels = flow_levels(*ends, method.steps, model.data_scale)
     else:
         levels = geometric_levels(*ends, method.steps, method.first, method.growth)
-    generators = member_generators(method.seed, members)
+    generators = source or member_generators(method.seed, members)
     noise = gaussian((len(members), getattr(denoiser, "maps", 1), *denoiser.canvas), generators, device)
     start = denoiser.initial_estimate if method.start == "initial_estimate" else 0.0
     options = {"dpm": {"stochasticity": method.stochasticity}} | dict.fromkeys(

@@ -41,7 +41,8 @@ def smaller(
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-08
 _CHUNK = 512  # Rows and columns
 _SHOWN = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}  # Colours of channels; others are white
-_ENDS = {"mean": (-10, 10), "std": (0, 3)}  # What is shown from black to white, px; others from 0 to 1
+_ENDS = {"mean": (-10, 10), "initial_estimate": (-10, 10), "std": (0, 3)}  # Black and white; others 0 and 1
+_ENDS |= dict.fromkeys(("haematoxylin", "eosin", "dab", "density"), (0, 3))
 
 
 def _levels(shape: tuple[int, int]) -> list[tuple[int, int]]:

@@ -17,16 +17,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import xarray as xr
 
-from .collection import at_source, ensemble, source_mask
+from .collection import at_source, described, ensemble, source_mask
 from .exports import DOUBTFUL, uncertainty_picture, write_geojson, write_labels, write_objects
 from .objects import objects_of
-from .method import METHOD_FIELDS, Method, method_for
+from .method import METHOD_FIELDS, Method, method_for, settings_of
 from ..files import check_writable, read_dataset, warnings_naming_file, write_dataset, write_png, writing
 from ..images.preparation import check_image, prepared_shape, see_image
 from ..images.readers import LARGEST
 from ..images.slides import Slide, assumption
 from ..diffusion.model import Model, load_model
-from ..provenance import SHIPPED, checksum, output_paths, readable
+from ..provenance import SHIPPED, checksum, output_paths, read_calibration, readable
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07
 _SMALLEST = 32  # Pixels per side
@@ -67,6 +67,18 @@ def _preparation(model: Model, shape: tuple, microns: float | None, scale: float
         )
     return found
 
+
+def _method(model: Model, method: str | Method | None, options: dict) -> Method:
+    "How is drawn; its settings are taken out of the options."
+    wanted = {key: options.pop(key) for key in list(options) if key in METHOD_FIELDS}
+    return method_for(model.network.architecture.one_call, method, **wanted)
+
+
+def _calibration(path: str | os.PathLike | None, model: Model, method: Method) -> dict[str, str]:
+    "The attribute of a calibration that belongs to the weights; nothing without one."
+    about = described(model) | settings_of(method) | {"members": method.members}
+    return {} if path is None else {"calibration": read_calibration(path, about)}
+
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-08
 def segment(
     image: np.ndarray | str | os.PathLike,  # In [0, 1], grey (row, column) or RGB (row, column, 3); or an image file
@@ -79,6 +91,7 @@ def segment(
     level: int = 0,  # Of a slide
     stain: str | None = None,  # "vahadane", "haematoxylin" (H-DAB slides) or "none"; None: the model's
     anyway: bool = False,  # Go on with an image that the model cannot know: dark ground, negative
+    calibration: str | os.PathLike | None = None,  # Of `evaluate --objects`: objects get `exists_calibrated`, too
     name: str = "",  # Of the image, for what is said about it; a file has its own
     **options,  # Settings of the method that differ (members, seed, ...), keep, previous, workers: see `ensemble`
 ) -> xr.Dataset:  # See sdfdiff.ensembles.collection.ensemble
@@ -95,6 +108,8 @@ def segment(
     _check_sides(*(shape := image.shape[:2]))
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
     preparation = _preparation(model, shape, microns, scale, stain)
+    method = _method(model, method, options)
+    known = _calibration(calibration, model, method)
     with warnings_naming_file(name):
         if unknown := assumption(preparation, microns, place.get("microns_from", "no pixel size")):
             warnings.warn(unknown, stacklevel=2)
@@ -102,7 +117,7 @@ def segment(
         prepared, unseen = see_image(image, preparation)
     dataset = ensemble(model, prepared, method, source_shape=shape, unseen=unseen if unseen.any() else None, **options)
     about = {"scale": preparation.scale, "stain": preparation.stain, "sees": sees} | place
-    about |= {} if microns is None else {"microns": float(microns)}
+    about |= known if microns is None else known | {"microns": float(microns)}
     return dataset.assign_attrs(about, unseen_share=float(unseen.mean()))
 
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-10
@@ -142,9 +157,8 @@ def segment_file(
     before = 0 if previous is None else previous.attrs["members"]
     check_writable(outputs, force or previous is not None)
     try:
-        wanted = {key: options.pop(key) for key in list(options) if key in METHOD_FIELDS}
         model = load_model(model) if isinstance(model, str | os.PathLike) else model
-        method = method_for(model.network.architecture.one_call, method, **wanted)
+        method = _method(model, method, options)
         method = replace(method, members=max(method.members, before))
         dataset = segment(path, model, method, previous=previous, **options)
         dataset = dataset.assign_attrs(source=readable(Path(path).name), image_checksum=drawn_from)

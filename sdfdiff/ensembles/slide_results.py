@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/8_engine_room/19_slide_results.ipynb #slide-results-05
 _REGION = 2048  # Network pixels a side, a multiple of the chunks of the store
-FIELDS = ("probability", "mean", "std", "initial_estimate")  # Channels of the store
+FIELDS = ("probability", "mean", "std", "initial_estimate")  # Channels of the store, before those of the dyes
 
 
 def _plan_of(
@@ -49,8 +49,9 @@ def _plan_of(
     "What a store says of itself: a store with another plan is not continued."
     about = described(whole.model) | settings_of(whole.method) | asdict(whole.grid)
     about |= {"members": whole.method.members, "threshold_px": whole.model.threshold(whole.method.rule)}
-    about |= {"stain": whole.model.preparation.stain, "region": _REGION, "sdfdiff": __version__}
+    about |= {"stain": whole.model.preparation.stain, "dyes": list(whole.dyes), "calibration": whole.calibration}
     about |= {"number_format": str(whole.model.network.weight.dtype).removeprefix("torch.")}
+    about |= {"region": _REGION, "sdfdiff": __version__}
     return about | {"slide": whole.slide.path.name, "slide_checksum": header_checksum(whole.slide.path)}
 
 # %% ../../nbs/8_engine_room/19_slide_results.ipynb #slide-results-06
@@ -64,7 +65,7 @@ def open_store(
     import zarr
 
     plan, shape = _plan_of(whole), (whole.grid.rows, whole.grid.columns)
-    store = create_store(path, shape, FIELDS, whole.grid.microns, "float16", plan, resume, force)
+    store = create_store(path, shape, FIELDS + whole.dyes, whole.grid.microns, "float16", plan, resume, force)
     group = zarr.open_group(store.folder, mode="r+", use_consolidated=False)
     if "members" not in group:
         planes, chunks = math.ceil(whole.method.members / 8), (1, 512, 512)
@@ -181,10 +182,11 @@ def _owned(boxes: np.ndarray) -> np.ndarray:
     return (end <= begin // _TILE * _TILE + _TILE + _BEYOND).all(axis=1)
 
 
-def _crop(group: "zarr.Group", rows: slice, columns: slice) -> xr.Dataset:
-    "A part of a store as an ensemble in network pixels; the members' distances are those to the edges of their masks."
+def _crop(group: "zarr.Group", rows: slice, columns: slice) -> tuple[xr.Dataset, dict[str, np.ndarray]]:
+    "A part of a store as an ensemble in network pixels, its members' distances to the edges of their masks; the dyes."
     about = group.attrs["sdfdiff"]
-    fields = dict(zip(FIELDS, group["0"][:, rows, columns].astype(np.float32)))
+    names = (*FIELDS, *about.get("dyes", ()))
+    fields = dict(zip(names, group["0"][:, rows, columns].astype(np.float32)))
     bits = group["members"][:, rows, columns]
     masks = np.unpackbits(bits, axis=0, count=about["members"], bitorder="little").astype(bool)
     distance = np.stack([signed_distance(one, about["truncation_px"], "half_pixel") for one in masks])
@@ -193,7 +195,9 @@ def _crop(group: "zarr.Group", rows: slice, columns: slice) -> xr.Dataset:
     data |= {"mean": (plane, np.nan_to_num(fields["mean"] - edge, nan=about["reach_px"]))}
     data |= {"probability": (plane, np.nan_to_num(fields["probability"])), "distance": (("member", *plane), distance)}
     sizes = {"source_rows": masks.shape[1], "source_columns": masks.shape[2], "threshold_px": 0.0}
-    return xr.Dataset(data, attrs=sizes | {name: about[name] for name in ("weights", "weights_checksum", "members")})
+    kept = ("weights", "weights_checksum", "members", "line_px", "calibration")
+    sizes |= {name: about[name] for name in kept if name in about}
+    return xr.Dataset(data, attrs=sizes), {name: np.nan_to_num(fields[name]) for name in names[len(FIELDS) :]}
 
 # %% ../../nbs/8_engine_room/19_slide_results.ipynb #slide-results-15
 def _objects_in(group: "zarr.Group", core: tuple[int, int, int, int], piece: bool) -> tuple | None:
@@ -220,12 +224,13 @@ def _objects_in(group: "zarr.Group", core: tuple[int, int, int, int], piece: boo
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of one member: said before
-        labels, table = objects_of(_crop(group, rows, columns), microns=group.attrs["sdfdiff"]["microns"])
-    numbers, first = np.unique(labels, return_index=True)
-    kept = (numbers > 0) & np.append(False, ours)[pieces.ravel()[first]]
-    new = np.zeros(labels.max() + 1, np.uint32)
-    new[numbers[kept]] = np.arange(1, kept.sum() + 1)
-    return rows, columns, new[labels], table.isel(object=numbers[kept] - 1)
+        labels, table = objects_of(*_crop(group, rows, columns), microns=group.attrs["sdfdiff"]["microns"])
+    owner, inside = np.zeros(labels.max() + 1, int), (labels > 0) & (pieces > 0)  # a line given back is in no piece
+    owner[labels[inside]] = pieces[inside]
+    numbers = np.flatnonzero(np.append(False, ours)[owner])
+    new = np.zeros(len(owner), np.uint32)
+    new[numbers] = np.arange(1, len(numbers) + 1)
+    return rows, columns, new[labels], table.isel(object=numbers - 1)
 
 # %% ../../nbs/8_engine_room/19_slide_results.ipynb #slide-results-16
 def _of_slide(table: xr.Dataset, rows: slice, columns: slice, about: dict, before: int) -> xr.Dataset:
@@ -268,17 +273,18 @@ def slide_objects(
             tables.append(_of_slide(table, rows, columns, about, count))
             count += table.sizes["object"]
     if not tables:
-        crop = _crop(group, slice(0, 1), slice(0, 1)).assign(probability=(("row", "column"), np.zeros((1, 1))))
+        crop, dyes = _crop(group, slice(0, 1), slice(0, 1))
+        crop = crop.assign(probability=(("row", "column"), np.zeros((1, 1))))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tables = [objects_of(crop, microns=about["microns"])[1]]
+            tables = [objects_of(crop, dyes, about["microns"])[1]]
     return xr.concat(tables, "object", combine_attrs="override")
 
 # %% ../../nbs/8_engine_room/19_slide_results.ipynb #slide-results-19
 def segment_slide(
     path: str | Path,  # Slide
     folder: str | Path,  # Where the results go; made if missing
-    model: "Model",  # Trained for one call per member
+    model: "Model",  # Trained for such tissue
     method: str | Method | None = None,  # See `open_whole`
     *,
     resume: bool = False,  # Go on where an earlier run was stopped

@@ -7,24 +7,28 @@ __all__ = ['Grid', 'grid_of', 'place_noise', 'WholeSlide', 'fields_of', 'open_wh
 
 # %% ../../nbs/3_ensembles/10_whole_slides.ipynb #whole-slides-04
 import math
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 from scipy.special import ndtri
+from skimage.transform import resize_local_mean
 from torch.nn import functional as F
 
 from ..diffusion.model import Model
 from ..diffusion.network import Architecture
+from ..diffusion.sampling import last
+from .collection import check_model, described
 from .fused import in_parallel
-from .members import Denoiser, cores, in_pixels
-from .method import Method, method_for
+from .members import Denoiser, cores, draw_members, in_pixels
+from .method import Method, method_for, settings_of
+from .objects import DYES, dye_amounts
 from .streaming import Running, joined
 from ..files import warnings_naming_file
 from sdfdiff.images.preparation import (
@@ -38,6 +42,7 @@ from sdfdiff.images.preparation import (
     usual_microns,
 )
 from ..images.slides import Slide, assumption, find_tissue
+from ..provenance import read_calibration
 
 # %% ../../nbs/3_ensembles/10_whole_slides.ipynb #whole-slides-07
 _BLOCK, _MARGIN, _WINDOW = 256, 16, 288  # Network pixels; windows overlap by twice the margin
@@ -135,6 +140,18 @@ def place_noise(
         found.append(torch.cat(layers))
     return torch.stack(found)
 
+# %% ../../nbs/3_ensembles/10_whole_slides.ipynb #whole-slides-15b
+def _fresh_noise(seed: int, members: range, corner: tuple[int, int]) -> Callable[[tuple[int, ...]], torch.Tensor]:
+    "For samplers of several steps: the noise of their first, second, ... draw, each made of places."
+    draws = count()
+
+    def draw(shape: tuple[int, ...]) -> torch.Tensor:
+        number, axes = next(draws), [np.arange(start, start + n) for start, n in zip(corner, shape[-2:])]
+        found = [_place_normal((seed, member, number), *axes) for member in members]
+        return torch.from_numpy(np.stack(found)[:, None])
+
+    return draw
+
 # %% ../../nbs/3_ensembles/10_whole_slides.ipynb #whole-slides-17
 def _reflected(start: int, length: int, size: int) -> np.ndarray:
     "Places of a window; beyond the slide they turn back."
@@ -203,6 +220,12 @@ class WholeSlide:
     grid: Grid
     tissue: np.ndarray  # What is seen, Boolean, the whole slide in few pixels
     stain: Stain | None = None  # The slide's; None: nothing is separated
+    calibration: str = "none"  # Of P(exists): from `read_calibration`
+
+    @property
+    def dyes(self) -> tuple[str, ...]:
+        "What is measured of the light: the names of the dyes, or that there are none."
+        return DYES[self.model.preparation.stain if self.stain else "none"]
 
     @property
     def sees(self) -> str:
@@ -222,8 +245,8 @@ class WholeSlide:
         return self.tissue[np.ix_(*few)]
 
 # %% ../../nbs/3_ensembles/10_whole_slides.ipynb #whole-slides-22
-def _window(whole: WholeSlide, row: int, column: int) -> np.ndarray | None:
-    "The prepared image around a corner of blocks, (channel, 288, 288); None where no tissue is."
+def _window(whole: WholeSlide, row: int, column: int) -> tuple[np.ndarray, np.ndarray] | None:
+    "Prepared image (channel, 288, 288) and dyes (dye, 288, 288) around a corner of blocks; None without tissue."
     grid, size = whole.grid, whole.slide.level(whole.grid.level)[:2]
     reach, length = grid.side * 9 // 16, grid.side * 18 // 16
     places = [_reflected(k * grid.side - reach, length, n) for k, n in zip((row, column), size)]
@@ -233,23 +256,29 @@ def _window(whole: WholeSlide, row: int, column: int) -> np.ndarray | None:
     how = replace(whole.model.preparation, size=None, scale=_BLOCK / grid.side)
     how = how if whole.stain else replace(how, stain="none")
     image = _read(whole.slide, grid.level, *places)
-    return see_image(image, how, stain=whole.stain, unseen=unseen)[0]
+    amounts = np.stack(list(dye_amounts(image, how.stain, whole.stain).values()))
+    amounts = resize_local_mean(amounts, (_WINDOW, _WINDOW), channel_axis=0).astype(np.float32)
+    return see_image(image, how, stain=whole.stain, unseen=unseen)[0], amounts
 
 
 def _drawn(whole: WholeSlide, row: int, column: int) -> np.ndarray | None:
-    "Members, initial estimate (px) and P(object) of a window, (member + 2, 288, 288)."
-    image, model, method = _window(whole, row, column), whole.model, whole.method
-    if image is None:
+    "Members, initial estimate (px), P(object) and dyes of a window, (member + 2 + dye, 288, 288)."
+    if (window := _window(whole, row, column)) is None:
         return None
-    corner = row * _BLOCK - _WINDOW // 2, column * _BLOCK - _WINDOW // 2
+    (image, dyes), model, method, found = window, whole.model, whole.method, []
+    corner, layers = (row * _BLOCK - _WINDOW // 2, column * _BLOCK - _WINDOW // 2), model.network.architecture
     with torch.inference_mode():
         denoiser = Denoiser(model, image, _WINDOW, 2 * _MARGIN, method.views)
-        noise = partial(place_noise, model.network.architecture, method.seed, corner=corner, shape=denoiser.canvas)
-        groups = [range(method.members)[k : k + 4] for k in range(0, method.members, 4)]
-        found = [in_pixels(model, denoiser.generate(noise(one).to(model.device)), denoiser.shape) for one in groups]
+        for one in (range(method.members)[k : k + 4] for k in range(0, method.members, 4)):
+            if method.sampler == "one_call":
+                noise = place_noise(layers, method.seed, one, corner, denoiser.canvas)
+                drawn = denoiser.generate(noise.to(model.device))
+            else:
+                drawn = last(draw_members(denoiser, model, method, one, _fresh_noise(method.seed, one, corner)))
+            found.append(in_pixels(model, drawn, denoiser.shape))
         first, known = in_pixels(model, denoiser.initial_estimate, denoiser.shape), denoiser.probability
         known = np.zeros_like(first) if known is None else known[0, :, :_WINDOW, :_WINDOW].cpu().numpy()
-    return np.concatenate([*found, first, known])
+    return np.concatenate([*found, first, known, dyes])
 
 # %% ../../nbs/3_ensembles/10_whole_slides.ipynb #whole-slides-24
 _RAMP = np.minimum(np.minimum(np.arange(_WINDOW) + 0.5, _WINDOW - np.arange(_WINDOW) - 0.5) / (2 * _MARGIN), 1)
@@ -259,11 +288,12 @@ _WEIGHT = np.outer(_RAMP, _RAMP).astype(np.float32)  # of neighbouring windows: 
 def _blended(
     whole: WholeSlide, rows: slice, columns: slice, workers: int | None, kept: dict
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    "Rows, and what is drawn there, (member + 2, row, column): strip by strip, each made of whole windows."
+    "Rows, and what is drawn there, (member + 2 + dye, row, column): strip by strip, each made of whole windows."
     first, last = (range(s.start // _BLOCK, (s.stop + _WINDOW // 2 - 1) // _BLOCK + 1) for s in (rows, columns))
     draw = lambda place: kept.pop(place) if place in kept else _drawn(whole, *place)  # noqa: E731
     windows, shared = in_parallel(draw, product(first, last), workers), {}
-    carried = np.zeros((whole.method.members + 2, 2 * _MARGIN, columns.stop - columns.start), np.float32)
+    maps = whole.method.members + 2 + len(whole.dyes)
+    carried = np.zeros((maps, 2 * _MARGIN, columns.stop - columns.start), np.float32)
     for row in first:
         total = np.pad(carried, ((0, 0), (0, _BLOCK), (0, 0)))
         for column in last:
@@ -287,7 +317,7 @@ def fields_of(
     columns: slice,  # The same
     workers: int | None = None,  # Windows at the same time, each in one thread; None: as many as torch has threads
     kept: dict | None = None,  # Windows at the right end of the part before: they need not be drawn again
-) -> dict[str, np.ndarray]:  # probability, mean, std, initial_estimate: float16 (row, column); members: bits
+) -> dict[str, np.ndarray]:  # probability, mean, std, initial_estimate, dyes: float16 (row, column); members: bits
     "The fields of a part of a slide, computed alone: the same bits as in any larger part."
     model, method, grid = whole.model, whole.method, whole.grid
     workers = (cores(model) if cores(model) > 1 else None) if workers is None else workers
@@ -297,11 +327,13 @@ def fields_of(
     for here, drawn in _blended(whole, rows, columns, workers, {} if kept is None else kept):
         places = (np.arange(one.start, one.stop) * 2 + 1 for one in (here, columns))
         unseen = ~whole.seen(*(place * grid.side // (2 * _BLOCK) for place in places))
-        running, members = Running(unseen.shape, edge, model.reach), np.where(unseen, background, drawn[:-2])
+        members, (first, known, *dyes) = np.split(drawn, [method.members])
+        running, members = Running(unseen.shape, edge, model.reach), np.where(unseen, background, members)
         running.add(members)
-        found = joined(running, np.where(unseen, 0, drawn[-1]) if learned else None)
+        found = joined(running, np.where(unseen, 0, known) if learned else None)
         fields = {name: found[name].astype(np.float16) for name in ("probability", "mean", "std")}
-        fields["initial_estimate"] = np.where(unseen, np.float32(model.reach), drawn[-2]).astype(np.float16)
+        fields["initial_estimate"] = np.where(unseen, np.float32(model.reach), first).astype(np.float16)
+        fields |= {name: np.where(unseen, 0, one).astype(np.float16) for name, one in zip(whole.dyes, dyes)}
         parts.append(fields | {"members": np.packbits(members <= edge, axis=0, bitorder="little")})
     return {name: np.concatenate([one[name] for one in parts], axis=-2) for name in parts[0]}
 
@@ -311,23 +343,24 @@ _SHARP = 20  # Network pixels: glass is seen in holes into which no disc of this
 
 def open_whole(
     path: str | Path,  # Slide
-    model: Model,  # Trained for one call per member
+    model: Model,  # Trained for such tissue
     method: str | Method | None = None,  # See `method_for`
     *,
     microns: float | None = None,  # um per pixel of level 0; None: what the file says
     level: int | None = None,  # See `grid_of`
     scale: float | None = None,  # See `grid_of`
     stain: str | None = None,  # As of `segment`; None: the model's
+    calibration: str | os.PathLike | None = None,  # As of `segment`
     anyway: bool = False,  # Go on with a slide that the model cannot know
     **changes,  # Settings of the method that differ: members, seed, ...
 ) -> WholeSlide:
     "Look at a slide as a whole: its scale, its tissue, its stain. ValueError, FileNotFoundError: one sentence."
     method = method_for(model.network.architecture.one_call, method, **changes)
-    if method.sampler != "one_call" or not model.network.architecture.one_call or method.tolerance is not None:
-        raise ValueError(
-            f"{path}: a whole slide is drawn in one call per member, as many as are asked for: choose the quality fast "
-            "with weights that were trained for it, no tolerance, or a region of the slide."
-        )
+    check_model(model, method)
+    if method.sampler == "authors" or method.tolerance is not None:
+        asked = "members that need each other (authors)" if method.sampler == "authors" else "a tolerance"
+        raise ValueError(f"{path}: each part of a whole slide is drawn alone, without {asked}: segment a region of it.")
+    known = read_calibration(calibration, described(model) | settings_of(method) | {"members": method.members})
     preparation = replace(model.preparation, stain=stain or model.preparation.stain)
     model = replace(model, preparation=preparation, reach=method.reach or model.reach)
     slide = Slide(path, microns)
@@ -343,4 +376,4 @@ def open_whole(
             check_image(sample, replace(preparation, size=None, scale=1.0, microns=None), str(path), anyway)
             own = _slide_stain(sample, preparation)
             tissue = _seen_tissue(tissue, _SHARP * grid.downsample * tissue.shape[0] / slide.levels[0].rows)
-    return WholeSlide(slide, model, method, grid, tissue, own)
+    return WholeSlide(slide, model, method, grid, tissue, own, known)

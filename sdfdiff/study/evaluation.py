@@ -6,12 +6,13 @@
 __all__ = ['evaluate', 'unseen', 'scores_by_convention', 'summary', 'evaluate_objects', 'object_summary']
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-05
+import json
 import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import xarray as xr
 from skimage.measure import label
 
 from ..diffusion.model import Model, load_model
-from ..ensembles.method import Method
+from ..ensembles.method import Method, settings_of
 from ..ensembles.objects import objects_of
 from ..ensembles.collection import at_source
 from ..ensembles.segmentation import segment
@@ -28,7 +29,7 @@ from .plan import StudyPlan, study_cases
 from .schema import MASKS, THRESHOLDS
 from .store import finish, open_study, run_study
 from ..uncertainty.metrics import ZERO_HIT_RULES, scores_from_counts
-from ..uncertainty.calibration import calibration_error, reliability
+from ..uncertainty.calibration import calibration_error, cross_fitted, fit_recalibration, reliability
 from ..uncertainty.errors import auroc
 from ..uncertainty.instances import instance_scores, instance_sums
 from ..uncertainty.objects import match_objects
@@ -160,9 +161,40 @@ def _measured_objects(case: Case, model: Model, method: Method, **options) -> tu
     drawn = segment(case.image, model, method, scale=scale, name=case.name, **options)
     labels, table = objects_of(drawn)
     iou = match_objects(at_source(drawn, drawn["probability"].values), labels, case.labels)[0]["iou"]
-    rows = table[["id", "exists"]].drop_attrs().assign(iou=("object", iou))
+    names = [name for name in ("id", "exists", "exists_calibrated") if name in table]
+    rows = table[names].drop_attrs().assign(iou=("object", iou))
     rows["case_name"] = "object", np.full(len(iou), case.name, dtype=f"U{max(1, len(case.name))}")
     return instance_sums(labels, case.labels, hausdorff=True), rows
+
+# %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16b1
+def _promises(found: xr.Dataset) -> xr.Dataset:
+    "What P(exists) promised of the objects of each case, and what was found; dims (case, bin)."
+    parts = [found.isel(object=(found["case_name"] == name).values) for name in found["case"].values]
+    tables = [reliability(one["exists"], one["iou"] > 0.5, dim="object").reset_coords(drop=True) for one in parts]
+    return xr.concat(tables, "case")
+
+
+def _calibration(found: xr.Dataset, model: Model, method: Method) -> dict[str, str]:
+    "A correction of P(exists) from images neither learned from nor chosen on; empty if they cannot say it."
+    held, about = found["held_out"].values, found.attrs
+    new = held if held.any() else np.full(len(held), about["split"] == "test" or about["dataset"] == "tissue")
+    own = found.isel(case=new & ~np.isin(found["case"], model.about.get("chosen_on", [])))
+    groups = own["group"].values
+    if len(set(groups.tolist())) < 2:
+        return {}
+    table, error = _promises(own), None
+    try:
+        how = fit_recalibration(table.sum("case"), method.members)
+    except ValueError:  # no object, or only right ones, or only false ones
+        return {}
+    with suppress(ValueError):  # the same without one of the patients: then nobody knows the error
+        error = float(calibration_error(cross_fitted(table, method.members, groups)[0].sum("case")))
+    said = asdict(how) | {"objects": int(table["pixels"].sum()), "images": own.sizes["case"], "error": error}
+    said |= {"error_before": float(calibration_error(table.sum("case")))}
+    said |= {"patients": len(set(groups.tolist())), "data": f"{about['dataset']} {about['split']}"}
+    said |= {"weights": about["weights"], "weights_checksum": model.about.get("checksum", "none")}
+    said |= {key: settings_of(method)[key] for key in ("sampler", "calls_per_member", "views")}
+    return {"calibration": json.dumps(said, sort_keys=True)} if how.slope > 0 else {}
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16b2
 def evaluate_objects(
@@ -176,19 +208,22 @@ def evaluate_objects(
     layers: Sequence[str] = (),  # Of Aperio XML files, names or numbers; none: all but a frame
     instances: str | os.PathLike | None = None,  # Folder of label images named as the images
     anyway: bool = False,  # Go on with images that the weights cannot know
-) -> xr.Dataset:  # Sums of `instance_sums` per case; id, exists, iou and case_name per object
+    microns: float | None = None,  # um per pixel of all images; None: what data set or file say
+    calibration: str | os.PathLike | None = None,  # As of `segment`: its P(exists) is judged as well
+) -> xr.Dataset:  # Sums of `instance_sums` per case; per object id, exists, iou, case_name; attribute `calibration`
     "Measure the objects of one method on the images whose true objects are known one by one. ValueError without any."
     if method.members < 2:
         raise ValueError(f"The method draws {method.members} members: how sure an object is needs 2.")
-    model, found, without = load_model(method.weights), {}, []
+    model, found, groups, without = load_model(method.weights), {}, {}, []
     only, most = (None, cases) if isinstance(cases, int) and dataset != "tissue" else (cases, None)
     for paths in find_cases(dataset, root, split, only, layers, instances):
+        paths = paths if microns is None else replace(paths, microns=microns, whole=0)
         case = read_case(paths) if most is None or len(found) < most else None
         if case is None:
             break
         if _one_by_one(case):
-            options = {"progress": progress, "workers": workers, "anyway": anyway}
-            found[case.name] = _measured_objects(case, model, method, **options)
+            options = {"progress": progress, "workers": workers, "anyway": anyway, "calibration": calibration}
+            found[case.name], groups[case.name] = _measured_objects(case, model, method, **options), case.group
         else:
             without.append(case.name)
     if not found:
@@ -198,7 +233,26 @@ def evaluate_objects(
     about = {"dataset": dataset, "split": split, "weights": method.weights, "without_instances": ", ".join(without)}
     about |= {"method": method.name, "members": method.members, "seed": method.seed}
     result = xr.concat(sums, "case").merge(xr.concat(rows, "object"))
-    return result.assign_coords(case=list(found), held_out=held).assign_attrs(title="sdfdiff objects measured", **about)
+    result = result.assign_coords(case=list(found), held_out=held, group=("case", list(groups.values())))
+    result = result.assign_attrs(title="sdfdiff objects measured", **about)
+    return result.assign_attrs(_calibration(result, model, method))
+
+# %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16c0
+def _corrected(found: xr.Dataset) -> list[str]:
+    "What is said of corrections of P(exists): of the one that was given, and of the one that was fitted here."
+    lines = []
+    if "exists_calibrated" in found:
+        gap = calibration_error(reliability(found["exists_calibrated"], found["iou"] > 0.5, dim="object"))
+        lines += [f"P(exists) as calibrated before: calibration error {float(gap):.3f}"]
+    if "calibration" not in found.attrs:
+        return [
+            *lines,
+            "no calibration of P(exists): it needs right and false objects of 2 patients held out of training",
+        ]
+    one = json.loads(found.attrs["calibration"])
+    error = "unknown" if one["error"] is None else f"{one['error']:.3f}, each patient by a fit to the others"
+    fitted = f"{one['objects']} objects on {one['images']} images of {one['patients']} patients"
+    return [*lines, f"P(exists) calibrated on {fitted}: {error}; before {one['error_before']:.3f}"]
 
 # %% ../../nbs/5_study/4_evaluation.ipynb #evaluation-16c
 def object_summary(
@@ -229,6 +283,7 @@ def object_summary(
     ranks = auroc(1 - found["exists"], ~right, "object")
     lines += ["", f"{right.size} objects, {int((~right).sum())} of them false (no true one with an IoU above 1/2)"]
     lines += [f"P(exists): calibration error {float(gap):.3f}, AUROC of finding false objects {float(ranks):.3f}"]
+    lines += _corrected(found)
     return "\n".join(
         [*lines, "object F1, Dice and Hausdorff (px) as in the GlaS challenge, whose scores are of one set"]
     )
