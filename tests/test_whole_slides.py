@@ -523,7 +523,7 @@ def test_a_calibration_is_a_column_of_a_slide(folder, capsys):
     whole = open_whole("a.tif", load_model("tiny.safetensors"), members=3)
     open_store(whole, folder / "b.ome.zarr")
     other = open_whole("a.tif", whole.model, members=3, calibration="c.nc")
-    with pytest.raises(ValueError, match="was begun with something else .*calibration"):
+    with whole.slide, other.slide, pytest.raises(ValueError, match="was begun with something else .*calibration"):
         open_store(other, folder / "b.ome.zarr", resume=True)
 
 
