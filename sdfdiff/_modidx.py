@@ -1010,6 +1010,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                             'sdfdiff/ensembles/members.py'),
                                            'sdfdiff.ensembles.members._batch': ( '3_ensembles/members.html#_batch',
                                                                                  'sdfdiff/ensembles/members.py'),
+                                           'sdfdiff.ensembles.members._chosen_tiles': ( '3_ensembles/members.html#_chosen_tiles',
+                                                                                        'sdfdiff/ensembles/members.py'),
                                            'sdfdiff.ensembles.members._denoised': ( '3_ensembles/members.html#_denoised',
                                                                                     'sdfdiff/ensembles/members.py'),
                                            'sdfdiff.ensembles.members._generated': ( '3_ensembles/members.html#_generated',

@@ -306,10 +306,11 @@ def resized_labels(
     (row, high), (column, wide) = (_under(old, new) for old, new in zip(labels.shape, shape))
     found = np.empty(shape, np.int32)
     for k in range(shape[0]):
-        below = labels[row[k][:, None], column[:, None]].reshape(shape[1], -1)
-        found[k] = below.max(axis=1)
-        if (mixed := below.min(axis=1) < found[k]).any():
-            some, weight = below[mixed], (high[k][:, None] * wide[mixed][:, None]).reshape(mixed.sum(), -1)
+        below = labels[row[k]]
+        found[k] = below.max(axis=0)[column].max(axis=1)
+        if (mixed := below.min(axis=0)[column].min(axis=1) < found[k]).any():
+            some = below[:, column[mixed]].transpose(1, 0, 2).reshape(mixed.sum(), -1)
+            weight = (high[k][:, None] * wide[mixed][:, None]).reshape(mixed.sum(), -1)
             share = (weight[:, None] * (some[:, None] == some[:, :, None])).sum(axis=2)
             best = share > share.max(axis=1, keepdims=True) - 1e-9
             found[k, mixed] = np.where(best, some, 0).max(axis=1)

@@ -99,6 +99,38 @@ def test_unseen_pixels_have_no_object():
     assert not found["probability"][:30].any() and found["probability"][30:].any()
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_tiles_that_show_nothing_are_left_out_and_nothing_else_changes(members, monkeypatch):
+    "To the bit what is left of all tiles once the rest is hidden; with tiles of the other shape, too."
+    one, image = model(), np.random.default_rng(7).random((1, 80, 300), dtype=np.float32)
+    unseen = np.zeros(image.shape[1:], bool)
+    unseen[:, 130:230], unseen[:50, :130] = True, True
+    options, drawn, real = {"members": members, "tile": 64, "overlap": 16}, [], Denoiser.generate
+    monkeypatch.setattr(Denoiser, "generate", lambda self, noise: drawn.append(len(self.tiles)) or real(self, noise))
+    every, found = fast(one, image, **options), fast(one, image, unseen=unseen, **options)
+    assert drawn[-1] < drawn[0] and not found["share"].values[unseen].any()
+    for name in ("distance", "mean", "std", "share", "probability", "initial_estimate"):
+        assert np.array_equal(found[name].values[..., ~unseen], every[name].values[..., ~unseen], equal_nan=True), name
+    assert fast(one, image, unseen=unseen | True, **options)["share"].sum() == 0 and drawn[-1] == drawn[0]
+
+
+@pytest.mark.parametrize("draw", ["call", "generate"])
+def test_the_tiles_that_remain_answer_as_if_the_image_ended_with_them(draw):
+    one, image = model(), np.random.default_rng(8).random((1, 64, 160), dtype=np.float32)
+    unseen = np.arange(160) >= np.full((64, 1), 64)  # tiles begin at columns 0, 32, 64 and 96
+    part, whole = Denoiser(one, image[:, :, :96], 64, 32), Denoiser(one, image, 64, 32, unseen=unseen)
+    assert (len(part.tiles), len(whole.tiles)) == (2, 2) and whole.canvas == (64, 160)
+    if draw == "generate":
+        noise = noise_maps(2, (64, 160), one.network.architecture, torch.Generator().manual_seed(0))
+        found, expected = whole.generate(noise), part.generate(noise[..., :48])
+    else:
+        noisy = torch.randn(2, 1, 64, 160, generator=torch.Generator().manual_seed(0))
+        found, expected = whole(noisy, torch.tensor(0.3)), part(noisy[..., :96], torch.tensor(0.3))
+    torch.testing.assert_close(found[..., :96], expected)
+    torch.testing.assert_close(whole.initial_estimate[..., :96], part.initial_estimate)
+    assert expected.std() > 0.01 and not found[..., 96:].any()
+
+
 def test_weights_without_a_generator_are_refused_in_one_sentence():
     plain = Model(random_network(), about={"name": "plain"})
     with pytest.raises(ValueError, match="plain were not trained for one call per member.*draft or default"):

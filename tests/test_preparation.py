@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.ndimage import center_of_mass
 from scipy.optimize import nnls
 from skimage.color import rgb2gray
@@ -441,6 +442,24 @@ def test_much_glass_is_unseen_and_holes_are_seen(preparation):
         _, unseen = see_image(image, preparation)
     edge = round(128 * preparation.scale)
     assert unseen[:, edge + 3 :].all() and not unseen[:, : edge - 3].any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_unseen_glass_is_that_of_scipy_s_distances(seed):
+    "Glass into which a disc of 20 network pixels fits, and as far as the disc reaches, in rooms of any shape."
+    generator, scale = np.random.default_rng(seed), (0.5, 1.0, 0.25)[seed % 3]
+    image = np.kron(generator.random((6, 7)) < 0.5, np.ones((40, 40), bool))[: 200 + seed, : 250 - seed]
+    image |= generator.random(image.shape) < 2e-4
+    density, foreign = np.where(image, 1.0, 0.01)[..., None] * np.ones(3, np.float32), image & (image.cumsum(1) < 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = module._unseen(density, foreign, scale)
+    reach, wall = round(20 / scale), image & ~foreign
+    core = ndimage.distance_transform_edt(np.pad(~wall, reach + 1, mode="edge")) > reach
+    core = core[reach + 1 : -reach - 1, reach + 1 : -reach - 1]
+    wide = ~image & (ndimage.distance_transform_edt(~core) <= reach + 1) if core.any() else core
+    expected = foreign | ndimage.binary_dilation(wide, np.ones((5, 5)))
+    assert np.array_equal(found, expected) or (np.array_equal(found, foreign) and wide.mean() < 1 / 3)
 
 
 H_E, BROWN, RGB = NUCLEI, Preparation("haematoxylin", "grey"), Preparation("vahadane", "rgb")

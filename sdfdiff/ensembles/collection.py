@@ -193,7 +193,7 @@ def ensemble(
     check_tolerance(method.tolerance, model.reach)
     keep = min(method.members, max(1, 2**26 // math.prod(shape)) if keep is None else keep)
     check_model(model, method)
-    denoiser = Denoiser(model, image, tile, overlap, method.views)
+    denoiser = Denoiser(model, image, tile, overlap, method.views, unseen)
     known = None if denoiser.probability is None else denoiser.probability[0, 0, : shape[0], : shape[1]].cpu().numpy()
     known = known if known is None or unseen is None else np.where(unseen, np.float32(0), known)
     collected = Collected(shape, model.threshold(method.rule), model.reach, keep, unseen, known)

@@ -77,13 +77,35 @@ def _prepared(network):
         _FUSED[network] = state, Fused(network)
     return _FUSED[network][1]
 
+# %% ../../nbs/3_ensembles/3_members.ipynb #members-12-tiles
+def _chosen_tiles(
+    canvas: tuple[int, int], tile: int, overlap: int, multiple: int, unseen: np.ndarray | None
+) -> tuple[list[tuple[slice, slice]], list[np.ndarray]]:
+    "Windows that see something (all of them where nothing does), and their weights, which sum to one."
+    (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in canvas)
+    places = list(product(range(len(rows)), range(len(columns))))
+    if unseen is not None and not unseen.all():
+        places = [(r, c) for r, c in places if not unseen[rows[r], columns[c]].all()]
+    windows = [(rows[r], columns[c]) for r, c in places]
+    weights = [np.outer(down[r][rows[r]], right[c][columns[c]]) for r, c in places]
+    if len(places) < len(rows) * len(columns):
+        total = np.zeros(canvas)
+        for window, weight in zip(windows, weights):
+            total[window] += weight
+        total = total.round(9)  # exactly one where no neighbour is missing: there the weights keep their bits
+        weights = [weight / total[window] for window, weight in zip(windows, weights)]
+    return windows, weights
+
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-12
 class Denoiser:
     "A model that has read one image: call it with noisy maps of the image's (padded) size."
 
     # image: (channel, row, column) in [0, 1]; tiles have at most `tile` pixels a side and overlap by `overlap` or more
     # views: turns and flips in which the image is read, 1 to 8
-    def __init__(self, model: Model, image: np.ndarray, tile: int = 288, overlap: int = 32, views: int = 1):
+    # unseen: Boolean (row, column), where no answer is needed: a tile without anything else is left out
+    def __init__(
+        self, model: Model, image: np.ndarray, tile: int = 288, overlap: int = 32, views: int = 1, unseen=None
+    ):
         if image.ndim != 3 or not np.isfinite(image).all():
             raise ValueError(
                 f"The image has shape {image.shape}: finite values of shape (channel, row, column) are needed."
@@ -97,16 +119,14 @@ class Denoiser:
         self.canvas = tuple(max(64, math.ceil(n / multiple) * multiple) for n in self.shape)
         padding = [(0, 0)] + [(0, c - n) for c, n in zip(self.canvas, self.shape)]
         image = torch.from_numpy(np.pad(image, padding, mode="symmetric").astype(np.float32))[None].to(model.device)
-        (rows, down), (columns, right) = (tile_windows(n, tile, overlap, multiple) for n in self.canvas)
+        tiles, weights = _chosen_tiles(self.canvas, tile, overlap, multiple, unseen)
         self.maps = getattr(model.network.architecture, "mask_channels", 1)
         self.tiles, self.initial_estimate = [], torch.zeros((1, self.maps, *self.canvas), device=model.device)
         self.probability = torch.zeros_like(self.initial_estimate) if model.network.architecture.probability else None
         read = torch.inference_mode()(lambda window: self.network.encode(image[:, :, *window], *[views] * (views > 1)))
-        found = list(in_parallel(read, product(rows, columns), cores(model) if cores(model) > 1 else None))
-        for features, ((r, row_weight), (c, column_weight)) in zip(
-            found, product(zip(rows, down), zip(columns, right))
-        ):
-            weight = torch.from_numpy(np.outer(row_weight[r], column_weight[c])).float().to(model.device)
+        found = list(in_parallel(read, tiles, cores(model) if cores(model) > 1 else None))
+        for features, (r, c), weight in zip(found, tiles, weights):
+            weight = torch.from_numpy(weight).float().to(model.device)
             self.initial_estimate[:, :, r, c] += weight * features.initial_estimate
             if self.probability is not None:
                 self.probability[:, :, r, c] += weight * features.probability
@@ -115,7 +135,7 @@ class Denoiser:
 # %% ../../nbs/3_ensembles/3_members.ipynb #members-13
 def _denoised(self, noisy: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
     "E[clean | noisy, image], model units, float32, (member, 1, row, column)."
-    if len(self.tiles) == 1:
+    if self.tiles[0][2].shape == self.canvas:
         return self.network(noisy, noise_level, self.tiles[0][3])
     total = torch.zeros_like(noisy)
     for r, c, weight, features in self.tiles:
@@ -125,7 +145,7 @@ def _denoised(self, noisy: torch.Tensor, noise_level: torch.Tensor) -> torch.Ten
 
 def _generated(self, noise: torch.Tensor) -> torch.Tensor:
     "Members in one call each, model units, float32, (member, 1, row, column); noise as `noise_maps` makes it."
-    if len(self.tiles) == 1:
+    if self.tiles[0][2].shape == self.canvas:
         return self.network.generate(noise, self.tiles[0][3])
     total = torch.zeros((len(noise), self.maps, *self.canvas), device=noise.device)
     small = self.canvas[0] // noise.shape[2]

@@ -17,6 +17,7 @@ from skimage.color import rgb2gray, separate_stains
 from skimage.color.colorconv import hed_from_rgb
 from skimage.transform import resize
 
+from ..fast_distance import signed_distance_batch
 from ..files import Refused
 from ..pixels import resized_labels
 
@@ -100,8 +101,7 @@ def _foreign(density: np.ndarray, brown: bool = False) -> np.ndarray:  # (row, c
 
 def tissue_mask(image: np.ndarray) -> np.ndarray:  # In [0, 1], (row, column, 3) -> bool (row, column)
     "Neither glass nor what is no tissue: black, ink, dirt."
-    density = _optical_density(image)
-    return _is_tissue(density) & ~_foreign(density)
+    return _is_tissue(density := _optical_density(image)) & ~_foreign(density)
 
 # %% ../../nbs/1_images/2_preparation.ipynb #preparation-19
 @dataclass(frozen=True)
@@ -133,10 +133,11 @@ def fit_stain(
     iterations: int = 50,  # Rounds of amounts, then colours
     pixels: int = 20000,  # Size of the sample of tissue pixels
     seed: int = 0,  # Of that sample: the same image always gives the same stain
+    foreign: np.ndarray | None = None,  # Where black, ink and dirt are, Boolean (row, column); None: as the image shows
 ) -> Stain | None:  # None where less than 0.1 % is tissue; black, ink and dirt do not count
     "Sparse non-negative factorisation of the optical density (Vahadane et al. 2015; paper, reference 27)."
     density = _optical_density(image)
-    tissue = density[_is_tissue(density) & ~_foreign(density)]
+    tissue = density[_is_tissue(density) & ~(_foreign(density) if foreign is None else foreign)]
     if len(tissue) < max(1e-3 * density[..., 0].size, 10):
         return None
     if len(tissue) > pixels:
@@ -215,8 +216,7 @@ class Preparation:
 
     def at_microns(self, microns: float | None) -> "Preparation":
         "The same, with the scale for an image of so many um per pixel, if both are known. ValueError beyond 16."
-        known = microns is not None and self.microns is not None
-        return replace(self, scale=microns / self.microns) if known else self
+        return self if microns is None or self.microns is None else replace(self, scale=microns / self.microns)
 
     def to_dict(self) -> dict:
         "As written beside weights: JSON values only."
@@ -242,14 +242,12 @@ def prepared_shape(
     preparation: Preparation,  # Its size, else its scale, decides
 ) -> tuple[int, int]:  # Rows and columns of the prepared image
     "The size that an image gets."
-    scaled = tuple(max(1, round(number * preparation.scale)) for number in shape[:2])
-    return preparation.size or scaled
+    return preparation.size or tuple(max(1, round(number * preparation.scale)) for number in shape[:2])
 
 
 def usual_microns(preparation: Preparation) -> float | None:
     "um per pixel of an image for which the scale is right; None: unknown."
-    known = preparation.microns is not None and preparation.size is None
-    return preparation.microns * preparation.scale if known else None
+    return None if preparation.microns is None or preparation.size else preparation.microns * preparation.scale
 
 
 def geometry(
@@ -266,14 +264,14 @@ def geometry(
     return f"{shape[1]}x{shape[0]} px{at} -> {columns}x{rows} px{to}"
 
 # %% ../../nbs/1_images/2_preparation.ipynb #unseen-02
-def _unseen(image: np.ndarray, brown: bool, scale: float) -> np.ndarray:  # bool (row, column)
+def _unseen(density: np.ndarray, foreign: np.ndarray, scale: float) -> np.ndarray:  # bool (row, column)
     "Black, ink, dirt, and glass where it fills a third of a tile; glass in holes of the tissue is seen."
-    density = _optical_density(image)
-    foreign, glass = _foreign(density, brown), ~_is_tissue(density)
+    glass = ~_is_tissue(density)
     reach, said = max(2, round(20 / scale)), []  # 20 network pixels: wider than nearly all holes
-    core = distance_transform_edt(np.pad(glass | foreign, reach + 1, mode="edge")) > reach
+    near = np.pad(~(glass | foreign), reach + 1, mode="edge")[None]
+    core = signed_distance_batch(near, reach + 1.0)[0] > reach
     core = core[reach + 1 : -reach - 1, reach + 1 : -reach - 1] | glass.all()
-    wide = glass & (distance_transform_edt(~core) <= reach + 1) if core.any() else core
+    wide = glass & (signed_distance_batch(core[None], reach + 2.0)[0] <= reach + 1)
     tile = [min(n, round(288 / scale)) for n in wide.shape]
     inner = tuple(slice(t // 2, n - (t - 1) // 2) for n, t in zip(wide.shape, tile))
     wide = wide & (uniform_filter((wide | foreign).astype(np.float32), tile)[inner].max() > 1 / 3)
@@ -287,9 +285,9 @@ def _unseen(image: np.ndarray, brown: bool, scale: float) -> np.ndarray:  # bool
 def _mirrored(image: np.ndarray, unseen: np.ndarray) -> np.ndarray:  # (row, column, 3), bool (row, column)
     "Tissue mirrored into what is unseen, from its edge outwards, as often as needed."
     image, rest = image.copy(), unseen.copy()
-    shape = np.array(rest.shape)[:, None]
+    shape = np.array(rest.shape, np.int32)[:, None]
     while rest.any() and not rest.all():
-        here = np.array(np.nonzero(rest))
+        here = np.array(np.nonzero(rest), np.int32)
         nearest = distance_transform_edt(rest, return_distances=False, return_indices=True)[:, rest]
         there = np.clip(2 * nearest - here, 0, shape - 1)
         good = ~rest[tuple(there)] & (there == 2 * nearest - here).all(axis=0)
@@ -385,7 +383,9 @@ def see_image(
     unseen = np.zeros(image.shape[:2], bool) if unseen is None else unseen
     if preparation.stain != "none" and (stain or not _is_grey(image)):
         if fill and not _wrong_kind(image, preparation)[0]:
-            unseen = _unseen(image, preparation.stain == "haematoxylin", wanted[0] / image.shape[0])
+            density, brown = _optical_density(image), preparation.stain == "haematoxylin"
+            unseen = _unseen(density, foreign := _foreign(density, brown), wanted[0] / image.shape[0])
+            stain = stain if stain or brown else fit_stain(image, foreign=foreign)
         image = (normalise_stain if preparation.stain == "vahadane" else haematoxylin)(image, stain=stain)
         image = _mirrored(image, unseen)
     elif preparation.stain != "none" and fill and image.std() < 0.01:
