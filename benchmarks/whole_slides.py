@@ -1,8 +1,9 @@
 """A slide of any size in constant memory, beside MONAI: `python -m benchmarks.whole_slides [SIDE ...]`.
 
 Sides are in pixels at 0.25 um (default 8192 16384; tissue on 40 %). Each slide is segmented in a process of its own,
-one thread. Processor seconds are printed: they hardly depend on what else the machine does. MONAI's sliding window
-draws one member after another, and the glass as well: of its factor, 2.5 are glass.
+one thread. Processor seconds are printed. On a busy machine they grow, too (twice as many were seen where ten programs
+shared two cores): only what ran in turn can be compared. MONAI's sliding window draws one member after another, and
+the glass as well: of its factor, 2.5 are glass.
 """
 
 import sys

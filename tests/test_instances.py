@@ -101,6 +101,21 @@ def test_opening_holes_and_least():
     assert split(distance).max() - split(distance, least=10).max() == 1
 
 
+@pytest.mark.parametrize("line", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_background_around_the_objects_changes_nothing(seed, line):
+    "Two pixels in the corners make the objects' frame the whole image: the labels in between are the same."
+    distance = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 50)), 2) * 20
+    whole = np.full((75, 90), 9.0)
+    whole[20:60, 15:65] = distance
+    framed = whole.copy()
+    framed[[0, -1], [0, -1]] = -1
+    options = {"height": 0.3, "line": line}
+    found, inside = split(whole, **options), split(framed, **options)
+    assert found.max() > 8 and inside[0, 0] == 1 and inside[-1, -1] == found.max() + 2
+    assert np.array_equal(np.where(inside > found.max() + 1, 0, np.maximum(inside - 1, 0)), found)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -128,16 +128,18 @@ def split(
     if not 0 <= share < 1:
         raise ValueError(f"`share` is {share}: a number from 0 to below 1 is needed.")
     mask = _cleaned(mask, opening, holes)
+    found, room = np.zeros(mask.shape, np.int32), 2 + int(line)  # beyond this nothing happens
     if not mask.any():
-        return np.zeros(mask.shape, np.int32)
-    depth = np.clip(threshold - distance.astype(float), 0, sum(mask.shape))
+        return found
+    box = tuple(slice(max(0, s.start - room), s.stop + room) for s in ndimage.find_objects(mask.astype(np.int8))[0])
+    depth, mask = np.clip(threshold - distance[box].astype(float), 0, sum(mask.shape)), mask[box]
     depth[~mask] = -1
     tops = label(local_maxima(depth, connectivity=1) & mask, connectivity=1)
-    if mask.all() and not tops.any():  # flat and full: no pixel is higher than its neighbours
-        tops = mask.astype(int)
+    tops = mask.astype(int) if mask.all() and not tops.any() else tops  # flat and full: no pixel is the highest
     basins = watershed(-depth, tops, mask=mask)
-    found = _joined(depth, tops, basins, height, share)[basins]
-    return _numbered(_given_back(found, line) if line > 0 else found, least)
+    inside = _joined(depth, tops, basins, height, share)[basins]
+    found[box] = _numbered(_given_back(inside, line) if line > 0 else inside, least)
+    return found
 
 # %% ../../nbs/4_uncertainty/9_instances.ipynb #instances-15
 _SUMS = {
