@@ -1869,6 +1869,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'sdfdiff.pixels.value_range': ('8_engine_room/pixels.html#value_range', 'sdfdiff/pixels.py')},
             'sdfdiff.provenance': { 'sdfdiff.provenance._digest': ('8_engine_room/provenance.html#_digest', 'sdfdiff/provenance.py'),
                                     'sdfdiff.provenance._listed': ('8_engine_room/provenance.html#_listed', 'sdfdiff/provenance.py'),
+                                    'sdfdiff.provenance._said_once': ('8_engine_room/provenance.html#_said_once', 'sdfdiff/provenance.py'),
                                     'sdfdiff.provenance.check_same': ('8_engine_room/provenance.html#check_same', 'sdfdiff/provenance.py'),
                                     'sdfdiff.provenance.checksum': ('8_engine_room/provenance.html#checksum', 'sdfdiff/provenance.py'),
                                     'sdfdiff.provenance.data_folder': ( '8_engine_room/provenance.html#data_folder',
