@@ -113,7 +113,10 @@ def from_steps(
     most: float,  # The same
 ) -> np.ndarray:  # px, float32, the same shape
     "The middle of each step."
-    return (steps - np.float32(0.5)) * np.float32(most / 127)
+    found = steps.astype(np.float32)
+    found -= 0.5
+    found *= np.float32(most / 127)  # in place: of many members in a tile
+    return found
 
 # %% ../../nbs/3_ensembles/9_pyramids.ipynb #pyramids-11
 @contextmanager

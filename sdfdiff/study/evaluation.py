@@ -216,7 +216,6 @@ def evaluate_objects(
         raise ValueError(f"The method draws {method.members} members: how sure an object is needs 2.")
     model, found, groups, without = load_model(method.weights), {}, {}, []
     only, most = (None, cases) if isinstance(cases, int) and dataset != "tissue" else (cases, None)
-    only = only if isinstance(only, int | None) else tuple(only)
     plan = StudyPlan(dataset, (method,), split, only, images=False, layers=tuple(layers), microns=microns)
     for paths in study_cases(plan, root, instances):
         case = read_case(paths) if most is None or len(found) < most else None
