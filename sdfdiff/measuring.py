@@ -107,8 +107,11 @@ def _evaluate_objects(arguments: argparse.Namespace, split: str, method, cases: 
     print(object_summary(found))
     if arguments.out is not None:
         write_dataset(found, arguments.out, arguments.force)
-        more = ", and how P(exists) is corrected: segment --calibration" * ("calibration" in found.attrs)
-        print(f"numbers of each image and object{more}: {arguments.out}")
+        print(f"numbers of each image and object: {arguments.out}")
+        if "calibration" in found.attrs:
+            print(
+                f"P(exists), calibrated: sdfdiff segment ... --weights {method.weights} --calibration {arguments.out}"
+            )
 
 # %% ../nbs/8_engine_room/8_measuring.ipynb #measuring-07c
 def _evaluate_classes(arguments: argparse.Namespace) -> None:

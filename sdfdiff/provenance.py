@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -172,6 +172,11 @@ def read_attributes(
     return found | former
 
 # %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-15c
+@cache
+def _said_once(words: str) -> None:
+    warnings.warn(words, stacklevel=3)  # in a folder of images, not for each of them
+
+
 def read_calibration(
     path: str | os.PathLike | None,  # What `evaluate --objects --out` wrote; None: there is none
     asked: Mapping,  # weights_checksum of the weights that draw; members, sampler, calls_per_member, views if known
@@ -192,8 +197,8 @@ def read_calibration(
         raise ValueError(f"{path} was measured with other weights ({found['weights']}): measure with those that draw.")
     names = [name for name in ("members", "sampler", "calls_per_member", "views") if name in asked]
     if other := [f"{name} {found[name]}, now {asked[name]}" for name in names if found[name] != asked[name]]:
-        warnings.warn(f"{path}: P(exists) was calibrated for something else ({', '.join(other)})", stacklevel=1)
+        _said_once(f"{path}: P(exists) was calibrated for something else ({', '.join(other)})")
     if found["error"] is None or found["error"] >= found["error_before"]:
         error = "not known" if found["error"] is None else f"{found['error']:.3f}, before {found['error_before']:.3f}"
-        warnings.warn(f"{path}: P(exists) may be no better corrected (error on other patients: {error})", stacklevel=1)
+        _said_once(f"{path}: P(exists) may be no better corrected (error on other patients: {error})")
     return json.dumps(found, sort_keys=True)

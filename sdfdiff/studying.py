@@ -60,6 +60,8 @@ def _add_study(commands):
     one.add_argument("--example", choices=tuple(_EXAMPLES), help="print a plan to start from, and do nothing else")
     one.add_argument("--out", type=Path, metavar="STORE.zarr", help="folder to write")
     one.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set (tissue needs none)")
+    words = "folder of label images named as the images, for a data set that has masks: objects are kept one by one"
+    one.add_argument("--instances", type=Path, metavar="DIR", help=words)
     one.add_argument("--resume", action="store_true", help="continue a store that is there")
     one.add_argument(
         "--cluster",
@@ -215,7 +217,7 @@ def _study(arguments: argparse.Namespace) -> None:
     here = arguments.cluster is None
     workers = chosen_workers(arguments, load_model(plan.methods[0].weights)) if here else arguments.workers or 1
     with cluster_client(arguments.cluster) as client:
-        how = {"workers": workers, "anyway": arguments.anyway}
+        how = {"workers": workers, "anyway": arguments.anyway, "instances": arguments.instances}
         last = finish(run_study(plan, arguments.out, arguments.root, arguments.resume, arguments.force, client, **how))
     print(
         f"{arguments.out}: {_images(last.done // len(plan.methods))}, {len(plan.methods)} "

@@ -12,7 +12,7 @@ import zarr
 from ome_zarr_models.v05 import Image, ImageLabel
 
 from sdfdiff.ensembles import pyramids
-from sdfdiff.ensembles.pyramids import create_store, smaller, write_ome_zarr
+from sdfdiff.ensembles.pyramids import create_store, from_steps, in_steps, smaller, write_ome_zarr
 from sdfdiff.files import DiskFull, Exists
 
 SHAPE = (1100, 1300)
@@ -284,3 +284,14 @@ def test_nothing_is_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zarr.open_group(write_ome_zarr(tmp_path / "a.zarr", LABELS[:9, :9], {}, image=FIELDS["std"][:9, :9]))
+
+
+def test_members_in_8_bits_keep_their_masks():
+    "Rounded up: at most the edge is object before and after; off by half a step at most, and cut at the end."
+    exact = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
+    exact[:4] = 0, np.float32(1e-30), -np.float32(1e-30), 5
+    steps = in_steps(exact, 2.0)
+    assert steps.dtype == np.int8 and np.array_equal(steps <= 0, exact <= 0) and steps[3] == 127
+    near, inside = from_steps(steps, 2.0), np.abs(exact) <= 2
+    assert near.dtype == np.float32 and np.abs(near - exact)[inside].max() <= 1 / 127 + 1e-6
+    assert np.array_equal(near <= 0, exact <= 0)

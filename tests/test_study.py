@@ -245,7 +245,7 @@ def test_scenes_for_a_network_that_sees_half_the_resolution(tmp_path):
     assert found["truth"].values[0][truth.sum(axis=(1, 3)) > 2].all()
 
 
-def test_true_objects_are_instances_where_they_are_known(tmp_path):
+def test_true_objects_are_instances_where_they_are_known(tmp_path, tmp_path_factory):
     "Two nuclei that touch are two objects; a mask without numbers has pieces."
     weights, labels = tiny_weights(tmp_path / "tiny.safetensors"), np.zeros((40, 40), np.uint16)
     labels[5:15, 5:15], labels[5:15, 15:25], labels[25:30, 5:30] = 1, 2, 3
@@ -259,6 +259,15 @@ def test_true_objects_are_instances_where_they_are_known(tmp_path):
     found = verify(open_study(tmp_path / "a.zarr"), 2, progress=False)
     counted = dict(zip(found["case"].values.tolist(), found["objects_true_objects"].values[:, 0].tolist()))
     assert counted == {"numbers": 3, "mask": 2}
+    one = tmp_path_factory.mktemp("one")
+    Image.fromarray(labels).save(one / "mask.png")
+    with pytest.warns(UserWarning, match="1 of 2 images have no label image in .*one.* .numbers."):
+        finish(run_study(plan, tmp_path / "b.zarr", tmp_path, instances=one), progress=False)
+    found = verify(open_study(tmp_path / "b.zarr"), 2, progress=False)
+    assert found["objects_true_objects"].values.ravel().tolist() == [3, 3], "a folder of label images says it, too"
+    assert open_study(tmp_path / "b.zarr").attrs["plan"] == open_study(tmp_path / "a.zarr").attrs["plan"]
+    with pytest.raises(ValueError, match="b.zarr was begun with something else .the mask of mask"):
+        next(run_study(plan, tmp_path / "b.zarr", tmp_path, resume=True))
 
 
 def test_nothing_but_what_the_plan_asks_for(tmp_path):

@@ -6,10 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from shell import files, no_work, refused, typist
+from small_studies import folder as small_folder
 
 from sdfdiff.ensembles.method import method_of
 from sdfdiff.files import Refused
@@ -70,6 +74,22 @@ def test_example(run, name):
     assert {one.weights for one in plan.methods} == {
         {"tissue": "tissue", "glas": "glands", "monuseg": "nuclei", "raters": "raters.safetensors"}[name]
     }
+
+
+def test_study_of_true_objects(run):
+    "The folder of label images is handed on; what is no folder is refused before any work."
+    small_folder(Path("data"))
+    plan = replace(PLAN, dataset="folder", split="all", cases=None)
+    Path("folder.json").write_text(to_json(plan))
+    words = ("study", "folder.json", "--out", "o.zarr", "--root", "data", "--instances")
+    assert refused(run(*words, "nowhere"), "nowhere is not a folder", "label images")
+    assert not Path("o.zarr").exists()
+    Path("one").mkdir()
+    for k in range(3):
+        labels = np.asarray(Image.open(f"data/masks/{k}.png")).astype(np.uint16)
+        labels[:, 20:] *= 2
+        Image.fromarray(labels).save(f"one/{k}.png")
+    assert run(*words, "one")[0] == 0 and open_study("o.zarr")["instances"].max() == 2
 
 
 def test_study_and_report(run, monkeypatch):

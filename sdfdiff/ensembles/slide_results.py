@@ -6,7 +6,6 @@
 __all__ = ['FIELDS', 'open_store', 'SlideProgress', 'draw_slide', 'crossing_pieces', 'slide_objects', 'segment_slide']
 
 # %% ../../nbs/8_engine_room/19_slide_results.ipynb #slide-results-02
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,13 +20,12 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..distance import signed_distance
 from .collection import described
 from .exports import write_geojson, write_labels, write_objects
 from .fused import in_parallel
 from .method import Method, settings_of
 from .objects import objects_of
-from .pyramids import Store, create_store
+from .pyramids import Store, create_store, from_steps
 from .whole_slides import WholeSlide, fields_of, open_whole
 from ..files import check_writable
 from ..provenance import header_checksum, slide_paths
@@ -61,15 +59,15 @@ def open_store(
     resume: bool = False,  # Go on with one that was begun with the same plan
     force: bool = False,  # Replace one that is there
 ) -> Store:
-    "A store for the fields of a slide and for the masks of all members. ValueError, FileExistsError: one sentence."
+    "A store for the fields of a slide and for all members. ValueError, FileExistsError: one sentence."
     import zarr
 
     plan, shape = _plan_of(whole), (whole.grid.rows, whole.grid.columns)
     store = create_store(path, shape, FIELDS + whole.dyes, whole.grid.microns, "float16", plan, resume, force)
     group = zarr.open_group(store.folder, mode="r+", use_consolidated=False)
     if "members" not in group:
-        planes, chunks = math.ceil(whole.method.members / 8), (1, 512, 512)
-        group.create_array("members", shape=(planes, *shape), dtype="uint8", chunks=chunks, fill_value=0)
+        every, how = (whole.method.members, *shape), {"chunks": (1, 512, 512), "fill_value": 127}
+        group.create_array("members", shape=every, dtype="int8", **how)
         group.attrs["sdfdiff"] = plan
     return store
 
@@ -97,9 +95,9 @@ def _work(whole: WholeSlide, store: Store, row: int, column: int, workers: int |
 
     rows, columns = (slice(a, min(a + _REGION, n)) for a, n in zip((row, column), store.shape))
     fields = fields_of(whole, rows, columns, workers, kept)
-    bits = fields.pop("members")
+    members = fields.pop("members")
     with store.safe():
-        zarr.open_group(store.folder, mode="r+", use_consolidated=False)["members"][:, rows, columns] = bits
+        zarr.open_group(store.folder, mode="r+", use_consolidated=False)["members"][:, rows, columns] = members
     store.write(row, column, None, fields)
 
 # %% ../../nbs/8_engine_room/19_slide_results.ipynb #slide-results-08
@@ -183,18 +181,16 @@ def _owned(boxes: np.ndarray) -> np.ndarray:
 
 
 def _crop(group: "zarr.Group", rows: slice, columns: slice) -> tuple[xr.Dataset, dict[str, np.ndarray]]:
-    "A part of a store as an ensemble in network pixels, its members' distances to the edges of their masks; the dyes."
+    "A part of a store as an ensemble in network pixels, with distances from the edge of objects; and the dyes."
     about = group.attrs["sdfdiff"]
     names = (*FIELDS, *about.get("dyes", ()))
     fields = dict(zip(names, group["0"][:, rows, columns].astype(np.float32)))
-    bits = group["members"][:, rows, columns]
-    masks = np.unpackbits(bits, axis=0, count=about["members"], bitorder="little").astype(bool)
-    distance = np.stack([signed_distance(one, about["truncation_px"], "half_pixel") for one in masks])
     plane, edge = ("row", "column"), about["threshold_px"]
+    distance = from_steps(group["members"][:, rows, columns], about["truncation_px"] + edge)
     data = {name: (plane, np.nan_to_num(fields[name] - edge, nan=about["reach_px"])) for name in FIELDS[1::2]}
     data |= {"mean": (plane, np.nan_to_num(fields["mean"] - edge, nan=about["reach_px"]))}
     data |= {"probability": (plane, np.nan_to_num(fields["probability"])), "distance": (("member", *plane), distance)}
-    sizes = {"source_rows": masks.shape[1], "source_columns": masks.shape[2], "threshold_px": 0.0}
+    sizes = {"source_rows": distance.shape[1], "source_columns": distance.shape[2], "threshold_px": 0.0}
     kept = ("weights", "weights_checksum", "members", "line_px", "calibration")
     sizes |= {name: about[name] for name in kept if name in about}
     return xr.Dataset(data, attrs=sizes), {name: np.nan_to_num(fields[name]) for name in names[len(FIELDS) :]}

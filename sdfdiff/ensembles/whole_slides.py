@@ -29,6 +29,7 @@ from .fused import in_parallel
 from .members import Denoiser, cores, draw_members, in_pixels
 from .method import Method, method_for, settings_of
 from .objects import DYES, dye_amounts
+from .pyramids import in_steps
 from .streaming import Running, joined
 from ..files import warnings_naming_file
 from sdfdiff.images.preparation import (
@@ -317,7 +318,7 @@ def fields_of(
     columns: slice,  # The same
     workers: int | None = None,  # Windows at the same time, each in one thread; None: as many as torch has threads
     kept: dict | None = None,  # Windows at the right end of the part before: they need not be drawn again
-) -> dict[str, np.ndarray]:  # probability, mean, std, initial_estimate, dyes: float16 (row, column); members: bits
+) -> dict[str, np.ndarray]:  # probability, mean, std, initial_estimate, dyes: float16; members: `in_steps`
     "The fields of a part of a slide, computed alone: the same bits as in any larger part."
     model, method, grid = whole.model, whole.method, whole.grid
     workers = (cores(model) if cores(model) > 1 else None) if workers is None else workers
@@ -334,8 +335,8 @@ def fields_of(
         fields = {name: found[name].astype(np.float16) for name in ("probability", "mean", "std")}
         fields["initial_estimate"] = np.where(unseen, np.float32(model.reach), first).astype(np.float16)
         fields |= {name: np.where(unseen, 0, one).astype(np.float16) for name, one in zip(whole.dyes, dyes)}
-        parts.append(fields | {"members": np.packbits(members <= edge, axis=0, bitorder="little")})
-    return {name: np.concatenate([one[name] for one in parts], axis=-2) for name in parts[0]}
+        parts.append(fields | {"members": in_steps(members - edge, model.truncation + edge)})
+    return {name: np.concatenate([one.pop(name) for one in parts], axis=-2) for name in list(parts[0])}
 
 # %% ../../nbs/3_ensembles/10_whole_slides.ipynb #whole-slides-31
 _SHARP = 20  # Network pixels: glass is seen in holes into which no disc of this radius fits

@@ -25,7 +25,7 @@ from ..ensembles.objects import objects_of
 from ..ensembles.collection import at_source
 from ..ensembles.segmentation import segment
 from ..images.cases import Case, find_cases, hold_out, read_case
-from .plan import StudyPlan, study_cases
+from .plan import StudyPlan, study_cases, to_json
 from .schema import MASKS, THRESHOLDS
 from .store import finish, open_study, run_study
 from ..uncertainty.metrics import ZERO_HIT_RULES, scores_from_counts
@@ -216,8 +216,8 @@ def evaluate_objects(
         raise ValueError(f"The method draws {method.members} members: how sure an object is needs 2.")
     model, found, groups, without = load_model(method.weights), {}, {}, []
     only, most = (None, cases) if isinstance(cases, int) and dataset != "tissue" else (cases, None)
-    for paths in find_cases(dataset, root, split, only, layers, instances):
-        paths = paths if microns is None else replace(paths, microns=microns, whole=0)
+    plan = StudyPlan(dataset, (method,), split, only, images=False, layers=tuple(layers), microns=microns)
+    for paths in study_cases(plan, root, instances):
         case = read_case(paths) if most is None or len(found) < most else None
         if case is None:
             break
@@ -231,7 +231,7 @@ def evaluate_objects(
     sums, rows = zip(*found.values())
     held = ("case", np.isin(list(found), model.about.get("held_out", [])))
     about = {"dataset": dataset, "split": split, "weights": method.weights, "without_instances": ", ".join(without)}
-    about |= {"method": method.name, "members": method.members, "seed": method.seed}
+    about |= {"method": method.name, "members": method.members, "seed": method.seed, "plan": to_json(plan)}
     result = xr.concat(sums, "case").merge(xr.concat(rows, "object"))
     result = result.assign_coords(case=list(found), held_out=held, group=("case", list(groups.values())))
     result = result.assign_attrs(title="sdfdiff objects measured", **about)

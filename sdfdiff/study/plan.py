@@ -144,9 +144,10 @@ def read_plan(
 def study_cases(
     plan: StudyPlan,  # The plan
     root: str | os.PathLike | None = None,  # Folder of the data set; none for tissue
+    instances: str | os.PathLike | None = None,  # Folder of label images named as the cases, to be read instead
 ) -> list[CasePaths]:  # In the order of the study
     "Find the plan's cases; ValueError, naming it, for one that is not there."
-    found = find_cases(plan.dataset, root, plan.split, plan.cases, plan.layers)
+    found = find_cases(plan.dataset, root, plan.split, plan.cases, plan.layers, instances)
     return found if plan.microns is None else [replace(case, microns=plan.microns, whole=0) for case in found]
 
 

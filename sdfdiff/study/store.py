@@ -30,7 +30,7 @@ from .. import __version__
 from ..files import DiskFull, Exists, Refused, read_dataset, sweep
 from ..files import warnings_naming_file, with_current_names, writing
 from ..diffusion.model import Model, load_model
-from ..images.cases import Prepared, checksums, prepare_case, read_case
+from ..images.cases import Prepared, checksums, prepare_case, read_case, tell_without_instances
 from ..images.preparation import Preparation, check_image
 from ..images.slides import assumption
 from ..provenance import check_same, weights_header, weights_path
@@ -193,11 +193,13 @@ def run_study(
     batch: int | None = None,  # Members per batch; None: chosen. The result depends on it for sampler "authors" only
     workers: int | None = 1,  # Batches at the same time; the result is the same
     anyway: bool = False,  # Begin with images that the weights cannot know, too
+    instances: str | os.PathLike | None = None,  # Folder of label images, see `study_cases`
 ) -> Iterator[Progress]:  # The state at the start, then one item per finished piece
     "Draw every case with every method, write each piece down at once. Finished pieces are not done again."
-    store, paths = Path(store).absolute(), study_cases(plan, root)
+    store, paths = Path(store).absolute(), study_cases(plan, root, instances)
     if store.suffix != ".zarr":
         raise ValueError(f"{store} must end in .zarr.")
+    tell_without_instances(paths, instances)
     if store.exists() and not (resume or force):
         raise Exists(f"{store} exists", resume="to continue it", force="to start anew")
     try:
