@@ -46,7 +46,8 @@ from sdfdiff.uncertainty.instances import instance_scores, instance_sums, split
 from sdfdiff.uncertainty.metrics import scores
 from sdfdiff.uncertainty.objects import match_objects
 
-TITLE, FOLDS, MEMBERS, VIEWS, STEPS = "sdfdiff instances", 3, 16, 4, 600
+TITLE, FOLDS, MEMBERS, VIEWS = "sdfdiff instances", 3, 16, 4
+STEPS, SHORT = 6000, 600  # Of the encoder: in the folds, and where short trainings are compared
 HEIGHTS, SHARES, LEAST = (0.25, 0.75, 2.0), (0.1, 0.3), (16.0, 48.0)
 
 
@@ -230,13 +231,15 @@ def nuclei(root: Path, runs: Path, setting: Setting) -> xr.Dataset:
     return table_of("nuclei folds", ensembles, fold, "aji")
 
 
-def variants(root: Path, runs: Path, steps: int) -> list[xr.Dataset]:
-    "The first fold; without a line; with an encoder of twice the steps. Images are split as is best on the other four."
-    settings = {"line": nuclei_setting(steps), "no line": nuclei_setting(steps, line=0)}
-    settings["longer"], found = nuclei_setting(steps, longer=2), []
+def variants(root: Path, runs: Path) -> list[xr.Dataset]:
+    """Short trainings on the first fold: as the folds; without a line; with an encoder of twice the steps.
+
+    Images are split as is best on the other four.
+    """
+    settings = {"line": nuclei_setting(SHORT), "no line": nuclei_setting(SHORT, line=0)}
+    settings["longer"], found = nuclei_setting(SHORT, longer=2), []
     for name, setting in settings.items():
-        weights = "nuclei_fold_0" + ("" if name == "line" else f"_{name.replace(' ', '_')}")
-        own = fold_ensembles(root, runs, setting, 0, weights)
+        own = fold_ensembles(root, runs, setting, 0, f"nuclei_short_{name.replace(' ', '_')}")
         found.append(table_of(f"fold 0, {name}", own, {one: one for one in own}, "aji"))
     return found
 
@@ -329,7 +332,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with monuseg/ and glas/")
     parser.add_argument("out", type=Path, metavar="OUT.nc", help="numbers")
     parser.add_argument("runs", type=Path, metavar="RUNS", help="folder for weights and ensembles")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each encoder of nuclei; those of glands: a third")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the encoder of each fold")
     parser.add_argument("--fold", type=int, choices=range(FOLDS), help="train and draw one fold, measure nothing")
     arguments = parser.parse_args()
     prepare_process()
@@ -340,7 +343,7 @@ def main() -> None:
         return
     found, glass = [], arguments.root / "glas"
     parts = (partial(nuclei, root, runs, setting), partial(shipped_nuclei, root, runs))
-    parts += (partial(glands, glass, runs, arguments.steps // 3), partial(variants, root, runs, arguments.steps))
+    parts += (partial(glands, glass, runs, SHORT // 3), partial(variants, root, runs))
     for part in parts:  # what is measured is written at once
         made = part()
         found += made if isinstance(made, list) else [made]
