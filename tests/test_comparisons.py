@@ -21,7 +21,7 @@ from sdfdiff.comparisons.attention import AxialAttention, AxialUNet, MedT
 from sdfdiff.comparisons.fitting import fit_network, load_network, save_network, setting_for
 from sdfdiff.comparisons.masks import MaskDiffusion, draw_masks, noise_loss
 from sdfdiff.comparisons.networks import SegNet, Segmenter, drop_out, probabilities
-from sdfdiff.comparisons.table import by_approach, finish_table, gaps, read_table, run_table, table_text
+from sdfdiff.comparisons.table import by_approach, finish_table, gaps, join_rows, read_table, run_table, table_text
 from sdfdiff.diffusion.fitting import SETTINGS
 from sdfdiff.diffusion.losses import Recipe
 from sdfdiff.diffusion.training import train
@@ -66,8 +66,9 @@ def test_same_seed_same_network(name):
     if "unet" in name:
         pytest.importorskip("monai")
     one, two, other = (Segmenter(name, 1, seed=k).eval() for k in (3, 3, 4))
+    side = networks.ONE_SIZE.get(name, 128)
     with torch.no_grad():
-        a, b, c = (each(torch.full((1, 1, 128, 128), 0.3)) for each in (one, two, other))
+        a, b, c = (each(torch.full((1, 1, side, side), 0.3)) for each in (one, two, other))
     assert torch.equal(a, b) and not torch.equal(a, c) and a.dtype == torch.float32
 
 
@@ -138,14 +139,19 @@ class _Pixelwise(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize("name, shape", [("axial", (130, 300)), ("axial", (20, 128)), ("segnet", (300, 70))])
+@pytest.mark.parametrize(
+    "name, shape",
+    [("axial", (130, 300)), ("axial", (20, 128)), ("segnet", (300, 70)), ("medt_published", (260, 500))],
+)
 def test_tiles_cover_the_image_without_a_seam(monkeypatch, name, shape):
     "A network that looks at single pixels gives in tiles what it gives at once."
     monkeypatch.setitem(networks.NETWORKS, name, _Pixelwise)
     network, image = Segmenter(name, 2).eval(), randomly(2, *shape).numpy()
     with torch.no_grad():
-        at_once = network(torch.from_numpy(image)[None]).sigmoid()[0, 0].numpy()
+        at_once, seen = network(torch.from_numpy(image)[None]).sigmoid()[0, 0].numpy(), []
+    network.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-2:]))
     assert np.allclose(probabilities(network, image), at_once, atol=1e-6)
+    assert name not in networks.ONE_SIZE or {*seen} == {(networks.ONE_SIZE[name],) * 2}
 
 
 def test_image_of_other_channels():
@@ -335,6 +341,9 @@ def test_a_setting_is_the_same_for_all_but_what_is_learned():
     assert two.recipe.truncation == 0.5 and setting_for("sdf_raw_score", "glas").architecture.parametrisation == "score"
     with pytest.raises(ValueError, match="No network 'fcn'"):
         setting_for("fcn", "glas")
+    known = [setting_for(name, "monuseg") for name in ("medt", "medt_published")]
+    batches = [fitting._recipe(one, name, 9, 1e-3, 0).batch for one, name in zip(known, ("medt", "medt_published"))]
+    assert [one.crop for one in known] == [128, 256] and batches[0] == 4 * batches[1]  # as many pixels
 
 
 # ---- files
@@ -545,12 +554,55 @@ def test_failures_of_whole_images(made):
     u, loss = (
         np.repeat(one, times) for one in (v["disagreement"].values, 1 - v["f1"].sel(estimator="majority").values)
     )
-    sums = xr.dot(xr.DataArray(times, dims="case"), _failures(v).to_dataarray("what"), dim="case").to_dataset("what")
+    sums = _failures(v, "disagreement").to_dataarray("what")
+    sums = xr.dot(xr.DataArray(times, dims="case"), sums, dim="case").to_dataset("what")
     assert np.isclose(_augrc_of_images(sums), augrc(u[:, None], loss[:, None]))
-    without = by_approach(made[0].drop_vars("disagreement")).sel(quantity="augrc_of_images", bound="estimate")
-    old = made[0].copy(deep=True)
-    old["disagreement"][:, 0] = np.nan  # of a row that was judged before it was kept
-    assert np.array_equal(by_approach(old).sel(quantity="augrc_of_images", bound="estimate"), without)
+
+
+def test_failures_by_pairs_are_those_of_the_seeds_that_are_known(made):
+    "A row without them has none, and a row with one seed of two has that seed's; nothing else changes."
+    whole = made[0].isel(method=[0, 3, 5, 6])  # the last: U-Net, seed 1
+    old = whole.copy(deep=True)
+    old["disagreement"][:, [0, 2]] = np.nan  # judged before it was kept: Res-UNet, and SDF, one call, seed 1
+    asked, others = {"quantity": "augrc_of_pairs", "approach": "SDF, one call"}, {"approach": ["Res-UNet"]}
+    numbers, known = by_approach(old), by_approach(whole.isel(method=[1, 3]))
+    assert np.isnan(numbers.sel(asked | others)).all() and " - " in table_text(old.isel(method=[0, 1]))
+    assert np.array_equal(numbers.sel(asked), known.sel(asked)) and not np.isnan(known.sel(asked)).any()
+    same = [name for name in numbers["quantity"].values if name != "augrc_of_pairs"]
+    several = by_approach(whole.isel(method=[1, 2])).sel(quantity=same, approach=["SDF, one call"])
+    assert np.array_equal(numbers.sel(quantity=same, approach=["SDF, one call"]), several, equal_nan=True)
+    both = made[0].isel(method=[3, 5, 4, 6]).copy(deep=True)  # of SDF, one call, and U-Net
+    both["disagreement"][:, 1] = np.nan
+    found, one = (gaps(pair).sel(asked | {"approach": "U-Net"}) for pair in (both, both.isel(method=[0, 2])))
+    assert np.array_equal(found, one) and not np.isnan(found).any()
+
+
+def test_tables_are_joined(made):
+    "What a row has stays; what it lacks comes from the same row of a later table; new rows come behind."
+    whole = made[0]
+    old, again = whole.isel(method=[0, 3]).drop_vars(["disagreement", "mask_checksum"]), whole.isel(method=[3, 2, 4])
+    again = again.assign(crps=again["crps"] + 1)
+    found = join_rows(old, again)
+    assert found["method"].values.tolist() == [f"{ROWS[k]}, seed 0" for k in (0, 3, 2, 4)]
+    assert "disagreement" not in old and "mask_checksum" not in found.coords and found.attrs == whole.attrs
+    for name in old.data_vars:
+        first = found[name].isel(method=[0, 1])
+        assert first.dtype == old[name].dtype and np.array_equal(
+            first, old[name].transpose(*first.dims), equal_nan=True
+        )
+    assert np.array_equal(found["disagreement"][:, 1:], whole["disagreement"].isel(method=[3, 2, 4]))
+    assert np.array_equal(found["disagreement"][:, 0], whole["expected_loss"][:, 0])  # of one mask
+    assert np.array_equal(found["crps"][:, 2:], again["crps"][:, 1:])
+    several = join_rows(old, whole.isel(method=[5]))
+    assert np.isnan(several["disagreement"][:, 1]).all() and several["disagreement"][:, 2].notnull().all()
+    assert join_rows(whole).identical(whole)
+    changed = again.copy(deep=True)
+    changed["weights_checksum"] = "method", ["x"] * 3
+    other = again.assign_coords(case=again["case"].values[::-1])
+    for wrong, words in ((changed, "the weights of SDF, one call, seed 0"), (other, "case"),
+                         (again.assign_attrs(split="test"), "split validation, now test")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"cannot be joined with one of something else .*{words}"):
+            join_rows(old, wrong)
 
 
 def test_weights_are_judged_on_other_images_without_training(small, made, monkeypatch, tmp_path):
@@ -607,7 +659,9 @@ def test_crps_of_one_mask_is_its_absolute_error():
 
 
 def test_shipped_weights_stand_beside_the_others(tmp_path):
-    path = fit_network("shipped", "glas", None, tmp_path, 1.0)
+    path = fit_network("shipped", "glas", None, tmp_path, None)
+    with pytest.raises(ValueError, match="The budget is None minutes"):
+        fit_network("unet", "glas", None, tmp_path, None)
     assert load_network(path)[0].about["checksum"] == load_model("glands").about["checksum"]
     assert judging._history(load_network(path)[2])["minutes"] > 30
     with pytest.raises(ValueError, match="No weights for folder come with this package"):

@@ -57,6 +57,7 @@ APPROACHES = {
         Approach("axial attention", "axial"),
         Approach("gated axial", "gated_axial"),
         Approach("MedT", "medt"),
+        Approach("MedT, published", "medt_published"),
         Approach("deep ensemble", "unet", networks=5, contested=True),
         Approach("MC dropout", "unet_dropout", "dropout", members=16),
         Approach("DDPM of masks", "mask_diffusion", "masks", members=5, calls=20, contested=True),

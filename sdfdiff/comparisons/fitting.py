@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import __version__
 from .masks import MaskDiffusion, noise_loss
-from .networks import NETWORKS, Segmenter
+from .networks import NETWORKS, ONE_SIZE, Segmenter
 from ..diffusion.corruption import VE
 from sdfdiff.diffusion.fitting import (
     Setting,
@@ -55,7 +55,8 @@ def setting_for(
     if name not in TRAINED:
         raise ValueError(f"No network {name!r}: choose one of {', '.join(TRAINED)}.")
     setting = setting_of(dataset)
-    setting = replace(setting, architecture=replace(setting.architecture, encoders=1))
+    single = replace(setting.architecture, encoders=1)
+    setting = replace(setting, architecture=single, crop=ONE_SIZE.get(name, setting.crop))
     if name in ("sdf_binary", "sdf_raw_score"):
         plain = replace(setting.architecture, probability=False, one_call=())
         setting = replace(setting, architecture=plain, recipe=replace(setting.recipe, encoder_steps=0, levels=2))
@@ -66,6 +67,8 @@ def setting_for(
 def _recipe(setting: Setting, name: str, steps: int, rate: float, seed: int) -> Recipe:
     "Of so many steps; the encoder of a score network keeps its share of them."
     own = setting.recipe if name in _SCORE_NETWORKS else Recipe(edge=setting.recipe.edge)
+    if ONE_SIZE.get(name) == 256:
+        own = replace(own, batch=own.batch // 4)  # as many pixels as the others
     encoder_steps = min(round(own.encoder_steps / own.steps * steps), steps - 1)
     return replace(own, steps=steps, encoder_steps=encoder_steps, learning_rate=rate, seed=seed)
 
@@ -204,18 +207,16 @@ def fit_network(
     dataset: str,  # A key of SETTINGS of `sdfdiff.diffusion.fitting`
     root: str | os.PathLike | None,  # Its folder; none for tissue
     folder: str | os.PathLike,  # Where weights, plan, checkpoint and table are kept, by name and seed
-    minutes: float,  # Of one core
+    minutes: float | None,  # Of one core; None: of what need not be trained
     seed: int = 0,  # Of weights, crops and noise
 ) -> Path:  # The weights; those that are there already are not trained again
     "Train one network of the table on a data set but for the patients held out. ValueError."
-    if not 0 < minutes < float("inf"):
-        raise ValueError(f"The budget is {minutes} minutes: a positive number is needed.")
     folder = Path(folder)
     out, checkpoint = folder / f"{name}-{seed}.safetensors", folder / f"{name}-{seed}.checkpoint.safetensors"
-    if out.exists():
-        return out
-    if name == "shipped":
-        return _copied(dataset, out)
+    if out.exists() or name == "shipped":
+        return out if out.exists() else _copied(dataset, out)
+    if minutes is None or not 0 < minutes < float("inf"):
+        raise ValueError(f"The budget is {minutes} minutes: a positive number is needed.")
     setting = setting_for(name, dataset)
     data, held_out, views, files = _data(dataset, None if root is None else str(root), setting.crop, setting.boundary)
     plan = _plan(name, setting, dataset, data, views, minutes, folder / f"{name}.json")

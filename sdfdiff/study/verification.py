@@ -254,9 +254,12 @@ def _conventions(counted: xr.DataArray) -> tuple[dict, dict]:
     return means, sums
 
 
-def _failures(v: xr.Dataset) -> xr.Dataset:
+_EXPECTED = ("images", "expected_loss"), ("pairs", "disagreement")  # who would say that a mask is bad
+
+
+def _failures(v: xr.Dataset, by: str) -> xr.Dataset:
     "Sums from which the AUGRC of whole images follows, however often each of them counts; dims (case, other)."
-    expected = v["disagreement" if "disagreement" in v else "expected_loss"].values
+    expected = v[by].values
     sooner = (expected[:, None] < expected) + (expected[:, None] == expected) / 2  # accepted before the other
     loss = 1 - v["f1"].sel(estimator="majority").values[:, None]
     return xr.Dataset({"images": (("case", "other"), np.eye(len(loss))), "errors": (("case", "other"), loss * sooner)})
@@ -273,17 +276,7 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
     means = {f"auroc_{name}": v["auroc"].sel(map=name, drop=True) for name in v["map"].values}
     means["auroc_gain"] = means["auroc_ratio"] - means["auroc_nearness"]
     means["information_ratio"] = v["information_share"].sel(map="ratio", drop=True)
-    for name in (
-        "expected_loss",
-        "crps",
-        "wrong",
-        "ged_u",
-        "hungarian_iou",
-        "posterior_gap",
-        "auroc_best",
-        "assd",
-        "hausdorff_95",
-    ):
+    for name in "expected_loss crps wrong ged_u hungarian_iou posterior_gap auroc_best assd hausdorff_95".split():
         means |= {name: v[name]} if name in v else {}
     if "crps" in v:  # where members and truth agree it is 0
         share = v["ranks"].sum("rank") / v["pixels"].sel(region="image", drop=True).sum("bin")
@@ -302,7 +295,8 @@ def _measures(v: xr.Dataset) -> tuple[dict, dict]:
     }
     if "counts" in v:  # of a table of methods
         more, pooled = _conventions(v["counts"])
-        means, sums = means | more, sums | pooled | {"augrc_of_images": (_failures(v), _augrc_of_images)}
+        means, sums = means | more, sums | pooled
+        sums |= {f"augrc_of_{name}": (_failures(v, by), _augrc_of_images) for name, by in _EXPECTED if by in v}
     return means, sums | ({"loss_correlation": (_moments(v), _correlation)} if v.sizes["case"] > 3 else {})
 
 # %% ../../nbs/5_study/5_verification.ipynb #verification-23-bounds
