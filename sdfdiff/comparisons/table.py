@@ -203,7 +203,7 @@ def _seeds(table: xr.Dataset) -> dict[str, dict[int, int]]:
         found.setdefault(name, {})[seed] = k
     return found
 
-# %% ../../nbs/9_comparisons/7_table.ipynb #table-14
+# %% ../../nbs/9_comparisons/7_table.ipynb #table-14-measured
 def _measured(table: xr.Dataset, places: list[tuple[int, ...]]) -> xr.DataArray:
     "Numbers of one row, or of a second one minus the first; `places`: where they stand, seed by seed."
     known = [one for one in places if "disagreement" in table and table["disagreement"][:, [*one]].notnull().all()]
@@ -215,7 +215,7 @@ def _measured(table: xr.Dataset, places: list[tuple[int, ...]]) -> xr.DataArray:
         found = xr.concat([found, _measured(table, known).sel(quantity=["augrc_of_pairs"])], "quantity")
     return found
 
-
+# %% ../../nbs/9_comparisons/7_table.ipynb #table-14
 def _together(found: list[xr.DataArray], seeds: dict[str, int]) -> xr.DataArray:
     "Rows as one array; over how many seeds each was taken stands beside it."
     names = xr.DataArray([*seeds], dims="approach", name="approach")
