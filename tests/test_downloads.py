@@ -19,8 +19,9 @@ from sdfdiff.images.downloads import NOTE, SOURCES, Source, fetch, unpack
 def archive(files, compression=zipfile.ZIP_STORED):
     with io.BytesIO() as memory:
         with zipfile.ZipFile(memory, "w", compression) as file:
-            for name, content in files.items():
-                file.writestr(name, content)
+            for name, content in files.items():  # without the time of day: all workers collect the same tests
+                name = name if isinstance(name, zipfile.ZipInfo) else zipfile.ZipInfo(name)
+                file.writestr(name, content, compression)
         return memory.getvalue()
 
 
