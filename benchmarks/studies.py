@@ -48,7 +48,7 @@ ELSEWHERE = {  # title of a file that is not made here: what makes it
 }
 _TISSUE, _OUT = "sdfdiff train tissue --steps 2500", "--out runs/"
 TRAINING = {  # weights that are not shipped: the command that trains them, seed 0
-    "runs/raters.safetensors": f"sdfdiff train raters --root DIR --steps 1500 --no-validation {_OUT}raters.safetensors",
+    "runs/raters.safetensors": f"sdfdiff train raters --root DIR --steps 700 --no-validation {_OUT}raters.safetensors",
 } | {
     f"runs/tissue_{name}.safetensors": f"{_TISSUE} {words} {_OUT}tissue_{name}.safetensors"
     for name, words in {

@@ -19,7 +19,8 @@ from scipy.spatial import cKDTree
 from small_folders import MASK, PICTURE, SQUARE, aperio, put
 from small_studies import folder
 
-from sdfdiff.diffusion.fitting import SETTINGS, load_training_data
+from sdfdiff.diffusion.fitting import SETTINGS, fit, load_training_data
+from sdfdiff.ensembles.collection import ensemble
 from sdfdiff.images import cases as module
 from sdfdiff.images.annotations import polygon_labels
 from sdfdiff.images.cases import (
@@ -280,6 +281,17 @@ def test_one_example_per_rater(tmp_path):
             np.testing.assert_array_equal(inside[3 * k + rater], MASKS[int(paths.name[1:]), rater])
             np.testing.assert_allclose(data.images[3 * k + rater][0], IMAGES[int(paths.name[1:])] / 255, atol=1e-6)
     assert [case.name for case in find_cases("raters", path, "validation")] == held_out
+
+
+def test_weights_of_raters_draw_in_one_call(tmp_path):
+    "As all settings: P(object) and a generator are trained, and without a method a member is one call."
+    path, setting = packed(tmp_path / "a.npz"), SETTINGS["raters"]
+    small = replace(setting.architecture, width=8, multipliers=(1, 1), encoder_blocks=1, one_call=(1,))
+    small = replace(setting, architecture=small, crop=16, recipe=replace(setting.recipe, batch=1))
+    about = {"setting": small, "steps": 1, "validate": False, "progress": False}
+    model = fit("raters", path, tmp_path / "b.safetensors", **about)
+    drawn = ensemble(model, IMAGES[:1, :16, :16].astype(np.float32) / 255, members=2, progress=False)
+    assert drawn.attrs["calls_per_member"] == 1 and model.network.architecture.probability
 
 
 # ---- annotation files from strangers

@@ -79,6 +79,7 @@ def test_settings_fit_together(name):
     assert one.architecture.image_channels == {"grey": 1, "rgb": 3}[one.preparation.colour]
     assert one.crop % one.architecture.multiple == 0 and one.architecture.width % 8 == 0
     assert all(side >= one.crop for side in one.preparation.size or ()), "a crop must fit into a prepared image"
+    assert one.architecture.one_call and one.architecture.probability, "all make weights of one kind"
     assert one.licence and one.recipe.steps >= 1000 and one.recipe.noise_centre >= 1
     assert 0 < one.recipe.truncation <= 10 and one.recipe.data_scale == 0.2  # VE's 0.001 to 5 are made for that scale
     network = ScoreNetwork(one.architecture)

@@ -159,7 +159,7 @@ def test_replaced_when_all_is_there(project, tmp_path, run):
     ("change", "words"),
     [
         ({"dataset": "monuseg"}, ("the data set monuseg is not here", "MONUSEG=DIR")),
-        ({"weights": "runs/raters.safetensors"}, ("runs/raters.safetensors", "sdfdiff train raters", "--steps 1500")),
+        ({"weights": "runs/raters.safetensors"}, ("runs/raters.safetensors", "sdfdiff train raters", "--steps 700")),
         ({"weights": "runs/mine.safetensors"}, ("runs/mine.safetensors", "sdfdiff train")),
     ],
 )

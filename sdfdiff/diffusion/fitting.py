@@ -50,10 +50,10 @@ class Setting:
     layers: tuple[str, ...] = ()  # Of Aperio XML files, names or numbers; none: all but a frame
 
 # %% ../../nbs/2_diffusion/9_fitting.ipynb #fitting-08
-_DEEP = Architecture(multipliers=(1, 2, 2, 2), encoder_blocks=2)
 _STAGED = Recipe(learning_rate=1e-3, levels=1)  # The encoders first, then what learns from their answers
-_RECIPE, _RATED = Recipe(learning_rate=8e-4), replace(TISSUE, colour="grey")
-_WHOLE = replace(_DEEP, image_channels=3, probability=True, one_call=(1, 2, 2))
+_RECIPE, _GREY_TISSUE = Recipe(learning_rate=8e-4), replace(TISSUE, colour="grey")
+_WHOLE = Architecture(3, multipliers=(1, 2, 2, 2), encoder_blocks=2, probability=True, one_call=(1, 2, 2))
+_RATED = replace(_WHOLE, image_channels=1)
 _FOLDED = Architecture(3, encoder_blocks=1, probability=True, encoders=3, one_call=(1, 2, 2))
 SETTINGS = {
     "monuseg": Setting(
@@ -72,7 +72,7 @@ SETTINGS = {
         licence="GlaS challenge: research only, no commercial use",
     ),
     "folder": Setting(TISSUE, _WHOLE, replace(_RECIPE, steps=3000)),
-    "raters": Setting(_RATED, _DEEP, replace(_RECIPE, steps=2000, noise_centre=1.5), licence="unknown"),
+    "raters": Setting(_GREY_TISSUE, _RATED, replace(_RECIPE, steps=2000, noise_centre=1.5), licence="unknown"),
     "tissue": Setting(
         TISSUE,
         Architecture(image_channels=3, encoder_blocks=1, probability=True, one_call=(1, 2, 2)),
