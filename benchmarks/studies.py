@@ -41,6 +41,7 @@ ELSEWHERE = {  # title of a file that is not made here: what makes it
     "sdfdiff levers": "`python -m benchmarks.levers DIR data/levers.nc`, an hour",
     "sdfdiff ablations": "`python -m benchmarks.ablations DIR data/ablations.nc`, 20 minutes",
     "sdfdiff class comparison": "the slow cells of 10.4 blood cells, half an hour of training",
+    "sdfdiff source pixels": "`python -m benchmarks.source_pixels DIR data/source_pixels.nc FILE`, five minutes",
     "sdfdiff instances": "`python -m benchmarks.instances DIR data/instances.nc RUNS`, two hours",
     "sdfdiff flow weights": "the slow cell of 10.8 flow matching, three trainings of a minute each",
     "sdfdiff schedules": "the slow cell of 10.9 variance preserving",

@@ -42,11 +42,8 @@ def _add_segment(commands):
     words = "PNG, TIFF, JPEG or BMP, a slide, or a folder of them"
     one.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=words)
     one.add_argument("--out", type=Path, required=True, help="folder for the results")
-    one.add_argument(
-        "--weights",
-        default="nuclei",
-        help="nuclei, glands, tissue, tissue_fast, cells (classes), or a .safetensors file (default nuclei)",
-    )
+    words = "nuclei (default), glands, tissue, tissue_fast, cells (classes), glands_paper, or a .safetensors file"
+    one.add_argument("--weights", default="nuclei", help=words)
     add_pixel_size(one)
     scale = "network pixels per image pixel, for those who know (default: what the um per pixel say)"
     one.add_argument("--scale", type=float, help=scale)

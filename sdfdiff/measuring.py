@@ -185,7 +185,8 @@ def _add_train(commands):
     words = "of classes: pixels of the longer side of each image, as the network sees it (default: as it is)"
     one.add_argument("--side", type=whole_number, metavar="PX", help=words)
     one.add_argument(
-        "--start", help="weights to start from: nuclei, glands, tissue, tissue_fast, cells or a .safetensors file"
+        "--start",
+        help="weights to start from: nuclei, glands, tissue, tissue_fast, cells, glands_paper or a .safetensors file",
     )
     _add_target(one)
     one.add_argument("--minutes", type=positive_number, help="as many steps as fit into this time on this machine")

@@ -64,7 +64,7 @@ def header_checksum(
     return digest.hexdigest()
 
 # %% ../nbs/8_engine_room/13_provenance.ipynb #provenance-08
-SHIPPED = ("nuclei", "glands", "tissue", "tissue_fast", "cells")  # With the package: weights
+SHIPPED = ("nuclei", "glands", "tissue", "tissue_fast", "cells", "glands_paper")  # With the package: weights
 
 
 def data_folder() -> Path:

@@ -639,7 +639,7 @@ def test_the_split_of_the_shipped_weights_stays(dataset):
 
 
 @pytest.mark.skipif("SDFDIFF_DATA" not in os.environ, reason="SDFDIFF_DATA does not name the folder of real data")
-@pytest.mark.parametrize(("weights", "dataset"), [("nuclei", "monuseg"), ("glands", "glas")])
+@pytest.mark.parametrize(("weights", "dataset"), [("nuclei", "monuseg"), ("glands", "glas"), ("glands_paper", "glas")])
 def test_the_shipped_weights_name_what_find_cases_holds_out(weights, dataset):
     with safe_open(Path(__file__).parents[1] / "data" / f"{weights}.safetensors", "pt") as file:
         about = next(json.loads(text) for text in file.metadata().values() if "held_out" in text)

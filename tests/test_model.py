@@ -331,7 +331,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
         with pytest.raises(FileNotFoundError, match="nuclei, glands, tissue") as caught:
             load_model(name)
         assert str(name) in str(caught.value)
-    assert SHIPPED == ("nuclei", "glands", "tissue", "tissue_fast", "cells")
+    assert SHIPPED == ("nuclei", "glands", "tissue", "tissue_fast", "cells", "glands_paper")
 
 
 def test_shipped_names_lie_in_the_data_folder(monkeypatch, tmp_path):
