@@ -56,6 +56,9 @@ def _read(
 # %% ../../nbs/3_ensembles/5_segmentation.ipynb #segmentation-07a
 def _preparation(model: Model, shape: tuple, microns: float | None, scale: float | None, stain: str | None):
     "The model's, with the scale for such an image; ValueError if the network would see too little or too much."
+    if (size := model.preparation.size) is not None:
+        known = f"whole images stretched to {size[1]}x{size[0]} px; here an image keeps its shape: the masks may be worse"
+        warnings.warn(f"these weights were trained on {known}", stacklevel=3)
     found = replace(model.preparation, size=None, stain=model.preparation.stain if stain is None else stain)
     # a scale of one's own says nothing of micrometres
     found = found.at_microns(microns) if scale is None else replace(found, scale=scale, microns=None)
@@ -107,10 +110,10 @@ def segment(
         raise TypeError(f"An array or an image file, then a model or its name ({', '.join(SHIPPED)}); not {kinds}.")
     _check_sides(*(shape := image.shape[:2]))
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
-    preparation = _preparation(model, shape, microns, scale, stain)
     method = _method(model, method, options)
     known = _calibration(calibration, model, method)
     with warnings_naming_file(name):
+        preparation = _preparation(model, shape, microns, scale, stain)
         if unknown := assumption(preparation, microns, place.get("microns_from", "no pixel size")):
             warnings.warn(unknown, stacklevel=2)
         sees = check_image(image, preparation, name=name, anyway=anyway, microns=microns)
