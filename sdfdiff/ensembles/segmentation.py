@@ -57,7 +57,7 @@ def _read(
 def _preparation(model: Model, shape: tuple, microns: float | None, scale: float | None, stain: str | None):
     "The model's, with the scale for such an image; ValueError if the network would see too little or too much."
     if (size := model.preparation.size) is not None:
-        known = f"whole images stretched to {size[1]}x{size[0]} px; here an image keeps its shape: the masks may be worse"
+        known = f"whole images stretched to {size[1]}x{size[0]} px; here an image keeps its shape: masks may be worse"
         warnings.warn(f"these weights were trained on {known}", stacklevel=3)
     found = replace(model.preparation, size=None, stain=model.preparation.stain if stain is None else stain)
     # a scale of one's own says nothing of micrometres
