@@ -385,7 +385,7 @@ def test_shipped_weights_are_whole_and_say_what_they_are(name):
     assert channels == {"grey": 1, "rgb": 3}[model.preparation.colour]
     assert all(parameter.isfinite().all() for parameter in network.parameters())
     maps = network.architecture.mask_channels
-    level = 0.01 if maps == 1 else 0.05  # those of classes had a shorter training
+    level = 0.05 if name in ("cells", "glands_paper") else 0.01  # a shorter training, and a small network
     clean = torch.full((1, maps, 32, 32), 0.1)  # a little noise on a map is taken away
     clean[:, :1] *= 1 if maps == 1 else -1  # of several classes, one is here
     noisy = clean + level * noise(1, maps, 32, 32)
