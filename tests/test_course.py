@@ -148,10 +148,12 @@ def test_exercises_are_committed_unanswered(path):
 
 
 def test_readme_lists_the_course():
-    "The table of nbs/README.md has a row for every notebook, in the order in which they are read."
+    "The table of nbs/README.md has a row for every notebook, in the order in which they are read, with its claim."
     text = (ROOT / "nbs" / "README.md").read_text(encoding="utf8")
-    rows = re.findall(r"^\| \[([^\]]+)\]\(([\w/.]+\.ipynb)\) \|", text, re.MULTILINE)
-    assert rows == [(label(path), os.path.relpath(path, ROOT / "nbs")) for path in LESSONS]
+    rows = re.findall(r"^\| \[([^\]]+)\]\(([\w/.]+\.ipynb)\) \| (.*?) \| ", text, re.MULTILINE)
+    assert [row[:2] for row in rows] == [(label(path), os.path.relpath(path, ROOT / "nbs")) for path in LESSONS]
+    claims = [re.search(r"^> (.*?)\.?$", cells(path)[0][1], re.MULTILINE)[1] for path in LESSONS]
+    assert [row[2].replace("&#124;", "|") for row in rows] == claims
 
 
 def test_readme_is_short():
