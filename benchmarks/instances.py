@@ -39,8 +39,9 @@ from sdfdiff.images.preparation import Preparation, prepare_image, prepare_label
 from sdfdiff.images.training_data import TrainingData, folds, keep_apart
 from sdfdiff.options import prepare_process
 from sdfdiff.pixels import resized_labels
+from sdfdiff.study.evaluation import promises_of
 from sdfdiff.study.plan import case_seed
-from sdfdiff.uncertainty.calibration import calibration_error, cross_fitted, reliability
+from sdfdiff.uncertainty.calibration import calibration_error, cross_fitted
 from sdfdiff.uncertainty.errors import auroc
 from sdfdiff.uncertainty.instances import instance_scores, instance_sums, split
 from sdfdiff.uncertainty.metrics import scores
@@ -272,9 +273,7 @@ def glands(root: Path, runs: Path, steps: int, line: int = 2) -> list[xr.Dataset
 
 def promises(found: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     "What P(exists) promised and what was found, for each image; and recalibrated, by a fit to the other folds."
-    parts = [found[["exists", "iou"]].isel(object=found["of"].values == one) for one in found["case"].values]
-    tables = [reliability(one["exists"], one["iou"] > 0.5, dim="object") for one in parts]
-    table = xr.concat(tables, "case")
+    table = promises_of(found, "of")
     return table, cross_fitted(table, MEMBERS, found["fold"].values)[0]
 
 
